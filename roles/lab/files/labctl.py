@@ -1,0 +1,464 @@
+#!/usr/bin/env python3
+"""Real systemd hosts on one Linux machine: systemd-nspawn over a shared image.
+
+Every lab belongs to one checkout and has its own directory (`.lab/<lab>/`), bridge,
+subnet, nft table and cgroup, all named after a hash of checkout and lab, so that labs
+never collide. A host's mounts live in a mount namespace of its own and end with it;
+which hosts run is read from the cgroup, never from a file, so a killed run leaves
+nothing that the next `up` or `down` cannot find.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(os.environ.get("LABCTL_ROOT", Path(__file__).resolve().parents[3]))
+CACHE = Path("/var/cache/fastmetal-lab")
+RUN = Path("/run/fastmetal-lab")
+RELEASES = ("bookworm", "trixie")
+DEFAULT_RELEASE = "trixie"
+IMAGE_PACKAGES = (
+    "ca-certificates,dbus,gnupg,iproute2,iputils-ping,kmod,nftables,openssh-server,procps,"
+    "python3,python3-apt,sudo,systemd,systemd-sysv"
+)
+IMAGE_MAX_AGE_DAYS = 14
+
+LAUNCH = """
+set -e
+mount --make-rprivate /
+if ! [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then
+  umount -l /sys/fs/cgroup
+  mount -t cgroup2 -o nsdelegate cgroup2 /sys/fs/cgroup
+fi
+mount -t overlay overlay -o lowerdir={base},upperdir={dir}/upper,workdir={dir}/work,volatile {dir}/root
+exec systemd-nspawn -q --register=no --keep-unit -b -D {dir}/root -M {machine} --hostname={name} \
+  --network-bridge={bridge} --console=pipe --resolv-conf=off --timezone=off --link-journal=no \
+  --kill-signal=SIGRTMIN+3
+"""
+
+
+class LabError(Exception):
+    """A sentence for the operator."""
+
+
+def run(*argv: str, **kwargs: Any) -> str:
+    """Run a command and return its output; raises LabError with its own words."""
+    done = subprocess.run(argv, capture_output=True, text=True, **kwargs)
+    if done.returncode:
+        raise LabError(f"{shlex.join(argv)} failed: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
+def write(path: Path, text: str, mode: int = 0o644) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise LabError(f"{what} took longer than {seconds:.0f} s")
+        time.sleep(0.05)
+
+
+def cgroup_root() -> Path:
+    """The machine's cgroup2 hierarchy, mounted for us where the machine mounts none."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        fields = line.split()
+        if fields[2] == "cgroup2":
+            return Path(fields[1])
+    point = RUN / "cgroup"
+    point.mkdir(parents=True, exist_ok=True)
+    run("mount", "-t", "cgroup2", "cgroup2", str(point))
+    return point
+
+
+def build_image(release: str, progress: Callable[[str], None]) -> Path:
+    """Return the shared image of a Debian release, built on first use (about 20 s)."""
+    if release not in RELEASES:
+        raise LabError(f"unknown release '{release}': choose one of {', '.join(RELEASES)}")
+    authorities = sorted(Path("/usr/local/share/ca-certificates").glob("*.crt"))
+    recipe = [release, IMAGE_PACKAGES, *(path.read_text() for path in authorities)]
+    digest = hashlib.sha256("\0".join(recipe).encode()).hexdigest()[:8]
+    image = CACHE / f"{release}-{digest}"
+    with locked(CACHE / "lock"):
+        # A running host keeps its image by its mount, so an old one is replaced by a new name only.
+        if image.exists() and not (image / "etc/machine-id").exists():
+            shutil.rmtree(image)
+        if image.exists():
+            return image
+        progress(f"building the {release} image, once for this machine (about 20 s)")
+        for leftover in CACHE.glob("build-*"):
+            shutil.rmtree(leftover)
+        build = Path(tempfile.mkdtemp(prefix="build-", dir=CACHE))
+        build.chmod(0o755)
+        # In a mount namespace of its own: a killed build leaves no mount behind.
+        run(
+            *("unshare", "--mount", "--propagation", "private"),
+            *("mmdebstrap", "--variant=minbase", f"--include={IMAGE_PACKAGES}", release, str(build)),
+        )
+        for authority in authorities:
+            shutil.copy(authority, build / "usr/local/share/ca-certificates")
+        run("chroot", str(build), "update-ca-certificates")
+        for key in (build / "etc/ssh").glob("ssh_host_*"):
+            key.unlink()
+        write(build / "etc/machine-id", "")
+        wants = build / "etc/systemd/system/multi-user.target.wants"
+        wants.mkdir(parents=True, exist_ok=True)
+        (wants / "systemd-networkd.service").symlink_to("/lib/systemd/system/systemd-networkd.service")
+        build.rename(image)
+    return image
+
+
+class Lab:
+    """One lab of one checkout."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.dir = ROOT / ".lab" / name
+        self.id = hashlib.sha256(f"{ROOT}\0{name}".encode()).hexdigest()[:6]
+        self.bridge = f"fm-{self.id}"
+        self.table = f"fastmetal_{self.id}"
+        self.state: dict[str, Any] = {"subnet": "", "hosts": {}}
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            self.state = json.loads((self.dir / "state.json").read_text())
+
+    def save(self) -> None:
+        write(self.dir / "state.json.new", json.dumps(self.state, indent=2) + "\n")
+        (self.dir / "state.json.new").rename(self.dir / "state.json")
+
+    def host(self, name: str) -> dict[str, Any]:
+        try:
+            host: dict[str, Any] = self.state["hosts"][name]
+        except KeyError:
+            raise LabError(f"lab '{self.name}' has no host '{name}'") from None
+        return host
+
+    # --- hosts -----------------------------------------------------------------
+
+    def cgroup(self, name: str) -> Path:
+        return cgroup_root() / f"fastmetal-{self.id}" / name
+
+    def processes(self, name: str) -> list[int]:
+        found = self.cgroup(name).rglob("cgroup.procs")
+        return [int(pid) for procs in found for pid in procs.read_text().split()]
+
+    def init(self, name: str) -> int | None:
+        """The host's PID 1 as the machine sees it: the first process of nspawn's payload."""
+        for pid in self.processes(name):
+            with contextlib.suppress(OSError):
+                status = Path(f"/proc/{pid}/status").read_text()
+                if next(x for x in status.splitlines() if x.startswith("NSpid:")).split()[2:] == ["1"]:
+                    return pid
+        return None
+
+    def start(self, name: str) -> None:
+        host = self.host(name)
+        directory = self.dir / "hosts" / name
+        for part in ("upper", "work", "root"):
+            (directory / part).mkdir(parents=True, exist_ok=True)
+        # An overlay whose machine went down under it refuses to mount again until this is gone.
+        shutil.rmtree(directory / "work/work/incompat", ignore_errors=True)
+        self.prepare(name, directory / "upper")
+        self.cgroup(name).mkdir(parents=True, exist_ok=True)
+        script = LAUNCH.format(
+            base=host["image"],
+            dir=directory,
+            machine=f"fm{self.id}-{host['index']}",
+            name=name,
+            bridge=self.bridge,
+        )
+        with (directory / "console.log").open("wb") as console:
+            launcher = subprocess.Popen(
+                ["unshare", "--mount", "bash", "-c", script],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                start_new_session=True,
+            )
+        (self.cgroup(name) / "cgroup.procs").write_text(str(launcher.pid))
+
+    def prepare(self, name: str, upper: Path) -> None:
+        """Write what differs between hosts; what the host itself changed since stays."""
+        address, subnet = self.host(name)["address"], self.state["subnet"]
+        if (upper / "etc/hostname").exists():
+            return
+        network = f"[Match]\nName=host0\n[Network]\nAddress={address}/24\nGateway={subnet}.1\n"
+        network += "LinkLocalAddressing=no\nIPv6AcceptRA=no\n"
+        write(upper / "etc/systemd/network/10-host0.network", network)
+        write(upper / "etc/hosts", f"127.0.0.1 localhost\n{address} {name}\n")
+        write(upper / "etc/resolv.conf", resolver())
+        (upper / "root").mkdir(mode=0o700, exist_ok=True)
+        (upper / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
+        public = (self.dir / "id_ed25519.pub").read_text()
+        write(upper / "root/.ssh/authorized_keys", public, 0o600)
+        ssh = upper / "etc/ssh"
+        ssh.mkdir(parents=True, exist_ok=True)
+        keygen(ssh / "ssh_host_ed25519_key", name)
+        write(upper / "etc/hostname", f"{name}\n")
+
+    def kill(self, name: str) -> None:
+        """Power cut: every process of the host ends at once."""
+        cgroup = self.cgroup(name)
+        if not cgroup.exists():
+            return
+        (cgroup / "cgroup.kill").write_text("1")
+        wait_for(lambda: not self.processes(name), 10, f"killing host '{name}'")
+        remove_cgroup(cgroup)
+
+    def stop(self, name: str) -> None:
+        """Orderly shutdown, a power cut after 20 s."""
+        init = self.init(name)
+        if init:
+            os.kill(init, signal.SIGRTMIN + 3)
+            with contextlib.suppress(LabError):
+                wait_for(lambda: not self.processes(name), 20, f"stopping host '{name}'")
+        self.kill(name)
+
+    def forget(self, name: str) -> None:
+        self.kill(name)
+        shutil.rmtree(self.dir / "hosts" / name, ignore_errors=True)
+        self.state["hosts"].pop(name, None)
+
+    def wait_ssh(self, name: str) -> None:
+        address = self.host(name)["address"]
+
+        def answers() -> bool:
+            if not self.processes(name):
+                log = (self.dir / "hosts" / name / "console.log").read_text(errors="replace")
+                raise LabError(f"host '{name}' ended while starting: {log.strip()[-500:]}")
+            with contextlib.suppress(OSError), socket.create_connection((address, 22), 0.5) as link:
+                return link.recv(4) == b"SSH-"
+            return False
+
+        wait_for(answers, 60, f"starting host '{name}'")
+
+    # --- network ---------------------------------------------------------------
+
+    def network_up(self) -> None:
+        with locked(RUN / "network.lock"):
+            if Path(f"/sys/class/net/{self.bridge}").exists() and self.state["subnet"]:
+                return
+            self.network_down()
+            taken = run("ip", "-o", "-4", "addr") + run("ip", "-4", "route")
+            first = int(self.id, 16)
+            wanted = [f"10.213.{(first + n) % 254 + 1}" for n in range(254)]
+            subnets = [self.state["subnet"], *wanted] if self.state["subnet"] else wanted
+            subnet = next((x for x in subnets if f"{x}." not in taken), None)
+            if not subnet:
+                raise LabError("no free subnet in 10.213.0.0/16: take unused labs down")
+            if self.state["subnet"] not in ("", subnet):
+                raise LabError(f"subnet {self.state['subnet']}.0/24 is in use: `labctl.py down {self.name}` first")
+            self.state["subnet"] = subnet
+            self.save()
+            forward = Path("/proc/sys/net/ipv4/ip_forward")
+            original = RUN / "ip_forward"
+            if not original.exists():
+                write(original, forward.read_text())
+            forward.write_text("1")
+            run("nft", "-f", "-", input=self.rules(subnet))
+            # Nothing for this subnet leaves the machine while the bridge is down.
+            run("ip", "route", "add", "blackhole", f"{subnet}.0/24", "metric", "9999")
+            run("ip", "link", "add", self.bridge, "type", "bridge", "forward_delay", "0")
+            run("ip", "addr", "add", f"{subnet}.1/24", "dev", self.bridge)
+            run("ip", "link", "set", self.bridge, "up")
+
+    def rules(self, subnet: str) -> str:
+        """Hosts reach each other, this machine, the resolver and package mirrors; nothing else."""
+        servers = ", ".join(line.split()[1] for line in resolver().splitlines() if line.startswith("nameserver"))
+        return f"""
+        table inet {self.table} {{
+          chain forwarding {{
+            type filter hook forward priority 0; policy accept;
+            iifname != "{self.bridge}" oifname != "{self.bridge}" accept
+            iifname "{self.bridge}" oifname "{self.bridge}" accept
+            ct state established,related accept
+            iifname "{self.bridge}" tcp dport {{ 80, 443 }} accept
+            iifname "{self.bridge}" ip daddr {{ {servers} }} meta l4proto {{ tcp, udp }} th dport 53 accept
+            drop
+          }}
+          chain translation {{
+            type nat hook postrouting priority 100;
+            ip saddr {subnet}.0/24 oifname != "{self.bridge}" masquerade
+          }}
+        }}
+        """
+
+    def network_down(self) -> None:
+        """Remove bridge, route and rules, whatever of them is there."""
+        if Path(f"/sys/class/net/{self.bridge}").exists():
+            run("ip", "link", "del", self.bridge)
+        subnet = self.state["subnet"]
+        if subnet and f"blackhole {subnet}.0/24" in run("ip", "-4", "route"):
+            run("ip", "route", "del", "blackhole", f"{subnet}.0/24", "metric", "9999")
+        if f"table inet {self.table}\n" in run("nft", "list", "tables") + "\n":
+            run("nft", "delete", "table", "inet", self.table)
+
+    # --- verbs -----------------------------------------------------------------
+
+    def up(self, wanted: dict[str, str | None], progress: Callable[[str], None]) -> bool:
+        """Bring exactly the wanted hosts up ({name: release or None for as it is}); True when anything changed."""
+        self.dir.mkdir(parents=True, exist_ok=True)
+        if not (self.dir / "id_ed25519").exists():
+            keygen(self.dir / "id_ed25519", f"fastmetal-lab-{self.name}")
+        for name in set(self.state["hosts"]) - set(wanted):
+            progress(f"removing host {name}")
+            self.forget(name)
+        for name, release in wanted.items():
+            known = self.state["hosts"].get(name)
+            if known and release and known["release"] != release:
+                progress(f"replacing host {name}: {known['release']} becomes {release}")
+                self.forget(name)
+        images = {
+            name: build_image(
+                release or self.state["hosts"].get(name, {}).get("release", DEFAULT_RELEASE), progress
+            )
+            for name, release in wanted.items()
+            if name not in self.state["hosts"] or not Path(self.state["hosts"][name]["image"]).exists()
+        }
+        self.network_up()
+        for name, image in images.items():
+            self.forget(name)
+            used = {host["index"] for host in self.state["hosts"].values()}
+            index = next(n for n in range(240) if n not in used)
+            self.state["hosts"][name] = {
+                "address": f"{self.state['subnet']}.{index + 10}",
+                "release": image.name.split("-")[0],
+                "image": str(image),
+                "index": index,
+            }
+        self.save()
+        stopped = [name for name in wanted if not self.processes(name)]
+        for name in stopped:
+            self.start(name)
+        for name in wanted:
+            self.wait_ssh(name)
+        self.describe()
+        return bool(images or stopped)
+
+    def describe(self) -> None:
+        """Write known_hosts, and give the lab's files to whoever called sudo."""
+        lines = [
+            f"{host['address']} {(self.dir / 'hosts' / name / 'upper/etc/ssh/ssh_host_ed25519_key.pub').read_text()}"
+            for name, host in self.state["hosts"].items()
+        ]
+        write(self.dir / "known_hosts", "".join(lines))
+        owner = os.environ.get("SUDO_UID")
+        if owner:
+            ids = int(owner), int(os.environ["SUDO_GID"])
+            for path in (self.dir.parent, self.dir, *self.dir.glob("*")):
+                if path.name != "hosts":
+                    os.chown(path, *ids)
+
+    def down(self) -> bool:
+        running = [path.name for path in self.cgroup(".").glob("*/")] if self.cgroup(".").exists() else []
+        changed = bool(running) or self.dir.exists()
+        for name in {*running, *self.state["hosts"]}:
+            self.forget(name)
+        remove_cgroup(self.cgroup("."))
+        with locked(RUN / "network.lock"):
+            self.network_down()
+            original = RUN / "ip_forward"
+            if original.exists() and not list(Path("/sys/class/net").glob("fm-*")):
+                Path("/proc/sys/net/ipv4/ip_forward").write_text(original.read_text())
+                original.unlink()
+            if (RUN / "cgroup").is_mount() and not list((RUN / "cgroup").glob("fastmetal-*")):
+                run("umount", str(RUN / "cgroup"))
+        shutil.rmtree(self.dir, ignore_errors=True)
+        return changed
+
+
+def remove_cgroup(cgroup: Path) -> None:
+    if cgroup.exists():
+        for child in sorted((path for path in cgroup.rglob("*") if path.is_dir()), reverse=True):
+            child.rmdir()
+        cgroup.rmdir()
+
+
+def keygen(path: Path, comment: str) -> None:
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path))
+
+
+def resolver() -> str:
+    """The machine's resolver, or the one behind systemd-resolved's loopback stub."""
+    text = Path("/etc/resolv.conf").read_text()
+    behind = Path("/run/systemd/resolve/resolv.conf")
+    return behind.read_text() if "nameserver 127." in text and behind.exists() else text
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("verb", choices=["up", "down", "status", "start", "stop", "restart", "kill", "cut", "mend"])
+    parser.add_argument("lab")
+    parser.add_argument("names", nargs="*", help="hosts, for start/stop/restart/kill/cut/mend")
+    parser.add_argument("--host", action="append", default=[], metavar="NAME[:RELEASE]", help="a host, for up")
+    options = parser.parse_args()
+    if os.geteuid():
+        raise LabError("the lab makes network bridges and mounts: run this as root or through sudo")
+    with locked(RUN / f"{hashlib.sha256(f'{ROOT}{options.lab}'.encode()).hexdigest()[:12]}.lock"):
+        return act(Lab(options.lab), options)
+
+
+def act(lab: Lab, options: argparse.Namespace) -> int:
+    def progress(text: str) -> None:
+        print(f"lab {lab.name}: {text}", file=sys.stderr, flush=True)
+
+    if options.verb == "up":
+        wanted = {name: release or None for name, _, release in (x.partition(":") for x in options.host)}
+        if not wanted:
+            raise LabError("name at least one --host")
+        if any(len(name) > 63 or not name.replace("-", "").isalnum() for name in wanted):
+            raise LabError("host names consist of letters, digits and dashes")
+        print("changed" if lab.up(wanted, progress) else "unchanged")
+    elif options.verb == "down":
+        print("changed" if lab.down() else "unchanged")
+    elif options.verb == "status":
+        for name, host in lab.state["hosts"].items():
+            state = "running" if lab.processes(name) else "stopped"
+            print(f"{name}\t{host['address']}\t{host['release']}\t{state}")
+    else:
+        for name in options.names:
+            veth = f"vb-fm{lab.id}-{lab.host(name)['index']}"
+            if options.verb in ("stop", "restart"):
+                lab.stop(name)
+            if options.verb == "kill":
+                lab.kill(name)
+            if options.verb in ("cut", "mend"):
+                run("ip", "link", "set", veth, "down" if options.verb == "cut" else "up")
+            if options.verb in ("start", "restart") and not lab.processes(name):
+                lab.start(name)
+                lab.wait_ssh(name)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except LabError as error:
+        sys.exit(f"labctl: {error}")
