@@ -363,12 +363,15 @@ class Lab:
         return bool(images or stopped)
 
     def describe(self) -> None:
-        """Write known_hosts, and give the lab's files to whoever called sudo."""
+        """Write known_hosts and ssh_config, and give the lab's files to whoever called sudo."""
         lines = [
             f"{host['address']} {(self.dir / 'hosts' / name / 'upper/etc/ssh/ssh_host_ed25519_key.pub').read_text()}"
             for name, host in self.state["hosts"].items()
         ]
         write(self.dir / "known_hosts", "".join(lines))
+        entries = "".join(f"Host {name}\n  HostName {host['address']}\n" for name, host in self.state["hosts"].items())
+        common = f"Host *\n  User root\n  IdentityFile {self.dir}/id_ed25519\n  IdentitiesOnly yes\n"
+        write(self.dir / "ssh_config", f"{entries}{common}  UserKnownHostsFile {self.dir}/known_hosts\n")
         owner = os.environ.get("SUDO_UID")
         if owner:
             ids = int(owner), int(os.environ["SUDO_GID"])
