@@ -28,3 +28,53 @@ $(VENV)/.complete: requirements-bootstrap.txt requirements-dev.txt requirements-
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.txt
 	@$(VENV)/bin/uv pip install --quiet --require-hashes -r requirements-dev.txt
 	@touch $@
+
+lock: ## Refresh the hash-pinned requirements from pyproject.toml
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements-app.txt
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group dev -c requirements-app.txt pyproject.toml -o requirements-dev.txt
+	@echo uv | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header - -o requirements-bootstrap.txt
+
+# --- demo ---------------------------------------------------------------------
+
+inventories/lab/group_vars/all/vault.yml: | venv
+	@ansible-playbook playbooks/secrets.yml -e env=lab
+
+demo: venv inventories/lab/group_vars/all/vault.yml ## Build the whole stack on one lab host of this machine
+	@ansible-playbook playbooks/lab.yml
+	@ansible-playbook site.yml
+	@ansible-playbook playbooks/demo.yml
+	@cat .lab/demo.txt
+
+demo-down: ## Take the demo away again
+	@python3 roles/lab/files/labctl.py down demo
+	@rm -f .lab/demo.env .lab/demo.txt
+
+# --- environments ---------------------------------------------------------------
+
+secrets: venv ## Generate an environment's secrets once: make secrets ENV=production
+	@ansible-playbook playbooks/secrets.yml -e env=$(ENV)
+
+# --- proof ----------------------------------------------------------------------
+
+test: lint test-repo test-app test-roles ## Run every test
+
+lint: venv ## Run the linters
+	yamllint --strict .
+	ansible-lint --strict
+	ruff check .
+	ruff format --check .
+	mypy app tests roles/lab/files inventories
+	shellcheck .ci/run
+
+test-repo: venv inventories/lab/group_vars/all/vault.yml ## Test the repository and the lab
+	pytest tests/repo
+
+test-app: venv inventories/lab/group_vars/all/vault.yml ## Test the service against Postgres and Redis on a lab host
+	pytest tests/app --cov=app --cov-branch
+
+test-roles: venv inventories/lab/group_vars/all/vault.yml ## Run Molecule on both Debian releases and on the split shape
+	molecule test --scenario-name default
+	MOLECULE_INVENTORY=split molecule test --scenario-name split
+
+clean: demo-down ## Remove everything that was built here
+	rm -rf $(VENV) .lab .artifacts

@@ -129,6 +129,8 @@ def build_image(release: str, progress: Callable[[str], None]) -> Path:
         for key in (build / "etc/ssh").glob("ssh_host_*"):
             key.unlink()
         write(build / "etc/machine-id", "")
+        # mmdebstrap emptied the package lists just now, and Ansible would take them for fresh.
+        os.utime(build / "var/lib/apt/lists", (0, 0))
         wants = build / "etc/systemd/system/multi-user.target.wants"
         wants.mkdir(parents=True, exist_ok=True)
         (wants / "systemd-networkd.service").symlink_to("/lib/systemd/system/systemd-networkd.service")

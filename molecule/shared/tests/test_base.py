@@ -1,0 +1,98 @@
+"""What every host offers before its services."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+
+@pytest.fixture
+def admin(variables: dict[str, Any]) -> str:
+    """Return the administrator's account."""
+    name: str = variables["base_admin_user"]
+    if not name:
+        pytest.skip("this environment has no administrator's account")
+    return name
+
+
+def test_the_system_runs_without_failed_units(host: Host) -> None:
+    assert host.check_output("systemctl is-system-running --wait") == "running"
+
+
+def test_time_is_kept(host: Host) -> None:
+    assert host.run("chronyc -n tracking").succeeded
+    assert host.check_output("systemctl is-enabled chrony.service") == "enabled"
+
+
+def test_the_operator_becomes_root_without_a_password(host: Host, admin: str) -> None:
+    assert host.check_output(f"runuser --user {admin} -- sudo --non-interactive id --user") == "0"
+
+
+def test_only_the_operators_keys_let_in(host: Host, variables: dict[str, Any], admin: str) -> None:
+    home = host.user(admin).home
+    assert host.check_output(f"runuser --user {admin} -- cat {home}/.ssh/authorized_keys").splitlines() == [
+        key.strip() for key in variables["base_admin_authorized_keys"]
+    ]
+    assert host.user(admin).password in ("!", "*", "!*")
+
+
+def test_others_do_not_become_root(host: Host) -> None:
+    assert host.run("runuser --user nobody -- sudo --non-interactive id").failed
+
+
+def test_the_operator_reads_logs_without_becoming_root(host: Host, admin: str) -> None:
+    host.check_output("logger fastmetal-test-line")
+    host.check_output("journalctl --sync")
+    assert "fastmetal-test-line" in host.check_output(
+        f"runuser --user {admin} -- journalctl --since=-1min --grep=fastmetal-test-line"
+    )
+
+
+def test_the_journal_is_on_disk_and_bounded(host: Host, variables: dict[str, Any]) -> None:
+    machine = host.file("/etc/machine-id").content_string.strip()
+    assert host.file(f"/var/log/journal/{machine}/system.journal").exists
+    settings = host.check_output("systemd-analyze cat-config systemd/journald.conf")
+    assert f"SystemMaxUse={variables['base_journal_max_size']}" in settings.splitlines()
+
+
+def test_kernel_settings_are_in_force(host: Host, variables: dict[str, Any]) -> None:
+    for name, value in variables["base_sysctl"].items():
+        assert str(host.sysctl(name)) == str(value), name
+    assert host.sysctl("net.core.somaxconn") >= 4096
+
+
+def test_the_locale_is_utf8_in_a_login(host: Host, variables: dict[str, Any], admin: str) -> None:
+    locale = variables["base_locale"]
+    assert f"LANG={locale}" in host.check_output(f"su - {admin} -c locale").splitlines()
+
+
+def test_the_time_zone_is_set(host: Host, variables: dict[str, Any]) -> None:
+    zone = variables["base_timezone"]
+    assert host.check_output("date +%Z%z") == host.check_output(f"TZ=/usr/share/zoneinfo/{zone} date +%Z%z")
+
+
+def test_only_security_upgrades_come_by_themselves(host: Host) -> None:
+    run = host.run("unattended-upgrade --dry-run --verbose")
+    origins = [line for line in run.stdout.splitlines() if line.startswith("Allowed origins are:")]
+    assert len(origins) == 1, run.stderr
+    assert all("-security" in origin for origin in origins[0].split(": ")[1].split("origin=")[1:])
+    assert host.service("apt-daily-upgrade.timer").is_running
+
+
+def test_a_large_log_is_rotated_before_its_day(host: Host) -> None:
+    script = """
+    set -e
+    trap 'rm -rf /etc/logrotate.d/zz-test /var/log/zz-test.log*' EXIT
+    printf '%s\\n' '/var/log/zz-test.log {' monthly 'rotate 1' nocompress '}' > /etc/logrotate.d/zz-test
+    truncate --size=10G /var/log/zz-test.log
+    logrotate --state /tmp/zz-test.state /etc/logrotate.conf
+    rm /tmp/zz-test.state
+    test -e /var/log/zz-test.log.1
+    """
+    assert host.run("bash -c %s", script).rc == 0
+    assert host.service("logrotate.timer").is_running
+    # Hourly, as systemd prints it.
+    calendar = host.check_output("systemctl show --property=TimersCalendar logrotate.timer")
+    assert "*-*-* *:00:00" in calendar

@@ -1,0 +1,392 @@
+"""What the public site and the private listener do, asked from outside wherever that is possible."""
+
+import gzip
+import http.client
+import json
+import re
+import shlex
+import socket
+import ssl
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    def assert_problem(self) -> None:
+        assert self.headers["Content-Type"] == "application/problem+json"
+        assert json.loads(self.body)["status"] == self.status
+
+
+@dataclass
+class Site:
+    """A client of the public site that trusts the environment's authority and nothing else."""
+
+    address: str
+    name: str
+    authority: str
+    settings: dict[str, Any] = field(repr=False)
+
+    def context(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cadata=self.authority)
+
+    def connect(self, *, port: int = 443, context: ssl.SSLContext | None = None) -> socket.socket:
+        plain = socket.create_connection((self.address, port), timeout=15)
+        if port == 80:
+            return plain
+        return (context or self.context()).wrap_socket(plain, server_hostname=self.name)
+
+    def request(
+        self,
+        path: str,
+        method: str = "GET",
+        headers: dict[str, str] | None = None,
+        *,
+        port: int = 443,
+        host: str | None = None,
+    ) -> Answer:
+        connection = http.client.HTTPConnection(self.name)
+        connection.sock = self.connect(port=port)
+        connection.request(method, path, headers={"Host": host or self.name, **(headers or {})})
+        response = connection.getresponse()
+        answer = Answer(response.status, response.headers, response.read())
+        connection.close()
+        return answer
+
+
+@lru_cache
+def read(host: Host, path: str) -> str:
+    with host.sudo():
+        return str(host.file(path).content_string)
+
+
+@pytest.fixture
+def site(host: Host, variables: dict[str, Any]) -> Site:
+    if "edge" not in variables["group_names"]:
+        pytest.skip("no public site on this host")
+    names = [name for name in variables["nginx_server_names"] if "*" not in name]
+    return Site(
+        address=variables["ansible_host"],
+        name=names[0],
+        authority=read(host, variables["nginx_ca_certificate"]),
+        settings=variables,
+    )
+
+
+@pytest.fixture
+def listeners(variables: dict[str, Any]) -> list[tuple[str, int]]:
+    """Where this host offers the application to other hosts and to its own monitoring."""
+    if "app" not in variables["group_names"]:
+        pytest.skip("no private listener on this host")
+    pairs = [listen.rsplit(":", 1) for listen in variables["nginx_backend_listen"]]
+    return [(address.strip("[]"), int(port)) for address, port in pairs]
+
+
+def is_loopback(address: str) -> bool:
+    return address.startswith("127.") or address == "::1"
+
+
+@contextmanager
+def dead_application(host: Host, settings: dict[str, Any]) -> Iterator[None]:
+    """Hide the application's socket: connections to it fail at once, nothing has to be stopped.
+
+    The reload lets go of the connections that nginx keeps open.
+    """
+    (upstream, *others) = settings["nginx_upstreams"]
+    if others or not upstream.startswith("unix:"):
+        pytest.skip("the application is on other hosts")
+    path = shlex.quote(upstream.removeprefix("unix:"))
+    with host.sudo():
+        host.check_output(f"mv {path} {path}.hidden && systemctl reload nginx.service")
+    try:
+        time.sleep(1)
+        yield
+    finally:
+        with host.sudo():
+            host.check_output(f"mv {path}.hidden {path}")
+
+
+def log_lines(host: Host, wanted: str) -> list[dict[str, Any]]:
+    """Return the access log's lines that hold a text, once nginx has flushed its buffer."""
+    time.sleep(1.5)
+    with host.sudo():
+        found = host.run(f"grep -hF {shlex.quote(wanted)} /var/log/nginx/access.log").stdout
+    return [json.loads(line) for line in found.splitlines()]
+
+
+# ---- TLS ----
+
+
+def test_certificate_verifies(site: Site) -> None:
+    with site.connect() as connection:
+        assert isinstance(connection, ssl.SSLSocket)
+        assert connection.version() == "TLSv1.3"
+        assert connection.selected_alpn_protocol() is None
+
+
+def test_certificate_is_not_for_other_names(site: Site) -> None:
+    stranger = Site(site.address, "stranger.invalid", site.authority, site.settings)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        stranger.connect()
+
+
+def test_http2_is_negotiated(site: Site) -> None:
+    context = site.context()
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with site.connect(context=context) as connection:
+        assert isinstance(connection, ssl.SSLSocket)
+        assert connection.selected_alpn_protocol() == "h2"
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("version", ["TLSv1", "TLSv1_1"])
+def test_old_tls_is_refused(site: Site, version: str) -> None:
+    context = site.context()
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
+    with pytest.raises(ssl.SSLError, match=r"(?i)protocol.version"):
+        site.connect(context=context)
+
+
+def test_tls_1_2_is_served(site: Site) -> None:
+    context = site.context()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with site.connect(context=context) as connection:
+        assert isinstance(connection, ssl.SSLSocket)
+        assert connection.version() == "TLSv1.2"
+
+
+def test_http_redirects(site: Site) -> None:
+    answer = site.request("/api/v1/products?page=2", port=80)
+    assert answer.status == 301
+    assert answer.headers["Location"] == f"https://{site.name}/api/v1/products?page=2"
+
+
+@pytest.mark.parametrize("port", [80, 443])
+def test_unknown_host_is_refused(site: Site, port: int) -> None:
+    answer = site.request("/health/live", port=port, host="stranger.invalid")
+    assert answer.status == 421
+    answer.assert_problem()
+
+
+# ---- Headers on every answer ----
+
+
+def assert_headers(site: Site, answer: Answer, *, tls: bool = True) -> None:
+    for name in site.settings["nginx_headers"]:
+        assert len(answer.headers.get_all(name) or []) == 1, f"{name} on a {answer.status}"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Strict-Transport-Security"] == (site.settings["nginx_hsts"] if tls else None)
+    assert len(answer.headers.get_all("X-Request-ID") or []) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/health/live", 200), ("/metrics", 404), ("/no/such/page", 404), ("/no/such/page.html", 404)],
+)
+def test_headers_on_answers(site: Site, path: str, status: int) -> None:
+    answer = site.request(path)
+    assert answer.status == status
+    assert_headers(site, answer)
+
+
+def test_headers_on_redirect(site: Site) -> None:
+    answer = site.request("/", port=80)
+    assert answer.status == 301
+    assert_headers(site, answer, tls=False)
+
+
+def test_headers_on_misdirected_request(site: Site) -> None:
+    assert_headers(site, site.request("/", host="stranger.invalid"))
+
+
+def test_headers_when_the_application_is_down(host: Host, site: Site) -> None:
+    with dead_application(host, site.settings):
+        answer = site.request("/health/live")
+    assert answer.status == 502
+    answer.assert_problem()
+    assert_headers(site, answer)
+    assert site.request("/health/live").status == 200
+
+
+# ---- What is not public ----
+
+
+def test_private_paths_do_not_exist(site: Site) -> None:
+    for path in site.settings["nginx_private_paths"]:
+        disguises = [
+            path,
+            f"{path}/",
+            f"/{path}",
+            f"{path}?x=1",
+            f"/%{ord(path[1]):x}{path[2:]}",
+            f"/x/..{path}",
+            f"/x/%2e%2e{path}",
+            f"{path}/../health/live",
+            f"{path}%2F..%2Fhealth/live",
+        ]
+        for disguise in disguises:
+            answer = site.request(disguise)
+            assert answer.status == 404, disguise
+            answer.assert_problem()
+
+
+def test_nothing_else_listens(host: Host, variables: dict[str, Any]) -> None:
+    groups = set(variables["group_names"])
+    if not {"edge", "app"} & groups:
+        pytest.skip("no nginx on this host")
+    with host.sudo():
+        lines = host.check_output("ss -Hltnp").splitlines()
+    found = {line.split()[3] for line in lines if '"nginx"' in line}
+    public = {"0.0.0.0:80", "0.0.0.0:443", "[::]:80", "[::]:443"} if "edge" in groups else set()
+    private = set(variables["nginx_backend_listen"]) if "app" in groups else set()
+    assert found
+    assert found <= public | private
+
+
+def test_private_listener_is_closed_to_strangers(
+    host: Host, variables: dict[str, Any], listeners: list[tuple[str, int]]
+) -> None:
+    context = ssl.create_default_context(cadata=read(host, variables["nginx_ca_certificate"]))
+    for address, port in listeners:
+        if is_loopback(address):
+            with pytest.raises(OSError, match=r"refused|timed out"):
+                socket.create_connection((variables["ansible_host"], port), timeout=5)
+            continue
+        with context.wrap_socket(
+            socket.create_connection((address, port), timeout=5), server_hostname=address
+        ) as connection:
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            first = connection.makefile().readline()
+        assert first.split()[1] == "400", "a request without a certificate is served"
+
+
+# ---- Limits ----
+
+
+def test_rate_limit_answers_429(site: Site) -> None:
+    zone = min(site.settings["nginx_rate_limits"], key=lambda zone: zone["burst"])
+    answers = [site.request(f"{zone['path']}{uuid.uuid4()}") for _ in range(zone["burst"] + 5)]
+    refused = [answer for answer in answers if answer.status == 429]
+    assert answers[0].status != 429
+    assert refused
+    assert int(refused[0].headers["Retry-After"]) >= 1
+    refused[0].assert_problem()
+    assert_headers(site, refused[0])
+
+
+def test_connection_limit_answers_429(site: Site) -> None:
+    """Requests whose bodies never arrive stay in progress; the one too many is refused."""
+    limit = site.settings["nginx_connections_per_client"]
+    request = f"POST /no/such/page HTTP/1.1\r\nHost: {site.name}\r\nContent-Length: 5\r\n\r\n"
+    context = site.context()
+    open_requests = [site.connect(context=context) for _ in range(limit)]
+    try:
+        for connection in open_requests:
+            connection.sendall(request.encode())
+        time.sleep(0.5)
+        answer = site.request("/no/such/page")
+    finally:
+        for connection in open_requests:
+            connection.close()
+    assert answer.status == 429
+    assert int(answer.headers["Retry-After"]) >= 1
+
+
+def test_body_over_the_limit_answers_413(site: Site) -> None:
+    number, unit = re.fullmatch(r"(\d+)([kmg]?)", site.settings["nginx_body_limit"]).groups()  # type: ignore[union-attr]
+    limit = int(number) * 1024 ** " kmg".index(unit or " ")
+    answer = site.request("/api/v1/products", "POST", {"Content-Length": str(limit + 1)})
+    assert answer.status == 413
+    answer.assert_problem()
+    assert_headers(site, answer)
+
+
+# ---- Answers ----
+
+
+def test_answers_are_compressed(site: Site) -> None:
+    for path in ("/openapi.json", "/api/v1/openapi.json", "/api/v1/products?page_size=100"):
+        plain = site.request(path)
+        if plain.status == 200 and len(plain.body) > 256:
+            break
+    else:
+        pytest.skip("the application has no answer long enough to compress")
+    assert plain.headers["Content-Encoding"] is None
+    compressed = site.request(path, headers={"Accept-Encoding": "gzip"})
+    assert compressed.headers["Content-Encoding"] == "gzip"
+    assert "Accept-Encoding" in compressed.headers["Vary"]
+    assert gzip.decompress(compressed.body) == plain.body
+
+
+def test_one_log_line_per_request(host: Host, site: Site) -> None:
+    reference = uuid.uuid4().hex
+    answer = site.request("/no/such/page?secret=1", headers={"X-Request-ID": reference})
+    assert answer.headers["X-Request-ID"] == reference
+    (line,) = log_lines(host, reference)
+    assert (line["method"], line["path"], line["status"]) == ("GET", "/no/such/page", 404)
+    assert line["tls"] == "TLSv1.3"
+    assert float(line["upstream_duration"]) >= 0
+    assert "secret" not in json.dumps(line)
+
+
+def test_harmful_request_id_is_replaced(site: Site) -> None:
+    answer = site.request("/metrics", headers={"X-Request-ID": 'a b;"c'})
+    assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["X-Request-ID"])
+
+
+def test_client_address_cannot_be_chosen(host: Host, site: Site) -> None:
+    if site.settings["nginx_trusted_proxies"]:
+        pytest.skip("this client may be one of the trusted proxies")
+    reference = uuid.uuid4().hex
+    site.request("/no/such/page", headers={"X-Request-ID": reference, "X-Forwarded-For": "203.0.113.9"})
+    (line,) = log_lines(host, reference)
+    assert line["client"] != "203.0.113.9"
+
+
+def test_health_is_not_logged(host: Host, site: Site) -> None:
+    reference = uuid.uuid4().hex
+    assert site.request("/health/live", headers={"X-Request-ID": reference}).status == 200
+    assert log_lines(host, reference) == []
+
+
+def test_log_goes_on_after_rotation(host: Host, site: Site) -> None:
+    with host.sudo():
+        host.check_output("logrotate --force /etc/logrotate.d/nginx")
+    reference = uuid.uuid4().hex
+    site.request("/no/such/page", headers={"X-Request-ID": reference})
+    assert len(log_lines(host, reference)) == 1
+
+
+def test_private_listener_serves_metrics(
+    host: Host, variables: dict[str, Any], listeners: list[tuple[str, int]]
+) -> None:
+    script = (
+        "import ssl,sys,urllib.request as r\n"
+        "c=ssl.create_default_context(cafile=sys.argv[2]); c.load_cert_chain(sys.argv[3], sys.argv[4])\n"
+        "print(r.urlopen(sys.argv[1], context=c if sys.argv[1][:5]=='https' else None).status)"
+    )
+    identity = [variables[f"nginx_{part}"] for part in ("ca_certificate", "host_certificate", "host_key")]
+    for address, port in listeners:
+        url = f"{'http' if is_loopback(address) else 'https'}://{address}:{port}/metrics"
+        with host.sudo():
+            assert host.check_output(shlex.join(["python3", "-c", script, url, *identity])) == "200"
+
+
+def test_unit_is_sandboxed(host: Host, variables: dict[str, Any]) -> None:
+    if not {"edge", "app"} & set(variables["group_names"]):
+        pytest.skip("no nginx on this host")
+    with host.sudo():
+        assert host.run("systemd-analyze security --threshold=30 nginx.service").rc == 0

@@ -1,0 +1,246 @@
+"""PostgreSQL as its clients meet it: who gets in, from where, and what they may do there."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from testinfra.backend.base import CommandResult
+from testinfra.host import Host
+
+SOCKET = "/run/postgresql"
+PROBE = "fastmetal_probe"
+
+
+@dataclass
+class Server:
+    """The server on one host, and the ways to talk to it."""
+
+    host: Host
+    variables: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.port: int = self.variables["postgresql_port"]
+        self.addresses: list[str] = self.variables["postgresql_listen_addresses"]
+        self.passwords = {role["name"]: role["password"] for role in self.variables["postgresql_roles"]}
+        database = self.variables["postgresql_databases"][0]
+        self.database, self.owner, self.app = database["name"], database["owner"], database["app_role"]
+
+    def query(
+        self, role: str, sql: str, password: str | None = None, address: str = SOCKET, options: str = ""
+    ) -> CommandResult:
+        """Run SQL as a role with its password."""
+        target = f"host={address} port={self.port} user={role} dbname={self.database} {options}"
+        return self.host.run(
+            "PGPASSWORD=%s psql --no-psqlrc --quiet --tuples-only --no-align --command=%s %s",
+            self.passwords[role] if password is None else password,
+            sql,
+            target,
+        )
+
+    def admin(self, sql: str) -> str:
+        """Run SQL as the superuser, whom the operating system vouches for."""
+        command = "runuser -u postgres -- psql --no-psqlrc --quiet --tuples-only --no-align --port=%s --command=%s %s"
+        return str(self.host.check_output(command, str(self.port), sql, self.database)).strip()
+
+    def settings(self) -> dict[str, int]:
+        """Read the numeric settings in force, sizes in bytes."""
+        value = "CASE WHEN unit LIKE '%B' THEN pg_size_bytes(current_setting(name)) ELSE setting::bigint END"
+        rows = f"SELECT json_object_agg(name, {value}) FROM pg_settings WHERE vartype = 'integer' AND setting::bigint > 0"
+        found: dict[str, int] = json.loads(self.admin(rows))
+        return found
+
+
+@pytest.fixture
+def server(host: Host, variables: dict[str, Any]) -> Server:
+    if "postgres" not in variables["group_names"]:
+        pytest.skip("no PostgreSQL on this host")
+    return Server(host, variables)
+
+
+@pytest.fixture
+def listening(server: Server) -> str:
+    """An address of the server; without one there is nothing to test."""
+    if not server.addresses:
+        pytest.skip("this server has its unix socket only")
+    return server.addresses[0]
+
+
+@pytest.fixture
+def table(server: Server) -> Iterator[str]:
+    """A table that the owner made, as a migration would."""
+    made = server.query(server.owner, f"CREATE TABLE {PROBE} (id serial PRIMARY KEY, name text)")
+    assert made.succeeded, made.stderr
+    yield PROBE
+    assert server.query(server.owner, f"DROP TABLE {PROBE}").succeeded
+
+
+def test_every_role_gets_in_with_its_password(server: Server) -> None:
+    for role in server.passwords:
+        answer = server.query(role, "SELECT current_user")
+        assert answer.stdout.strip() == role, answer.stderr
+
+
+def test_a_wrong_password_is_refused(server: Server) -> None:
+    for role in server.passwords:
+        answer = server.query(role, "SELECT 1", password="wrong")
+        assert answer.failed
+        assert "password authentication failed" in answer.stderr
+
+
+def test_the_superuser_is_for_its_own_system_user_only(server: Server) -> None:
+    answer = server.host.run(
+        "psql --no-psqlrc --no-password --command='SELECT 1' %s",
+        f"host={SOCKET} port={server.port} user=postgres",
+    )
+    assert answer.failed
+    assert "Peer authentication failed" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE intruder (id int)",
+        "CREATE SCHEMA intruder",
+        "CREATE ROLE intruder",
+        "CREATE DATABASE intruder",
+    ],
+)
+def test_the_app_role_may_not_create(server: Server, statement: str) -> None:
+    answer = server.query(server.app, statement)
+    assert answer.failed
+    assert "permission denied" in answer.stderr
+
+
+def test_the_app_role_works_on_rows_of_the_owners_tables_and_no_more(server: Server, table: str) -> None:
+    rows = server.query(
+        server.app,
+        f"INSERT INTO {table} (name) VALUES ('a'), ('b'); UPDATE {table} SET name = 'c' WHERE name = 'a';"
+        f"DELETE FROM {table} WHERE name = 'b'; SELECT name FROM {table}",
+    )
+    assert rows.stdout.split() == ["c"], rows.stderr
+    for statement in (f"DROP TABLE {table}", f"TRUNCATE {table}", f"ALTER TABLE {table} ADD extra int"):
+        answer = server.query(server.app, statement)
+        assert answer.failed, statement
+        assert "permission denied" in answer.stderr or "must be owner" in answer.stderr
+
+
+def test_stuck_sessions_of_the_app_role_end(server: Server) -> None:
+    for setting, value in server.variables["postgresql_app_role_settings"].items():
+        assert server.query(server.app, f"SHOW {setting}").stdout.strip() == str(value)
+        assert server.query(server.owner, f"SHOW {setting}").stdout.strip() == "0"
+    ended = server.query(server.app, "SET statement_timeout = 50; SELECT pg_sleep(5)")
+    assert "canceling statement due to statement timeout" in ended.stderr
+
+
+def test_passwords_are_stored_as_scram_verifiers_and_found_nowhere_else(server: Server) -> None:
+    names = ", ".join(f"'{role}'" for role in server.passwords)
+    verifiers = server.admin(f"SELECT rolpassword FROM pg_authid WHERE rolname IN ({names})").splitlines()
+    assert len(verifiers) == len(server.passwords)
+    assert all(verifier.startswith("SCRAM-SHA-256$") for verifier in verifiers)
+    assert (
+        server.admin("SELECT count(*) FROM pg_stat_statements WHERE query ~* 'password ''(?!SCRAM)'") == "0"
+    )
+    for password in server.passwords.values():
+        assert server.host.run("grep -rqF -e %s /var/log/postgresql /etc/postgresql", password).rc == 1
+
+
+def test_statements_are_counted(server: Server) -> None:
+    server.admin("SELECT pg_stat_statements_reset()")
+    for number in (1, 2, 3):
+        assert server.query(server.app, f"SELECT {number} AS {PROBE}").succeeded
+    counted = f"SELECT sum(calls) FROM pg_stat_statements WHERE query LIKE 'SELECT $1 AS {PROBE}'"
+    assert server.admin(counted) == "3"
+
+
+def test_slow_statements_are_logged_and_fast_ones_are_not(server: Server) -> None:
+    limit = server.variables["postgresql_slow_query_ms"]
+    if limit > 2000:
+        pytest.skip("too slow to wait for")
+    tag = server.admin("SELECT md5(random()::text)")
+    assert server.query(server.app, f"SELECT pg_sleep({limit / 1000 + 0.1}) AS slow_{tag}").succeeded
+    assert server.query(server.app, f"SELECT 1 AS fast_{tag}").succeeded
+    logged = server.host.check_output("grep -rhF -e %s /var/log/postgresql", tag)
+    assert f"slow_{tag}" in logged
+    assert "duration:" in logged
+    assert limit == 0 or f"fast_{tag}" not in logged
+
+
+def test_the_tuning_is_the_documented_arithmetic_on_this_hosts_memory_and_cores(server: Server) -> None:
+    if server.variables["postgresql_settings"]:
+        pytest.skip("the operator has settings of their own")
+    mib = 1024 * 1024
+    memory = int(server.host.check_output("awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo"))
+    cores = int(server.host.check_output("grep -c ^processor /proc/cpuinfo"))
+    connections = server.variables["postgresql_max_connections"]
+    budget = memory * server.variables["postgresql_memory_percent"] // 100
+    buffers = min(budget // 4, 16384)
+    expected = {
+        "shared_buffers": buffers * mib,
+        "effective_cache_size": budget * 3 // 4 * mib,
+        "work_mem": min(max((budget - buffers) // (2 * connections), 4), 64) * mib,
+        "maintenance_work_mem": min(max(budget // 16, 64), 1024) * mib,
+        "max_wal_size": min(max(budget, 1024), 8192) * mib,
+        "max_connections": connections,
+        "max_worker_processes": max(8, cores * 2),
+        "max_parallel_workers": cores,
+        "max_parallel_workers_per_gather": min(cores // 2, 4),
+    }
+    found = server.settings()
+    assert {name: found.get(name, 0) for name in expected} == expected
+    assert server.admin("SELECT count(*) FROM pg_settings WHERE pending_restart") == "0"
+
+
+def test_damaged_pages_are_noticed(server: Server) -> None:
+    assert server.admin("SHOW data_checksums") == "on"
+
+
+def test_text_is_utf_8(server: Server) -> None:
+    assert server.query(server.app, "SELECT chr(8364)").stdout.strip() == "€"
+
+
+def test_it_listens_where_it_was_told_to_and_nowhere_else(server: Server) -> None:
+    listeners = server.host.check_output("ss --no-header --listening --numeric --tcp --processes")
+    found = {
+        line.split()[3].rpartition(":")[0].strip("[]")
+        for line in listeners.splitlines()
+        if '"postgres"' in line
+    }
+    assert found == set(server.addresses)
+
+
+def test_plaintext_is_refused(server: Server, listening: str) -> None:
+    answer = server.query(server.app, "SELECT 1", address=listening, options="sslmode=disable")
+    assert answer.failed
+    assert "no encryption" in answer.stderr
+
+
+def test_a_client_that_verifies_the_certificate_gets_in_if_its_address_is_listed(
+    server: Server, listening: str
+) -> None:
+    authority = server.variables["postgresql_tls_ca_certificate"]
+    options = f"sslmode=verify-full sslrootcert={authority}"
+    sql = "SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
+    answer = server.query(server.app, sql, address=listening, options=options)
+    if f"{listening}/32" in server.variables["postgresql_client_addresses"]:
+        assert answer.stdout.strip() == "TLSv1.3", answer.stderr
+    else:
+        assert answer.failed
+        assert "no pg_hba.conf entry" in answer.stderr
+        assert "SSL encryption" in answer.stderr
+
+
+def test_another_authority_does_not_vouch_for_the_server(server: Server, listening: str) -> None:
+    options = "sslmode=verify-full sslrootcert=/etc/ssl/certs/ca-certificates.crt"
+    answer = server.query(server.app, "SELECT 1", address=listening, options=options)
+    assert answer.failed
+    assert "certificate verify failed" in answer.stderr
+
+
+def test_the_superuser_cannot_come_over_the_network(server: Server, listening: str) -> None:
+    answer = server.query(
+        "postgres", "SELECT 1", password="any", address=listening, options="sslmode=require"
+    )
+    assert answer.failed
+    assert "no pg_hba.conf entry" in answer.stderr

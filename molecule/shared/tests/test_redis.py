@@ -1,0 +1,159 @@
+"""Redis as its clients meet it: who gets in, from where, and what they may touch there."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+SOCKET = "/run/redis-cache/redis-server.sock"
+UNIT = "redis-server@cache.service"
+
+
+@dataclass
+class Cache:
+    """The server on one host, and the ways to talk to it."""
+
+    host: Host
+    variables: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.port: int = self.variables["redis_port"]
+        self.addresses: list[str] = self.variables["redis_listen_addresses"]
+        self.user: dict[str, Any] = self.variables["redis_users"][0]
+        self.key: str = self.user["keys"][0].replace("*", "fastmetal-probe")
+
+    def say(self, *command: str, password: str | None = None, target: str = f"-s {SOCKET}") -> str:
+        """Send one command as the first user, and give the answer or the refusal."""
+        answer = self.host.run(
+            f"REDISCLI_AUTH=%s timeout 10 redis-cli --no-auth-warning --user %s {target} {'%s ' * len(command)}",
+            self.user["password"] if password is None else password,
+            self.user["name"],
+            *command,
+        )
+        return (answer.stdout + answer.stderr).strip()
+
+    def say_unnamed(self, *command: str) -> str:
+        """Send one command without logging in."""
+        answer = self.host.run(f"redis-cli -s {SOCKET} {'%s ' * len(command)}", *command)
+        return (answer.stdout + answer.stderr).strip()
+
+
+@pytest.fixture
+def cache(host: Host, variables: dict[str, Any]) -> Cache:
+    if "redis" not in variables["group_names"]:
+        pytest.skip("no Redis on this host")
+    return Cache(host, variables)
+
+
+@pytest.fixture
+def listening(cache: Cache) -> str:
+    """The redis-cli options that reach the TLS port; without one there is nothing to test."""
+    if not cache.addresses:
+        pytest.skip("this cache has its unix socket only")
+    return f"-h {cache.addresses[0]} -p {cache.port}"
+
+
+def test_a_user_gets_in_with_the_right_password_only(cache: Cache) -> None:
+    assert cache.say("PING") == "PONG"
+    assert "WRONGPASS" in cache.say("PING", password="wrong")
+
+
+def test_the_default_user_is_off(cache: Cache) -> None:
+    assert cache.say_unnamed("PING").startswith("NOAUTH")
+    assert cache.say_unnamed("AUTH", "default", "any").startswith("WRONGPASS")
+    assert cache.say_unnamed("AUTH", "any").startswith("WRONGPASS")
+
+
+def test_a_user_touches_its_own_keys_and_channels_only(cache: Cache) -> None:
+    assert cache.say("SET", cache.key, "1", "EX", "60") == "OK"
+    assert cache.say("GET", cache.key) == "1"
+    assert cache.say("DEL", cache.key) == "1"
+    assert cache.say("SET", "another:key", "1").startswith("NOPERM")
+    assert cache.say("GET", "another:key").startswith("NOPERM")
+    assert cache.say("PUBLISH", "another:channel", "1").startswith("NOPERM")
+    for channel in cache.user.get("channels", []):
+        assert cache.say("PUBLISH", channel.replace("*", "probe"), "1") == "0"
+
+
+def test_a_user_cannot_administer(cache: Cache) -> None:
+    if "commands" in cache.user:
+        pytest.skip("the operator chose the commands")
+    for command in ("FLUSHALL", "SHUTDOWN", "KEYS *", "CONFIG GET *", "ACL LIST", "REPLICAOF NO ONE"):
+        assert cache.say(*command.split()).startswith("NOPERM"), command
+
+
+def test_other_system_users_do_not_reach_the_socket(cache: Cache) -> None:
+    answer = cache.host.run(f"runuser -u nobody -- redis-cli -s {SOCKET} PING")
+    assert "Permission denied" in answer.stdout + answer.stderr
+
+
+def test_the_eviction_policy_is_in_force(cache: Cache) -> None:
+    cache.say("SET", cache.key, "1", "EX", "60")
+    # Redis counts how often a key is used under an LFU policy only, and how long ago under the others.
+    lfu = cache.variables["redis_maxmemory_policy"].endswith("-lfu")
+    assert cache.say("OBJECT", "FREQ", cache.key).isdigit() == lfu
+    assert cache.say("OBJECT", "IDLETIME", cache.key).isdigit() != lfu
+    cache.say("DEL", cache.key)
+
+
+def test_the_memory_limit_is_in_force(cache: Cache) -> None:
+    limit = cache.variables["redis_maxmemory_mb"]
+    policy = cache.variables["redis_maxmemory_policy"]
+    if not 0 < limit <= 256 or not policy.startswith("allkeys-"):
+        pytest.skip("too much to fill, or not a cache")
+    wanted = limit * 2
+    prefix = f"{cache.key}:"
+    fill = "for i = 1, ARGV[2] do redis.call('SET', ARGV[1] .. i, string.rep('x', 1048000), 'EX', 60) end return 'filled'"
+    left = "local n = 0 for i = 1, ARGV[2] do n = n + redis.call('UNLINK', ARGV[1] .. i) end return n"
+    # In pieces, because room is made between commands and not within a script.
+    for _ in range(4):
+        assert cache.say("EVAL", fill, "0", prefix, str(wanted // 4)) == "filled"
+        prefix += "x"
+    kept = sum(
+        int(cache.say("EVAL", left, "0", f"{cache.key}:" + "x" * n, str(wanted // 4))) for n in range(4)
+    )
+    assert limit // 4 < kept <= limit
+
+
+def test_data_outlives_a_restart_only_if_it_was_asked_to(cache: Cache) -> None:
+    persistent = cache.variables["redis_persistence"] != "none"
+    assert cache.say("SET", cache.key, "kept", "EX", "60") == "OK"
+    cache.host.check_output(f"systemctl restart {UNIT}")
+    assert cache.say("GET", cache.key) == ("kept" if persistent else "")
+
+
+def test_passwords_are_stored_as_hashes(cache: Cache) -> None:
+    for user in cache.variables["redis_users"]:
+        assert cache.host.run("grep -rqF -e %s /etc/redis /etc/systemd/system", user["password"]).rc == 1
+
+
+def test_the_stock_server_is_off(cache: Cache) -> None:
+    stock = cache.host.service("redis-server")
+    assert not stock.is_running
+    assert not stock.is_enabled
+    assert cache.host.service(UNIT).is_enabled
+
+
+def test_it_listens_where_it_was_told_to_and_nowhere_else(cache: Cache) -> None:
+    listeners = cache.host.check_output("ss --no-header --listening --numeric --tcp --processes").splitlines()
+    found = {line.split()[3].rpartition(":")[0].strip("[]") for line in listeners if '"redis-server"' in line}
+    assert found == set(cache.addresses)
+
+
+def test_a_client_that_verifies_the_certificate_gets_in(cache: Cache, listening: str) -> None:
+    tls = cache.variables["redis_tls_ca_certificate"].rpartition("/")[0]
+    options = f"{listening} --tls --cacert {tls}/ca.crt --cert {tls}/host.crt --key {tls}/host.key"
+    assert cache.say("PING", target=options) == "PONG"
+    assert "WRONGPASS" in cache.say("PING", password="wrong", target=options)
+
+
+def test_another_authority_does_not_vouch_for_the_server(cache: Cache, listening: str) -> None:
+    options = f"{listening} --tls --cacert /etc/ssl/certs/ca-certificates.crt"
+    assert "certificate verify failed" in cache.say("PING", target=options)
+
+
+def test_plaintext_is_refused(cache: Cache, listening: str) -> None:
+    answer = cache.say("PING", target=listening)
+    assert "PONG" not in answer
+    assert "Connection reset" in answer or "closed the connection" in answer or "I/O error" in answer
