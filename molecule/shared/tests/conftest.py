@@ -35,7 +35,7 @@ def all_variables() -> dict[str, dict[str, Any]]:
         for name in yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
         if not name.startswith("lab_")
     )
-    arguments = json.dumps({"variable_names": names, "variables_directory": str(LAB)})
+    arguments = json.dumps({"variable_names": ["group_names", *names], "variables_directory": str(LAB)})
     play = ROOT / "molecule/shared/variables.yml"
     subprocess.run(
         ["ansible-playbook", "-i", INVENTORY, play, "-e", arguments],

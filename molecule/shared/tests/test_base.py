@@ -74,7 +74,7 @@ def test_the_time_zone_is_set(host: Host, variables: dict[str, Any]) -> None:
 
 
 def test_only_security_upgrades_come_by_themselves(host: Host) -> None:
-    run = host.run("unattended-upgrade --dry-run --verbose")
+    run = host.run("LC_ALL=C.UTF-8 unattended-upgrade --dry-run --verbose")
     origins = [line for line in run.stdout.splitlines() if line.startswith("Allowed origins are:")]
     assert len(origins) == 1, run.stderr
     assert all("-security" in origin for origin in origins[0].split(": ")[1].split("origin=")[1:])

@@ -81,7 +81,7 @@ def test_prometheus_is_not_public(monitoring: dict[str, Any]) -> None:
     address, port = monitoring["prometheus_listen_address"].rsplit(":", 1)
     assert address.startswith("127.") or address == "[::1]"
     with pytest.raises(OSError, match=r"refused|timed out"):
-        socket.create_connection((monitoring["ansible_host"], int(port)), timeout=5)
+        socket.create_connection((monitoring["private_address"], int(port)), timeout=5)
 
 
 def test_exporter_is_closed_to_strangers(host: Host, variables: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ def test_exporter_is_closed_to_strangers(host: Host, variables: dict[str, Any]) 
     assert not {f"0.0.0.0:{port}", f"*:{port}", f"[::]:{port}"} & listening
     if not variables["exporter_tls"]:
         with pytest.raises(OSError, match=r"refused|timed out"):
-            socket.create_connection((variables["ansible_host"], int(port)), timeout=5)
+            socket.create_connection((variables["private_address"], int(port)), timeout=5)
         return
     with host.sudo():
         context = ssl.create_default_context(

@@ -78,7 +78,7 @@ def site(host: Host, variables: dict[str, Any]) -> Site:
         pytest.skip("no public site on this host")
     names = [name for name in variables["nginx_server_names"] if "*" not in name]
     return Site(
-        address=variables["ansible_host"],
+        address=variables["private_address"],
         name=names[0],
         authority=read(host, variables["nginx_ca_certificate"]),
         settings=variables,
@@ -263,7 +263,7 @@ def test_private_listener_is_closed_to_strangers(
     for address, port in listeners:
         if is_loopback(address):
             with pytest.raises(OSError, match=r"refused|timed out"):
-                socket.create_connection((variables["ansible_host"], port), timeout=5)
+                socket.create_connection((variables["private_address"], port), timeout=5)
             continue
         with context.wrap_socket(
             socket.create_connection((address, port), timeout=5), server_hostname=address

@@ -41,14 +41,15 @@ class Server:
 
     def admin(self, sql: str) -> str:
         """Run SQL as the superuser, whom the operating system vouches for."""
-        command = "runuser -u postgres -- psql --no-psqlrc --quiet --tuples-only --no-align --port=%s --command=%s %s"
+        psql = "runuser -u postgres -- psql --no-psqlrc --quiet --tuples-only --no-align"
+        command = f"{psql} --port=%s --command=%s %s"
         return str(self.host.check_output(command, str(self.port), sql, self.database)).strip()
 
     def settings(self) -> dict[str, int]:
         """Read the numeric settings in force, sizes in bytes."""
         value = "CASE WHEN unit LIKE '%B' THEN pg_size_bytes(current_setting(name)) ELSE setting::bigint END"
-        rows = f"SELECT json_object_agg(name, {value}) FROM pg_settings WHERE vartype = 'integer' AND setting::bigint > 0"
-        found: dict[str, int] = json.loads(self.admin(rows))
+        table = "pg_settings WHERE vartype = 'integer' AND setting::bigint > 0"
+        found: dict[str, int] = json.loads(self.admin(f"SELECT json_object_agg(name, {value}) FROM {table}"))
         return found
 
 
@@ -99,16 +100,10 @@ def test_the_superuser_is_for_its_own_system_user_only(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "statement",
-    [
-        "CREATE TABLE intruder (id int)",
-        "CREATE SCHEMA intruder",
-        "CREATE ROLE intruder",
-        "CREATE DATABASE intruder",
-    ],
+    "what", ["TABLE intruder (id int)", "SCHEMA intruder", "ROLE intruder", "DATABASE x"]
 )
-def test_the_app_role_may_not_create(server: Server, statement: str) -> None:
-    answer = server.query(server.app, statement)
+def test_the_app_role_may_not_create(server: Server, what: str) -> None:
+    answer = server.query(server.app, f"CREATE {what}")
     assert answer.failed
     assert "permission denied" in answer.stderr
 
@@ -139,9 +134,7 @@ def test_passwords_are_stored_as_scram_verifiers_and_found_nowhere_else(server: 
     verifiers = server.admin(f"SELECT rolpassword FROM pg_authid WHERE rolname IN ({names})").splitlines()
     assert len(verifiers) == len(server.passwords)
     assert all(verifier.startswith("SCRAM-SHA-256$") for verifier in verifiers)
-    assert (
-        server.admin("SELECT count(*) FROM pg_stat_statements WHERE query ~* 'password ''(?!SCRAM)'") == "0"
-    )
+    assert server.admin("SELECT count(*) FROM pg_stat_statements WHERE query ~* 'password '''") == "0"
     for password in server.passwords.values():
         assert server.host.run("grep -rqF -e %s /var/log/postgresql /etc/postgresql", password).rc == 1
 
@@ -202,11 +195,8 @@ def test_text_is_utf_8(server: Server) -> None:
 
 def test_it_listens_where_it_was_told_to_and_nowhere_else(server: Server) -> None:
     listeners = server.host.check_output("ss --no-header --listening --numeric --tcp --processes")
-    found = {
-        line.split()[3].rpartition(":")[0].strip("[]")
-        for line in listeners.splitlines()
-        if '"postgres"' in line
-    }
+    ours = [line.split()[3] for line in listeners.splitlines() if '"postgres"' in line]
+    found = {address.rpartition(":")[0].strip("[]") for address in ours}
     assert found == set(server.addresses)
 
 

@@ -25,18 +25,19 @@ class Cache:
 
     def say(self, *command: str, password: str | None = None, target: str = f"-s {SOCKET}") -> str:
         """Send one command as the first user, and give the answer or the refusal."""
+        redis_cli = f"timeout 10 redis-cli --no-auth-warning --user %s {target}"
         answer = self.host.run(
-            f"REDISCLI_AUTH=%s timeout 10 redis-cli --no-auth-warning --user %s {target} {'%s ' * len(command)}",
+            f"REDISCLI_AUTH=%s {redis_cli} {'%s ' * len(command)}",
             self.user["password"] if password is None else password,
             self.user["name"],
             *command,
         )
-        return (answer.stdout + answer.stderr).strip()
+        return str(answer.stdout + answer.stderr).strip()
 
     def say_unnamed(self, *command: str) -> str:
         """Send one command without logging in."""
         answer = self.host.run(f"redis-cli -s {SOCKET} {'%s ' * len(command)}", *command)
-        return (answer.stdout + answer.stderr).strip()
+        return str(answer.stdout + answer.stderr).strip()
 
 
 @pytest.fixture
@@ -102,17 +103,13 @@ def test_the_memory_limit_is_in_force(cache: Cache) -> None:
     policy = cache.variables["redis_maxmemory_policy"]
     if not 0 < limit <= 256 or not policy.startswith("allkeys-"):
         pytest.skip("too much to fill, or not a cache")
-    wanted = limit * 2
-    prefix = f"{cache.key}:"
-    fill = "for i = 1, ARGV[2] do redis.call('SET', ARGV[1] .. i, string.rep('x', 1048000), 'EX', 60) end return 'filled'"
-    left = "local n = 0 for i = 1, ARGV[2] do n = n + redis.call('UNLINK', ARGV[1] .. i) end return n"
     # In pieces, because room is made between commands and not within a script.
-    for _ in range(4):
-        assert cache.say("EVAL", fill, "0", prefix, str(wanted // 4)) == "filled"
-        prefix += "x"
-    kept = sum(
-        int(cache.say("EVAL", left, "0", f"{cache.key}:" + "x" * n, str(wanted // 4))) for n in range(4)
-    )
+    pieces = [(f"{cache.key}:{number}:", str(limit // 2)) for number in range(4)]
+    fill = "for i = 1, ARGV[2] do redis.call('SET', ARGV[1] .. i, string.rep('x', 1048000), 'EX', 60) end"
+    empty = "local n = 0 for i = 1, ARGV[2] do n = n + redis.call('UNLINK', ARGV[1] .. i) end return n"
+    for piece in pieces:
+        assert cache.say("EVAL", f"{fill} return 'filled'", "0", *piece) == "filled"
+    kept = sum(int(cache.say("EVAL", empty, "0", *piece)) for piece in pieces)
     assert limit // 4 < kept <= limit
 
 
@@ -136,8 +133,9 @@ def test_the_stock_server_is_off(cache: Cache) -> None:
 
 
 def test_it_listens_where_it_was_told_to_and_nowhere_else(cache: Cache) -> None:
-    listeners = cache.host.check_output("ss --no-header --listening --numeric --tcp --processes").splitlines()
-    found = {line.split()[3].rpartition(":")[0].strip("[]") for line in listeners if '"redis-server"' in line}
+    listeners = cache.host.check_output("ss --no-header --listening --numeric --tcp --processes")
+    ours = [line.split()[3] for line in listeners.splitlines() if '"redis-server"' in line]
+    found = {address.rpartition(":")[0].strip("[]") for address in ours}
     assert found == set(cache.addresses)
 
 

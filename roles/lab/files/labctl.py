@@ -168,8 +168,7 @@ class Lab:
         return cgroup_root() / f"fastmetal-{self.id}" / name
 
     def processes(self, name: str) -> list[int]:
-        found = self.cgroup(name).rglob("cgroup.procs")
-        return [int(pid) for procs in found for pid in procs.read_text().split()]
+        return cgroup_processes(self.cgroup(name))
 
     def init(self, name: str) -> int | None:
         """The host's PID 1 as the machine sees it: the first process of nspawn's payload."""
@@ -397,6 +396,17 @@ class Lab:
                 run("umount", str(RUN / "cgroup"))
         shutil.rmtree(self.dir, ignore_errors=True)
         return changed
+
+
+def cgroup_processes(cgroup: Path) -> list[int]:
+    """Processes below a cgroup; parts of it may vanish while it is read."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        found += [int(pid) for pid in (cgroup / "cgroup.procs").read_text().split()]
+        for child in os.scandir(cgroup):
+            if child.is_dir(follow_symlinks=False):
+                found += cgroup_processes(Path(child.path))
+    return found
 
 
 def remove_cgroup(cgroup: Path) -> None:

@@ -1,0 +1,63 @@
+"""One JSON object a line: access lines on standard output, everything else on standard error."""
+
+import logging
+import logging.config
+import os
+from collections.abc import Callable
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from pythonjsonlogger.orjson import OrjsonFormatter
+
+request_id_variable: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+
+class JsonFormatter(OrjsonFormatter):
+    """The service's field names; a line break inside a value is escaped by JSON, so a line is one record."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ["levelname", "name", "message"],
+            rename_fields={"levelname": "level", "name": "logger"},
+            reserved_attrs=[*logging.makeLogRecord({}).__dict__, "message", "asctime", "color_message"],
+        )
+
+    def add_fields(
+        self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
+    ) -> None:
+        """Start with the time and end with the id of the request being served."""
+        log_data["time"] = datetime.fromtimestamp(record.created, UTC)
+        super().add_fields(log_data, record, message_dict)
+        if request_id := request_id_variable.get():
+            log_data["request_id"] = request_id
+
+
+def logging_config(level: str) -> dict[str, Any]:
+    """Return the dictConfig that sends every logger, Gunicorn's too, to standard error as JSON."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"json": {"()": "app.logging.JsonFormatter"}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+        "root": {"level": level, "handlers": ["stderr"]},
+        "loggers": {
+            "gunicorn.error": {"level": level, "handlers": [], "propagate": True},
+            "gunicorn.access": {"level": "CRITICAL", "handlers": [], "propagate": False},
+        },
+    }
+
+
+def configure_logging(level: str) -> None:
+    """Set up this process's logging; called by the entry points, never on import."""
+    logging.config.dictConfig(logging_config(level))
+    logging.captureWarnings(True)
+
+
+def write_access_line(fields: dict[str, Any]) -> None:
+    """Write one access line straight to standard output: a Logger costs a quarter of a small request."""
+    os.write(1, orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
+
+
+AccessLog = Callable[[dict[str, Any]], None]

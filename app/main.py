@@ -1,0 +1,60 @@
+"""The application factory: `app.main:create_app()` for Gunicorn."""
+
+import sys
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from app import __version__, health
+from app.auth import Tokens
+from app.errors import ERROR_HANDLERS
+from app.lifespan import lifespan
+from app.logging import AccessLog, configure_logging, write_access_line
+from app.metrics import Metrics
+from app.middleware import RequestMiddleware
+from app.products import endpoints as products
+from app.settings import EXIT_SETTINGS, Settings, SettingsError, load_settings
+
+
+def create_app(settings: Settings | None = None, access_log: AccessLog = write_access_line) -> FastAPI:
+    """Return the service. Without settings it reads the process's own, and owns its logging."""
+    if settings is None:
+        try:
+            settings = load_settings()
+        except SettingsError as error:
+            print(f"The service cannot start: {error}", file=sys.stderr)  # noqa: T201
+            raise SystemExit(EXIT_SETTINGS) from None
+        configure_logging(settings.log_level)
+    app = FastAPI(
+        title="Fastmetal API",
+        version=__version__,
+        openapi_url="/api/openapi.json",
+        docs_url="/api/docs" if settings.debug else None,
+        redoc_url=None,
+        lifespan=lifespan,
+        exception_handlers=ERROR_HANDLERS,
+        redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
+    )
+    app.state.settings = settings
+    app.state.metrics = Metrics(settings.release)
+    app.state.tokens = Tokens(settings)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_credentials=settings.cors_allow_credentials,
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "Location"],
+        )
+    # Added last, so it is outermost and accounts for what the others answer.
+    app.add_middleware(
+        RequestMiddleware,
+        metrics=app.state.metrics,
+        access_log=access_log,
+        max_body_bytes=settings.max_body_bytes,
+    )
+    app.include_router(products.router)
+    app.include_router(health.router)
+    return app

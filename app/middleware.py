@@ -1,0 +1,129 @@
+"""The one middleware: request id, body limit, access line, metrics and the answer to an unexpected error."""
+
+import logging
+import re
+import time
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import problem
+from app.logging import AccessLog, request_id_variable
+from app.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
+TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+ADDRESS = re.compile(rb"[0-9a-fA-F.:]{2,45}")
+LOCAL_PEERS = frozenset({"127.0.0.1", "::1", ""})
+QUIET_ROUTES = frozenset({"/health/live", "/health/ready", "/metrics"})
+CLIENT_CLOSED_REQUEST = 499
+
+
+class RequestMiddleware:
+    """Pure ASGI, outermost of the service's own middleware.
+
+    The id of a request is the caller's X-Request-ID if it is well-formed, else its W3C trace id, else new.
+    The client's address is X-Real-IP where a local proxy or a unix socket handed the request over.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, access_log: AccessLog, max_body_bytes: int) -> None:
+        self.app = app
+        self.metrics = metrics
+        self.access_log = access_log
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request and account for it, however it ends."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        request_id, trace_id, client = _identify(scope)
+        state = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        token = request_id_variable.set(request_id)
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        self.metrics.in_flight.inc()
+        try:
+            await self.app(scope, self._limited(receive), send_with_id)
+        except Exception:
+            logger.exception("Unhandled error", extra={"route": _route(scope)})
+            if status:
+                raise  # the answer has begun: the server must cut the connection
+            answer = problem(
+                500, "The service failed; the request id finds the cause in its log.", request_id
+            )
+            await answer(scope, receive, send_with_id)
+        finally:
+            seconds = time.perf_counter() - started
+            status = status or CLIENT_CLOSED_REQUEST
+            route = _route(scope)
+            self.metrics.in_flight.dec()
+            self.metrics.observe_request(scope["method"], route, status, seconds)
+            if route not in QUIET_ROUTES or status >= 400:
+                self.access_log(
+                    {
+                        "time": datetime.now(UTC),
+                        "level": "INFO",
+                        "logger": "app.access",
+                        "message": "request",
+                        "request_id": request_id,
+                        "trace_id": trace_id,
+                        "method": scope["method"],
+                        "path": scope["path"],
+                        "route": route,
+                        "status": status,
+                        "duration_ms": round(seconds * 1000, 3),
+                        "client": client,
+                        "user": state.get("user"),
+                    }
+                )
+            request_id_variable.reset(token)
+
+    def _limited(self, receive: Receive) -> Receive:
+        """Refuse a body as soon as it is too large, whatever its headers claim."""
+        left = self.max_body_bytes
+
+        async def receive_within_limit() -> Message:
+            nonlocal left
+            message = await receive()
+            if message["type"] == "http.request":
+                left -= len(message.get("body", b""))
+                if left < 0:
+                    raise HTTPException(413)
+            return message
+
+        return receive_within_limit
+
+
+def _route(scope: Scope) -> str:
+    return getattr(scope.get("route"), "path", "unmatched")
+
+
+def _identify(scope: Scope) -> tuple[str, str | None, str]:
+    """Return request id, trace id and client address; nothing that a caller wrote passes unchecked."""
+    request_id = trace_id = None
+    client = scope["client"][0] if scope.get("client") else ""
+    trusted = client in LOCAL_PEERS
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            if REQUEST_ID.fullmatch(value):
+                request_id = value.decode()
+        elif name == b"traceparent":
+            if match := TRACEPARENT.fullmatch(value):
+                trace_id = match[1].decode()
+        elif name == b"x-real-ip" and trusted and ADDRESS.fullmatch(value):
+            client = value.decode()
+    return request_id or trace_id or uuid4().hex, trace_id, client

@@ -1,0 +1,28 @@
+"""Runs migrations on the connection that app.migrations.run opened and locked."""
+
+import logging
+from typing import Any, cast
+
+from alembic import context
+from alembic.runtime.migration import MigrationInfo
+
+from app.db import Base
+from app.products import models  # noqa: F401  (registers the tables)
+
+logger = logging.getLogger("app.migrations")
+
+
+def _report(*, step: MigrationInfo, **_: Any) -> None:
+    logger.info("Migrated", extra={"revision": step.up_revision_id, "upgrade": step.is_upgrade})
+
+
+connection = context.config.attributes["connection"]
+context.configure(
+    connection=connection,
+    target_metadata=Base.metadata,
+    transaction_per_migration=True,
+    compare_server_default=True,
+    on_version_apply=cast("Any", _report),
+)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,87 @@
+"""Runs the migrations as the owner role, for `app.manage`."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.util import CommandError
+from sqlalchemy import Connection, exc, text
+
+from app.db import create_engine
+from app.migrations import head_revision, known_revisions
+from app.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+LOCK_KEY = 0x666D6D69  # "fmmi": one migration at a time in a database
+ATTEMPTS = 5
+
+
+class MigrationError(Exception):
+    """The migration did not happen; the message says why."""
+
+
+def alembic_config() -> Config:
+    """Return Alembic's configuration; there is no alembic.ini."""
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+async def current_revision(settings: Settings) -> str | None:
+    """Return the database's revision."""
+    engine = create_engine(settings, owner=settings.database_owner_password is not None)
+    try:
+        async with engine.connect() as connection:
+            return await connection.run_sync(
+                lambda sync: MigrationContext.configure(sync).get_current_revision()
+            )
+    finally:
+        await engine.dispose()
+
+
+async def migrate(settings: Settings, target: str = "head", lock_timeout: float = 5) -> None:
+    """Bring the database to `target`, forward or back, one process at a time.
+
+    No statement waits for a lock longer than `lock_timeout` seconds, so traffic never queues behind a
+    migration for long; a migration that lost this race is tried again, with growing pauses.
+    """
+    engine = create_engine(settings, owner=True)
+    try:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                async with engine.connect() as connection:
+                    await connection.execute(text(f"SET lock_timeout = '{int(lock_timeout * 1000)}ms'"))
+                    await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK_KEY})
+                    await connection.commit()
+                    await connection.run_sync(_run, target)
+                return
+            except CommandError as error:
+                raise MigrationError(f"{error}.") from None
+            except exc.DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) != "55P03":
+                    raise
+                if attempt == ATTEMPTS:
+                    raise MigrationError("Another migration or a long transaction holds the lock.") from None
+                logger.warning("Migration waits for a lock", extra={"attempt": attempt})
+                await asyncio.sleep(attempt * lock_timeout / 5)
+    finally:
+        await engine.dispose()
+
+
+def _run(connection: Connection, target: str) -> None:
+    config = alembic_config()
+    config.attributes["connection"] = connection
+    wanted = head_revision() if target == "head" else target
+    current = MigrationContext.configure(connection).get_current_revision()
+    connection.commit()
+    if current is not None and current not in known_revisions():
+        raise MigrationError(f"The database is at revision {current}, which this release does not know.")
+    if wanted == "base" or (current is not None and wanted < current):
+        command.downgrade(config, wanted)
+    else:
+        command.upgrade(config, wanted)

@@ -1,0 +1,1 @@
+"""One file for each revision, named NNNN_what.py."""

@@ -1,0 +1,1 @@
+"""Products: the reference domain, from the endpoint to the table."""

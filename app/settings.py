@@ -1,0 +1,225 @@
+"""One typed settings object, from credentials, environment and, in development, a file."""
+
+import json
+import os
+import ssl
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote, urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from sqlalchemy import URL, make_url
+
+# Gunicorn stops, instead of restarting the worker for ever, when a worker leaves with this status.
+EXIT_SETTINGS = 4
+MINIMUM_SECRET_LENGTH = 32
+WELL_KNOWN = (
+    "changeme",
+    "secretkey",
+    "password",
+    "yoursecret",
+    "example",
+    "insecure",
+    "01234567",
+    "abcdefgh",
+)
+
+
+class SettingsError(Exception):
+    """The settings are wrong; the message says which and why, without any value."""
+
+
+class Environment(StrEnum):
+    DEVELOPMENT = "development"
+    TESTING = "testing"
+    STAGING = "staging"
+    PRODUCTION = "production"
+
+    @property
+    def is_live(self) -> bool:
+        """Whether real users depend on it, so that unsafe values are refused."""
+        return self in (Environment.STAGING, Environment.PRODUCTION)
+
+
+class Settings(BaseSettings):
+    """Every setting of the service; the environment name is the field's name in capitals."""
+
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    environment: Environment = Field(Environment.PRODUCTION, description="Decides how strict the checks are.")
+    debug: bool = Field(False, description="Interactive API pages; refused in staging and production.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Lowest level logged."
+    )
+    release: str = Field("development", description="Release identifier, shown in metrics and to Postgres.")
+
+    database_url: str = Field(
+        description="postgresql://USER@HOST[:PORT][,HOST…]/NAME or …/NAME?host=/run/postgresql"
+    )
+    database_password: SecretStr | None = Field(None, description="Password of the serving role.")
+    database_ssl_ca: Path | None = Field(
+        None, description="CA that the server must prove itself to (verify-full)."
+    )
+    database_owner: str = Field("", description="Role that migrates; default: the serving role with _owner.")
+    database_owner_password: SecretStr | None = Field(None, description="Given to the manage command only.")
+    database_pool_size: int = Field(8, ge=1, le=200, description="Connections each worker keeps.")
+    database_max_overflow: int = Field(
+        0, ge=0, le=200, description="Connections a worker may add in a burst."
+    )
+    database_pool_timeout: float = Field(3, gt=0, le=60, description="Seconds to wait for a free connection.")
+    database_pool_recycle: int = Field(
+        1800, ge=1, description="Seconds after which a connection is replaced."
+    )
+    database_connect_timeout: float = Field(3, gt=0, le=60, description="Seconds to open a connection.")
+    database_statement_timeout: float = Field(5, gt=0, le=600, description="Seconds a statement may run.")
+    database_lock_timeout: float = Field(
+        2, gt=0, le=600, description="Seconds a statement may wait for a lock."
+    )
+    database_idle_timeout: float = Field(10, gt=0, le=600, description="Seconds a transaction may sit idle.")
+
+    redis_url: str = Field(
+        "", description="unix:///PATH, redis:// or rediss://HOST:PORT/DB; empty: no cache."
+    )
+    redis_username: str | None = Field(None, description="Redis ACL user.")
+    redis_password: SecretStr | None = Field(None, description="Password of the Redis ACL user.")
+    redis_ssl_ca: Path | None = Field(None, description="CA that a rediss:// server must prove itself to.")
+    redis_key_prefix: str = Field("api:", description="Start of every key, as the ACL allows it.")
+    redis_max_connections: int = Field(64, ge=1, le=10_000, description="Connections each worker may open.")
+    redis_timeout: float = Field(0.25, gt=0, le=10, description="Seconds a Redis answer may take.")
+    redis_retry_after: float = Field(2, gt=0, le=300, description="Seconds without Redis after a failure.")
+    cache_ttl: int = Field(
+        60, ge=1, le=86_400, description="Seconds a cached read lives, give or take a tenth."
+    )
+
+    secret_key: SecretStr = Field(SecretStr(""), description="Signs tokens; at least 32 characters.")
+    token_algorithm: Literal["HS256", "HS384", "HS512"] = Field("HS256", description="Signature of tokens.")
+    token_lifetime_seconds: int = Field(3600, ge=1, le=31_536_000, description="Default lifetime of a token.")
+
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins, as a comma list or JSON."
+    )
+    cors_allow_credentials: bool = Field(False, description="Whether browsers may send credentials.")
+    max_body_bytes: int = Field(1_048_576, ge=0, description="Largest request body accepted.")
+    sentry_dsn: SecretStr | None = Field(None, description="Where errors are reported; empty: nowhere.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Credentials win over the environment, so that a stray variable cannot replace a secret."""
+        return init_settings, file_secret_settings, env_settings, dotenv_settings
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            try:
+                return json.loads(value)
+            except ValueError:
+                raise ValueError("is neither a comma list nor a JSON list") from None
+        return [item.strip() for item in value.split(",") if item.strip()]
+
+    @field_validator("database_url", mode="after")
+    @classmethod
+    def _use_async_driver(cls, value: str) -> str:
+        url = parse_database_url(value)
+        if not url.username or not url.database:
+            raise ValueError("must name a user and a database")
+        if url.password:
+            raise ValueError("must not carry a password: use DATABASE_PASSWORD")
+        return url.render_as_string()
+
+    @field_validator("redis_url", mode="after")
+    @classmethod
+    def _check_redis_url(cls, value: str) -> str:
+        if value and urlsplit(value).scheme not in ("unix", "redis", "rediss"):
+            raise ValueError("must start with unix://, redis:// or rediss://")
+        return value
+
+    @field_validator("database_ssl_ca", "redis_ssl_ca", mode="after")
+    @classmethod
+    def _check_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not os.access(value, os.R_OK):
+            raise ValueError("names a file that cannot be read")
+        return value
+
+    @model_validator(mode="after")
+    def _refuse_unsafe_values(self) -> Self:
+        secret = self.secret_key.get_secret_value()
+        if self.environment.is_live:
+            if not secret:
+                raise ValueError("SECRET_KEY is required: generate one with `openssl rand -base64 48`")
+            if len(secret) < MINIMUM_SECRET_LENGTH:
+                raise ValueError(f"SECRET_KEY is too short: use at least {MINIMUM_SECRET_LENGTH} characters")
+            letters = "".join(character for character in secret.lower() if character.isalnum())
+            if len(set(secret)) < 10 or any(word in letters for word in WELL_KNOWN):
+                raise ValueError("SECRET_KEY is a well-known or guessable value: generate a random one")
+            if self.debug:
+                raise ValueError("DEBUG must be off in staging and production")
+        if "*" in self.cors_origins and self.cors_allow_credentials:
+            raise ValueError(
+                "CORS_ORIGINS must not be * while CORS_ALLOW_CREDENTIALS is on: name the origins"
+            )
+        return self
+
+    @property
+    def owner(self) -> str:
+        """The Postgres role that owns and migrates the schema."""
+        return self.database_owner or f"{make_url(self.database_url).username}_owner"
+
+
+def parse_database_url(value: str) -> URL:
+    """Accept what libpq accepts and return it for SQLAlchemy's asyncpg driver."""
+    scheme, separator, rest = value.partition("://")
+    if not separator or scheme not in ("postgres", "postgresql", "postgresql+asyncpg"):
+        raise ValueError("must start with postgresql://")
+    authority, slash, tail = rest.partition("/")
+    user, at, hosts = authority.rpartition("@")
+    if "," not in hosts:
+        return make_url(f"postgresql+asyncpg://{rest}")
+    # Several endpoints: SQLAlchemy wants them as repeated query values, each with its port.
+    url = make_url(f"postgresql+asyncpg://{user}{at}{slash}{tail}")
+    endpoints = tuple(
+        host if host.rpartition(":")[2].isdigit() else f"{host}:5432" for host in hosts.split(",")
+    )
+    return url.update_query_dict({"host": tuple(unquote(endpoint) for endpoint in endpoints)})
+
+
+def verifying_context(ca: Path) -> ssl.SSLContext:
+    """Return a client context that accepts only servers the CA vouches for, by name."""
+    return ssl.create_default_context(cafile=str(ca))
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the settings of this process or raise SettingsError with one sentence for each fault."""
+    environment = os.environ.get("ENVIRONMENT", "")
+    env_file = f".env.{environment}" if environment in ("development", "testing") else None
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    try:
+        return Settings(_env_file=env_file, _secrets_dir=credentials, **overrides)
+    except ValidationError as error:
+        raise SettingsError(" ".join(_sentence(dict(fault)) for fault in error.errors())) from None
+
+
+def _sentence(fault: dict[str, Any]) -> str:
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    name = ".".join(str(part) for part in fault["loc"]).upper()
+    if fault["type"] == "missing":
+        message = "is required"
+    elif fault["type"] == "extra_forbidden":
+        message = "is not a setting of this service"
+    text = (
+        f"{name} {message}"
+        if name and fault["type"] in ("missing", "extra_forbidden", "value_error")
+        else (f"{name}: {message}" if name else message)
+    )
+    return f"{text}."

@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""Write docs/roles.md, the reference of every role's variables, from the roles' argument specs.
+
+With --check nothing is written, and the status tells whether the file is up to date.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+TARGET = ROOT / "docs/roles.md"
+# Its spec also declares what belongs to no role: the shared variables and the secrets.
+SHARED_ROLE = "preflight"
+INTRODUCTION = """\
+# Variables
+
+<!-- Written by docs/reference.py from roles/*/meta/argument_specs.yml: `make docs`. -->
+
+Set them in `inventories/<environment>/group_vars/all/main.yml`, or for one host in `host_vars/<host>.yml`.
+A role's default gives way to the shared `group_vars/all`, this to the environment, the environment to the
+host, and all of them to `-e`. `group_vars/all/wiring.yml` sets who talks to whom from the inventory's groups.
+An unknown or unfit variable ends a run before anything changes.
+"""
+
+
+def text(value: Any) -> str:
+    """Return a description as one line of Markdown; Ansible's own markup becomes code."""
+    words = " ".join(value) if isinstance(value, list) else str(value)
+    words = re.sub(r"\b[COVI]\((?:main:)?((?:[^()]|\([^()]*\))*)\)", r"`\1`", words)
+    return " ".join(words.split()).replace("|", "\\|")
+
+
+def default(option: Mapping[str, Any]) -> str:
+    """Return a default as code; what is nested goes on one line, as YAML allows."""
+    if "default" not in option:
+        return "**required**" if option.get("required") else ""
+    flow = yaml.safe_dump(option["default"], default_flow_style=True, width=10**6, sort_keys=False)
+    return f"`{flow.removesuffix('...' + chr(10)).strip()}`".replace("|", "\\|")
+
+
+def kind(option: Mapping[str, Any]) -> str:
+    """Return a type in words."""
+    name = str(option.get("type", "str"))
+    return f"list of {option['elements']}" if "elements" in option else name
+
+
+def rows(options: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield a table row for each option, and for each option inside it."""
+    for name, option in options.items():
+        description = text(option.get("description", ""))
+        if "choices" in option:
+            description += f" One of {', '.join(f'`{choice}`' for choice in option['choices'])}."
+        yield f"| `{prefix}{name}` | {kind(option)} | {default(option)} | {description} |"
+        if "options" in option:
+            inner = "[]." if option.get("type") == "list" else "."
+            yield from rows(option["options"], f"{prefix}{name}{inner}")
+
+
+def section(title: str, introduction: str, options: Mapping[str, Any]) -> str:
+    """Return a chapter with the table of some options."""
+    table = ["| variable | type | default | what it is |", "|---|---|---|---|", *rows(options)]
+    return "\n".join([f"## {title}", "", introduction, "", *table, ""])
+
+
+def reference() -> str:
+    """Return the whole reference."""
+    specs = {
+        path.parts[-3]: yaml.safe_load(path.read_text())["argument_specs"]["main"]
+        for path in sorted(ROOT.glob("roles/*/meta/argument_specs.yml"))
+    }
+    options = specs[SHARED_ROLE]["options"]
+    shared = {name: option for name, option in options.items() if not name.startswith(f"{SHARED_ROLE}_")}
+    specs[SHARED_ROLE]["options"] = {name: options[name] for name in options if name not in shared}
+    secrets = {name: option for name, option in shared.items() if name.startswith("secret_")}
+    plain = {name: option | {"required": True} for name, option in shared.items() if name not in secrets}
+    parts = [
+        INTRODUCTION,
+        section(
+            "Shared by all roles", "`group_vars/all/main.yml` sets them; an environment names itself.", plain
+        ),
+        section(
+            "Secrets", "`make secrets ENV=<environment>` puts them into its encrypted `vault.yml`.", secrets
+        ),
+    ]
+    for role, spec in specs.items():
+        lines = [f"{spec['short_description']}.", *map(text, spec.get("description", []))]
+        parts.append(section(role, "\n\n".join(lines), spec["options"]))
+    return "\n".join(parts)
+
+
+def main() -> int:
+    """Write the reference, or compare it with what is there."""
+    wanted = reference()
+    if sys.argv[1:] == ["--check"]:
+        return int(not TARGET.exists() or TARGET.read_text() != wanted)
+    TARGET.write_text(wanted)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

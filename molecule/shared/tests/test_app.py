@@ -1,0 +1,291 @@
+"""The service as its clients and its operator meet it: by its socket, its edge and its manage command."""
+
+import json
+import re
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+# One request, or many while a command runs; on the host, as only it reaches the socket.
+CLIENT = r"""
+import http.client, json, socket, ssl, subprocess, sys, threading
+
+want = json.load(sys.stdin)
+
+def ask():
+    connection = http.client.HTTPConnection(want["name"])
+    if want["tls"]:
+        plain = socket.create_connection((want["address"], 443), timeout=30)
+        context = ssl.create_default_context(cafile=want["tls"])
+        connection.sock = context.wrap_socket(plain, server_hostname=want["name"])
+    else:
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(30)
+        connection.sock.connect(want["address"])
+    connection.request(want["method"], want["path"], want["body"], want["headers"])
+    response = connection.getresponse()
+    kind, body = response.getheader("Content-Type"), response.read().decode()
+    return {"status": response.status, "type": kind, "body": body}
+
+if not want["during"]:
+    print(json.dumps(ask()))
+    sys.exit()
+
+answers, over = [], threading.Event()
+
+def keep_asking():
+    while not over.is_set():
+        try:
+            answers.append(ask()["status"])
+        except OSError as error:
+            answers.append(repr(error))
+        over.wait(0.02)
+
+threads = [threading.Thread(target=keep_asking) for _ in range(4)]
+for thread in threads:
+    thread.start()
+try:
+    over.wait(1)
+    subprocess.run(want["during"], shell=True, check=True)
+    over.wait(3)
+finally:
+    over.set()
+for thread in threads:
+    thread.join()
+print(json.dumps(answers))
+"""
+
+# Looks for every credential of the service where others could read it.
+SEARCH = r"""
+import pathlib, subprocess, sys
+
+secrets = {path.name: path.read_bytes() for path in pathlib.Path(sys.argv[1]).iterdir()}
+places = [*pathlib.Path("/proc").glob("[0-9]*/environ"), *pathlib.Path("/proc").glob("[0-9]*/cmdline")]
+for directory in sys.argv[2:]:
+    places += [path for path in pathlib.Path(directory).rglob("*") if path.is_file()]
+texts = {}
+for command in (["journalctl", "--no-pager", "--output=cat"], ["systemctl", "show", "*"]):
+    texts[command[0]] = subprocess.run(command, capture_output=True).stdout
+for path in places:
+    try:
+        texts[str(path)] = path.read_bytes()
+    except OSError:
+        continue
+for name, secret in secrets.items():
+    for place, text in texts.items():
+        if secret in text:
+            print(name, "in", place)
+print("searched", len(secrets))
+"""
+
+
+@dataclass
+class Answer:
+    status: int
+    type: str | None
+    body: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Service:
+    """The service on one host, and the ways to talk to it."""
+
+    host: Host
+    variables: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.name: str = self.variables["app_name"]
+        self.socket = f"/run/{self.name}/{self.name}.sock"
+        self.credentials = f"/etc/{self.name}/credentials"
+        self.manage = f"/usr/local/sbin/{self.name}-manage"
+        self.release = self.host.check_output(f"basename $(readlink /srv/{self.name}/current)")
+        self.unit = f"{self.name}@{self.release}.service"
+
+    def _client(self, **want: Any) -> Any:
+        want = {"name": "localhost", "address": self.socket, "tls": "", "body": None, "during": "", **want}
+        text = json.dumps({"method": "GET", "path": "/", "headers": {}, **want})
+        return json.loads(self.host.check_output("printf %%s %s | python3 -c %s", text, CLIENT))
+
+    def ask(self, path: str, method: str = "GET", token: str = "", data: Any = None, **where: str) -> Answer:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if data is not None:
+            headers["Content-Type"] = "application/json"
+        body = None if data is None else json.dumps(data)
+        return Answer(**self._client(path=path, method=method, headers=headers, body=body, **where))
+
+    def ask_during(self, command: str) -> list[int | str]:
+        """Keep asking on fresh connections while a command runs, and return every answer or failure."""
+        answers: list[int | str] = self._client(path=self.variables["app_health_path"], during=command)
+        return answers
+
+    def token(self) -> str:
+        token: str = self.host.check_output(f"{self.manage} token --subject verify")
+        return token
+
+    def show(self, property_name: str) -> str:
+        value: str = self.host.check_output(f"systemctl show --value --property {property_name} {self.unit}")
+        return value
+
+    def rows(self, name: str) -> list[str]:
+        query = f"SELECT name, price, stock FROM products WHERE name = '{name}'"
+        command = f"runuser -u postgres -- psql --no-psqlrc -Atd {self.name} -c %s"
+        rows: list[str] = self.host.check_output(command, query).splitlines()
+        return rows
+
+
+@pytest.fixture
+def service(host: Host, variables: dict[str, Any]) -> Service:
+    if "app" not in variables["group_names"]:
+        pytest.skip("no app on this host")
+    return Service(host, variables)
+
+
+@pytest.fixture
+def product() -> dict[str, Any]:
+    return {"name": f"verify {uuid.uuid4()}", "category": "verify", "price": "12.34", "stock": 5}
+
+
+@pytest.fixture(params=["socket", "edge"])
+def way(request: pytest.FixtureRequest, service: Service) -> dict[str, str]:
+    """How a client gets to the service: past Nginx, or through it."""
+    if request.param == "socket":
+        return {}
+    if "edge" not in service.variables["group_names"]:
+        pytest.skip("no edge on this host")
+    names = [name for name in service.variables["nginx_server_names"] if "*" not in name]
+    return {"name": names[0], "address": names[0], "tls": "/etc/fastmetal/tls/ca.crt"}
+
+
+def test_a_product_that_was_written_is_a_row(
+    service: Service, product: dict[str, Any], way: dict[str, str]
+) -> None:
+    if "postgres" not in service.variables["group_names"]:
+        pytest.skip("the database is on another host")
+    created = service.ask("/api/v1/products", "POST", service.token(), product, **way)
+    assert created.status == 201, created
+    assert service.rows(product["name"]) == [f"{product['name']}|12.34|5"]
+    path = f"/api/v1/products/{created.json['id']}"
+    assert service.ask(path, **way).json["price"] == "12.34"
+    assert service.ask(path, "DELETE", service.token(), **way).status == 204
+    assert service.rows(product["name"]) == []
+
+
+@pytest.mark.parametrize("forge", ["", "nonsense", "signature"])
+def test_a_wrong_token_is_refused(service: Service, product: dict[str, Any], forge: str) -> None:
+    token = service.token()[:-8] + "AAAAAAAA" if forge == "signature" else forge
+    answer = service.ask("/api/v1/products", "POST", token, product)
+    assert answer.status == 401
+    assert answer.type == "application/problem+json"
+
+
+def test_secrets_are_nowhere_to_be_read(service: Service) -> None:
+    directories = f"/etc/systemd /usr/local /run/systemd/transient /srv/{service.name}/current/"
+    found = service.host.check_output(f"python3 -c %s {service.credentials} {directories}", SEARCH)
+    expected = len({**service.variables["app_secrets"], **service.variables["app_manage_secrets"]})
+    assert found == f"searched {expected}"
+
+
+def test_credentials_are_for_root_only(service: Service) -> None:
+    names = sorted({**service.variables["app_secrets"], **service.variables["app_manage_secrets"]})
+    files = service.host.check_output(f"stat --format '%U %a %n' {service.credentials}/*").splitlines()
+    assert files == [f"root 400 {service.credentials}/{name}" for name in names]
+    for user in (service.name, "www-data"):
+        assert service.host.run(f"runuser -u {user} -- ls {service.credentials}").failed
+
+
+def test_the_service_does_not_get_what_only_the_manage_command_needs(service: Service) -> None:
+    given = service.host.check_output(f"ls /run/credentials/{service.unit}").split()
+    assert sorted(given) == sorted(service.variables["app_secrets"])
+
+
+def test_every_process_runs_as_the_service_user(service: Service) -> None:
+    group = service.show("ControlGroup")
+    users = service.host.check_output(f"ps -o user= -p $(paste -sd, /sys/fs/cgroup{group}/cgroup.procs)")
+    workers = service.variables["app_workers"] or int(service.host.check_output("nproc"))
+    assert len(users.split()) == workers + 1
+    assert set(users.split()) == {service.name}
+
+
+def test_the_sandbox_is_tight(service: Service) -> None:
+    report = service.host.check_output(f"systemd-analyze security --no-pager {service.unit}")
+    exposure = re.search(r"Overall exposure level.*: ([\d.]+)", report)
+    assert exposure
+    assert float(exposure[1]) <= 1.5, report
+
+
+def test_the_service_has_the_network_it_needs_and_no_more(service: Service) -> None:
+    enter = f"nsenter --net --target {service.show('MainPID')}"
+    links = service.host.check_output(f"{enter} ip -brief link").splitlines()
+    assert (len(links) == 1) == service.variables["app_private_network"]
+
+
+def test_the_service_cannot_change_its_code(service: Service) -> None:
+    command = f"runuser -u {service.name} -- find /srv/{service.name} /etc/{service.name} -writable ! -type l"
+    assert service.host.run(command).stdout == ""
+
+
+def test_the_current_release_is_the_one_that_runs(service: Service) -> None:
+    assert (
+        json.loads(service.host.file(f"/srv/{service.name}/current/release.json").content)["id"]
+        == service.release
+    )
+    units = service.host.check_output(
+        f"systemctl list-units --plain --no-legend --state=active '{service.name}@*'"
+    )
+    assert [line.split()[0] for line in units.splitlines()] == [service.unit]
+    command = service.host.check_output(f"tr '\\0' ' ' < /proc/{service.show('MainPID')}/cmdline")
+    assert command.startswith(f"/srv/{service.name}/releases/{service.release}/venv/bin/python ")
+
+
+def test_the_units_are_valid(service: Service) -> None:
+    units = f"{service.name}.service {service.name}.socket {service.unit}"
+    checked = service.host.run(f"systemd-analyze verify {units}")
+    assert (checked.rc, checked.stderr) == (0, "")
+
+
+def test_the_queue_is_as_long_as_configured(service: Service) -> None:
+    listening = service.host.check_output(f"ss --no-header --listening --unix src {service.socket}").split()
+    assert int(listening[3]) == service.variables["app_backlog"]
+
+
+def test_only_the_web_server_may_connect(service: Service) -> None:
+    connect = f"python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect(\"{service.socket}\")'"
+    assert service.host.run(f"runuser -u {service.variables['app_socket_group']} -- {connect}").rc == 0
+    assert "PermissionError" in service.host.run(f"runuser -u nobody -- {connect}").stderr
+
+
+def test_the_manage_command_passes_the_status_on(service: Service) -> None:
+    assert service.host.run(f"{service.manage} check").rc == 0
+    assert service.host.run(f"{service.manage} no-such-command").rc != 0
+    missing = service.host.run(f"{service.manage} --release nonsense check")
+    assert (missing.rc, missing.stderr.count("\n")) == (1, 1)
+
+
+def test_a_restart_refuses_nobody(service: Service) -> None:
+    before = service.show("MainPID")
+    answers = service.ask_during(f"systemctl restart {service.name}.service")
+    assert set(answers) == {200}
+    assert service.show("MainPID") not in ("0", before)
+
+
+def test_it_comes_back_after_a_kill(service: Service) -> None:
+    before = service.show("MainPID")
+    answers = service.ask_during(f"kill -9 {before}; sleep 3")
+    # What was in the killed workers' hands is lost; nobody is refused, and the rest is answered.
+    assert answers[-1] == 200
+    assert not [answer for answer in answers if "Refused" in str(answer) or "EAGAIN" in str(answer)]
+    assert service.show("MainPID") not in ("0", before)
+
+
+def test_the_boot_brings_up_the_current_release(service: Service) -> None:
+    assert service.host.service(f"{service.name}.service").is_enabled
+    service.host.check_output(f"systemctl stop {service.name}.socket {service.name}.service {service.unit}")
+    service.host.check_output(f"systemctl start {service.name}.service")
+    assert service.ask(service.variables["app_health_path"]).status == 200

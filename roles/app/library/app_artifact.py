@@ -1,0 +1,337 @@
+#!/usr/bin/python
+"""Build one release of an ASGI app for one target Python: a deterministic archive, cached by content."""
+
+from __future__ import annotations
+
+import fcntl
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from email.parser import HeaderParser
+from importlib import metadata
+from pathlib import Path
+from typing import IO, Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+try:
+    import tomllib
+
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+except ImportError as error:
+    MISSING = str(error)
+else:
+    MISSING = ""
+
+DOCUMENTATION = r"""
+module: app_artifact
+short_description: Build the archive of a release, once per content
+description:
+  - Builds the app's wheel, fetches its hash-locked dependencies as wheels for the target's Python and
+    repacks them into one archive that a host only has to unpack. Runs on the control host.
+  - The release id depends on nothing but the app's files, the lock and the version.
+author: Fastmetal
+options:
+  source: {type: path, required: true, description: "The source tree, or a wheel."}
+  files: {type: list, elements: str, required: true, description: "What of the tree goes into the build."}
+  requirements: {type: path, required: true, description: "The hash lock; environment markers are honoured."}
+  version: {type: str, default: "", description: "The version; empty takes it from pyproject.toml."}
+  python_version: {type: str, required: true, description: "The target's full Python version."}
+  architecture: {type: str, required: true, description: "The target's machine architecture."}
+  cache: {type: path, required: true, description: "Where archives and wheels are kept."}
+"""
+
+RETURN = r"""
+release: {type: str, returned: success, description: "The release id."}
+artifact: {type: str, returned: success, description: "The archive's path."}
+checksum: {type: str, returned: "when the archive exists", description: "The archive's SHA-256."}
+"""
+
+EXAMPLES = r"""
+- name: Build the release
+  app_artifact:
+    source: /srv/checkout
+    files: [pyproject.toml, app]
+    requirements: /srv/checkout/requirements-app.txt
+    python_version: 3.13.5
+    architecture: x86_64
+    cache: /srv/checkout/.artifacts
+"""
+
+FORMAT = "1"  # part of every id: raise it when the archive's layout changes
+EPOCH = 315532800  # 1980, the first time a zip archive can hold
+KEEP = 10
+IGNORED = re.compile(r"(^|/)(__pycache__|\.[^/]*_cache|[^/]*\.egg-info)(/|$)|\.py[co]$")
+
+
+class BuildError(Exception):
+    """One sentence that says what to do."""
+
+
+class Build:
+    """One release for one target."""
+
+    def __init__(self, params: dict[str, Any]) -> None:
+        self.source = Path(params["source"])
+        self.files: list[str] = params["files"]
+        self.lock = Path(params["requirements"])
+        self.python: str = params["python_version"]
+        self.arch: str = params["architecture"]
+        self.cache = Path(params["cache"])
+        if not self.source.exists():
+            raise BuildError(f"The app's source {self.source} does not exist: set app_source.")
+        if not self.lock.is_file():
+            raise BuildError(f"The dependency lock {self.lock} does not exist: set app_requirements.")
+        self.is_wheel = self.source.is_file()
+        self.sources = [self.source] if self.is_wheel else self.collect()
+        self.version: str = params["version"] or self.detect_version()
+        lock = self.lock.read_bytes()
+        digest = hashlib.sha256(f"{FORMAT}\n{self.version}\n".encode() + lock)
+        for path in self.sources:
+            content = path.read_bytes()
+            name = path.name if self.is_wheel else path.relative_to(self.source).as_posix()
+            digest.update(f"\n{name} {len(content)}\n".encode() + content)
+        self.release = re.sub(r"[^A-Za-z0-9._]", ".", self.version) + "-" + digest.hexdigest()[:12]
+        self.target = f"py{self.python}-{self.arch}"
+        self.artifact = self.cache / f"{self.release}-{self.target}.tar.gz"
+        self.wheelhouse = self.cache / f"wheels-{hashlib.sha256(lock).hexdigest()[:12]}-{self.target}"
+
+    def collect(self) -> list[Path]:
+        """The files of the source tree that make the release."""
+        found: list[Path] = []
+        for name in self.files:
+            path = self.source / name
+            if not path.exists():
+                raise BuildError(f"{path} does not exist: correct app_source or app_source_files.")
+            found += [path] if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+        return sorted(p for p in set(found) if not IGNORED.search(p.relative_to(self.source).as_posix()))
+
+    def detect_version(self) -> str:
+        if self.is_wheel:
+            return self.source.name.split("-")[1]
+        pyproject = self.source / "pyproject.toml"
+        if not pyproject.is_file():
+            raise BuildError(f"{pyproject} does not exist: app_source must be a Python project or a wheel.")
+        config = tomllib.loads(pyproject.read_text())
+        if version := config.get("project", {}).get("version"):
+            return str(version)
+        attribute = (
+            config.get("tool", {}).get("setuptools", {}).get("dynamic", {}).get("version", {}).get("attr", "")
+        )
+        module, _, name = attribute.rpartition(".")
+        for path in self.sources:
+            if module and path.relative_to(self.source).as_posix() in (
+                f"{module.replace('.', '/')}.py",
+                f"{module.replace('.', '/')}/__init__.py",
+            ):
+                match = re.search(rf"^{name}\b[^=\n]*=\s*[\"']([^\"']+)[\"']", path.read_text(), re.MULTILINE)
+                if match:
+                    return match[1]
+        raise BuildError(f"{pyproject} does not say the version: set app_version.")
+
+    def requirements(self) -> dict[str, str]:
+        """The lock's lines whose markers hold on the target (pip would ask the control host's Python)."""
+        short = ".".join(self.python.split(".")[:2])
+        environment = {
+            "extra": "",
+            "implementation_name": "cpython",
+            "implementation_version": self.python,
+            "os_name": "posix",
+            "platform_machine": self.arch,
+            "platform_python_implementation": "CPython",
+            "platform_release": "",
+            "platform_system": "Linux",
+            "platform_version": "",
+            "python_full_version": self.python,
+            "python_version": short,
+            "sys_platform": "linux",
+        }
+        text = re.sub(r"(^|\s)#.*", "", self.lock.read_text().replace("\\\n", " "))
+        lines: dict[str, str] = {}
+        for line in filter(None, map(str.strip, text.splitlines())):
+            if line.startswith("-"):
+                continue
+            specifier, *hashes = re.split(r"\s+--hash=", line)
+            requirement = Requirement(specifier)
+            if not hashes:
+                raise BuildError(f"{self.lock} has no hash for {requirement.name}: lock it with hashes.")
+            if requirement.marker is None or requirement.marker.evaluate(environment):
+                words = [f"{requirement.name}{requirement.specifier}", *hashes]
+                lines[canonicalize_name(requirement.name)] = " --hash=".join(map(str.strip, words))
+        return lines
+
+    def pip(self, *arguments: str, **environment: str) -> None:
+        done = subprocess.run(  # noqa: S603 - the arguments are ours
+            [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **environment},
+        )
+        if done.returncode:
+            errors = re.findall(r"^\s*ERROR: (.*)", done.stderr, re.MULTILINE) or done.stderr.splitlines()
+            raise BuildError(f"pip could not {arguments[0]}: {' '.join(errors[-2:]) or 'no reason given'}")
+
+    def fetch(self, lines: dict[str, str], work: Path) -> None:
+        """Fill the wheelhouse of this lock and target."""
+        if self.wheelhouse.is_dir():
+            return
+        listed = work / "requirements.txt"
+        listed.write_text("\n".join(lines.values()) + "\n")
+        short = ".".join(self.python.split(".")[:2])
+        # 2.35 is the oldest glibc among the supported releases (Ubuntu 22.04).
+        tags = [*(f"manylinux_2_{minor}" for minor in range(35, 16, -1)), "manylinux2014"]
+        fresh = work / "wheels"
+        fresh.mkdir()
+        if lines:
+            self.pip(
+                "download",
+                *("--no-deps", "--only-binary=:all:", "--require-hashes", "--implementation=cp"),
+                f"--python-version={short}",
+                *(f"--platform={tag}_{self.arch}" for tag in tags),
+                f"--dest={fresh}",
+                f"--requirement={listed}",
+            )
+        fresh.rename(self.wheelhouse)
+
+    def wheel(self, work: Path) -> Path:
+        """Build the app's wheel from a copy of the listed files, so that nothing else can get in."""
+        if self.is_wheel:
+            return self.source
+        tree = work / "source"
+        for path in self.sources:
+            copy = tree / path.relative_to(self.source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        config = tomllib.loads((tree / "pyproject.toml").read_text())
+        backend = config.get("build-system", {}).get("requires", ["setuptools"])
+        options = ["--no-build-isolation"] if all(map(satisfied, backend)) else []
+        options += ["--no-deps", f"--wheel-dir={work}"]
+        self.pip("wheel", *options, str(tree), SOURCE_DATE_EPOCH=str(EPOCH))
+        built = next(work.glob("*.whl"))
+        ours = "{}.{}".format(*sys.version_info)
+        if not built.name.endswith("-none-any.whl") and not self.python.startswith(f"{ours}."):
+            raise BuildError(
+                f"{built.name} is compiled for Python {ours}, not {self.python}: set app_source to a wheel."
+            )
+        return built
+
+    def check_dependencies(self, wheel: Path, lines: dict[str, str]) -> None:
+        """A dependency that the lock lacks would only show when the service starts."""
+        with zipfile.ZipFile(wheel) as archive:
+            name = next(n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+            needed = HeaderParser().parsestr(archive.read(name).decode()).get_all("Requires-Dist") or []
+        for requirement in map(Requirement, needed):
+            if requirement.marker is None and canonicalize_name(requirement.name) not in lines:
+                raise BuildError(f"{self.lock} lacks {requirement.name}, which the app needs: renew it.")
+
+    def pack(self, wheels: list[Path], packages: list[str], target: IO[bytes]) -> None:
+        """Repack wheels as the tree of a virtual environment, byte for byte the same every time."""
+        short = ".".join(self.python.split(".")[:2])
+        about = {
+            "id": self.release,
+            "version": self.version,
+            "python": short,
+            "architecture": self.arch,
+            "packages": packages,
+        }
+        with (
+            gzip.GzipFile(filename="", fileobj=target, mode="wb", compresslevel=1, mtime=0) as stream,
+            tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tree,
+        ):
+            add(tree, "release.json", (json.dumps(about, indent=2) + "\n").encode(), 0o644)
+            for wheel in wheels:
+                with zipfile.ZipFile(wheel) as archive:
+                    for entry in sorted(archive.infolist(), key=lambda item: item.filename):
+                        path = re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", entry.filename)
+                        # Scripts name the builder's interpreter: everything is run with "python -m".
+                        if entry.is_dir() or re.match(r"[^/]+\.data/", path):
+                            continue
+                        mode = 0o755 if entry.external_attr >> 16 & 0o100 else 0o644
+                        add(tree, f"venv/lib/python{short}/site-packages/{path}", archive.read(entry), mode)
+
+    def run(self) -> None:
+        lines = self.requirements()
+        with tempfile.TemporaryDirectory(dir=self.cache, prefix="build-") as directory:
+            work = Path(directory)
+            self.fetch(lines, work)
+            wheel = self.wheel(work)
+            self.check_dependencies(wheel, lines)
+            archive = work / "artifact"
+            with archive.open("wb") as target:
+                packages = sorted(line.split(" ", 1)[0] for line in lines.values())
+                self.pack([*sorted(self.wheelhouse.glob("*.whl")), wheel], packages, target)
+            archive.replace(self.artifact)
+        for pattern in ("*.tar.gz", "wheels-*"):
+            for old in sorted(self.cache.glob(pattern), key=lambda path: path.stat().st_mtime)[:-KEEP]:
+                if old.is_dir():
+                    shutil.rmtree(old)
+                else:
+                    old.unlink()
+
+
+def satisfied(requirement: str) -> bool:
+    """Whether this interpreter has a build requirement, so that no unlocked download is needed."""
+    wanted = Requirement(requirement)
+    try:
+        return wanted.specifier.contains(metadata.version(wanted.name), prereleases=True)
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def add(tree: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode, entry.mtime = len(content), mode, EPOCH
+    tree.addfile(entry, io.BytesIO(content))
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "source": {"type": "path", "required": True},
+            "files": {"type": "list", "elements": "str", "required": True},
+            "requirements": {"type": "path", "required": True},
+            "version": {"type": "str", "default": ""},
+            "python_version": {"type": "str", "required": True},
+            "architecture": {"type": "str", "required": True},
+            "cache": {"type": "path", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    if MISSING:
+        module.fail_json(msg=f"The control host's {sys.executable} cannot build releases: {MISSING}.")
+    os.umask(0o022)
+    try:
+        build = Build(module.params)
+        changed = not build.artifact.exists()
+        if changed and not module.check_mode:
+            build.cache.mkdir(parents=True, exist_ok=True)
+            # Hosts of one play ask at the same time; the first builds, the others find it done.
+            with (build.cache / ".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                changed = not build.artifact.exists()
+                if changed:
+                    build.run()
+        result = {"release": build.release, "artifact": str(build.artifact), "changed": changed}
+        if build.artifact.exists():
+            result["checksum"] = hashlib.sha256(build.artifact.read_bytes()).hexdigest()
+    except BuildError as error:
+        module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(msg=f"The release could not be built: {error}.")
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""The app's tests run against a real Postgres and Redis, named by TEST_* variables."""
+
+import asyncio
+import logging
+import os
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from app import manage
+from app.auth import WRITE_PRODUCTS, Tokens
+from app.main import create_app
+from app.settings import Settings, load_settings
+
+SECRET = "Zk3vQ9xN7mB2wL5tR8yU1cP4aH6jD0fGsTeXoV"
+OPTIONAL = (
+    "DATABASE_PASSWORD",
+    "DATABASE_SSL_CA",
+    "DATABASE_OWNER",
+    "DATABASE_OWNER_PASSWORD",
+    "REDIS_USERNAME",
+    "REDIS_PASSWORD",
+    "REDIS_SSL_CA",
+)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """The loop that production uses."""
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(scope="session")
+def service_environment() -> dict[str, str]:
+    """The environment of a service that uses the test's servers."""
+    for name in ("TEST_DATABASE_URL", "TEST_REDIS_URL"):
+        if not os.environ.get(name):
+            pytest.fail(
+                f"{name} is not set: run `make test`, which starts a lab host with both.", pytrace=False
+            )
+    environment = {
+        "ENVIRONMENT": "production",
+        "RELEASE": "test",
+        "SECRET_KEY": SECRET,
+        "DATABASE_URL": os.environ["TEST_DATABASE_URL"],
+        "DATABASE_POOL_SIZE": "4",
+        "REDIS_URL": os.environ["TEST_REDIS_URL"],
+        # A prefix of its own, so that what an earlier run left cannot be hit.
+        "REDIS_KEY_PREFIX": os.environ.get("TEST_REDIS_KEY_PREFIX", "api:") + f"{token_hex(4)}:",
+        "REDIS_RETRY_AFTER": "0.2",
+        "REDIS_TIMEOUT": "3",  # a busy test machine is not a broken Redis
+    }
+    environment |= {name: os.environ[f"TEST_{name}"] for name in OPTIONAL if os.environ.get(f"TEST_{name}")}
+    return environment
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No variable or .env file of the developer's reaches a test."""
+    for name in [*Settings.model_fields, "credentials_directory", "prometheus_multiproc_dir"]:
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _keep_logging() -> Iterator[None]:
+    """The operator's command sets up logging for its process; a test must not pass that on."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+@pytest.fixture(scope="session")
+def migrated(service_environment: dict[str, str]) -> dict[str, str]:
+    """The environment, its database's schema at head, brought there by the command that the operator uses."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in service_environment.items():
+            patch.setenv(name, value)
+        assert manage.main(["migrate"]) == 0
+    return service_environment
+
+
+@pytest.fixture
+def service(migrated: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
+    """Make settings as the service reads them, with some changed."""
+
+    def make(**changes: str) -> Settings:
+        for name, value in (migrated | changes).items():
+            monkeypatch.setenv(name, value)
+        return load_settings()
+
+    return make
+
+
+@pytest.fixture
+def access_lines() -> list[dict[str, Any]]:
+    """What the service would write to its access stream."""
+    return []
+
+
+@pytest.fixture
+async def start(
+    service: Callable[..., Settings], access_lines: list[dict[str, Any]]
+) -> AsyncIterator[Callable[..., Any]]:
+    """Start services inside this process, each like one more worker, and stop them at the end."""
+    async with AsyncExitStack() as stack:
+
+        async def make(**changes: str) -> httpx.AsyncClient:
+            app = create_app(service(**changes), access_lines.append)
+            return await stack.enter_async_context(running(app))
+
+        yield make
+
+
+@asynccontextmanager
+async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """Run the lifespan around a client of the application."""
+    transport = httpx.ASGITransport(app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        client.app = app  # type: ignore[attr-defined]
+        yield client
+
+
+@pytest.fixture
+async def client(start: Callable[..., Any]) -> httpx.AsyncClient:
+    """A client of a healthy service."""
+    result: httpx.AsyncClient = await start()
+    return result
+
+
+@pytest.fixture
+def writer(service: Callable[..., Settings]) -> dict[str, str]:
+    """The header of somebody who may write."""
+    token = Tokens(service()).issue("ann", frozenset({WRITE_PRODUCTS}), 60)
+    return {"Authorization": f"Bearer {token}"}
+
+
+@pytest.fixture
+def category() -> str:
+    """A category that no other test uses."""
+    return f"category-{token_hex(6)}"
+
+
+class Proxy:
+    """A loopback port that leads to the real Redis, and that can be cut or made to hang."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._target = urlsplit(environment["REDIS_URL"])
+        self._ca = environment.get("REDIS_SSL_CA")
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._port = 0
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self._port}/0"
+
+    async def up(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def down(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    def hang(self) -> None:
+        self._flowing.clear()
+
+    def flow(self) -> None:
+        self._flowing.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        far_writer = None
+        try:
+            if self._target.scheme == "unix":
+                far_reader, far_writer = await asyncio.open_unix_connection(self._target.path)
+            else:
+                context = (
+                    ssl.create_default_context(cafile=self._ca) if self._target.scheme == "rediss" else None
+                )
+                far_reader, far_writer = await asyncio.open_connection(
+                    self._target.hostname, self._target.port or 6379, ssl=context
+                )
+            await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+        except (asyncio.CancelledError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+            if far_writer is not None:
+                far_writer.close()
+            self._tasks.discard(task)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await self._flowing.wait()
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+
+@pytest.fixture
+async def proxy(service_environment: dict[str, str]) -> AsyncIterator[Proxy]:
+    """A way to the real Redis that a test can break."""
+    proxy = Proxy(service_environment)
+    await proxy.up()
+    yield proxy
+    proxy.flow()
+    await proxy.down()
+
+
+@pytest.fixture
+def run_manage(
+    migrated: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the operator's command; return its status, output and errors."""
+
+    def run(*arguments: str, **changes: str) -> tuple[int, str, str]:
+        for name, value in (migrated | changes).items():
+            monkeypatch.setenv(name, value)
+        capsys.readouterr()
+        status = manage.main(arguments)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run

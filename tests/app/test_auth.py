@@ -1,0 +1,85 @@
+"""Writes need a token that is signed, alive and allowed to; reads need none."""
+
+import time
+from collections.abc import Callable
+
+import httpx
+import jwt
+import pytest
+
+from app.auth import Tokens
+from app.settings import Settings
+
+URL = "/api/v1/products"
+SECRET = "Zk3vQ9xN7mB2wL5tR8yU1cP4aH6jD0fGsTeXoV"
+PRODUCT = {"name": "Lamp", "category": "light", "price": "1"}
+WRITES = [("POST", URL), ("PUT", f"{URL}/1"), ("PATCH", f"{URL}/1"), ("DELETE", f"{URL}/1")]
+
+
+def signed(key: str = SECRET, algorithm: str = "HS256", **changes: object) -> str:
+    now = int(time.time())
+    claims = {"sub": "ann", "scope": "products:write", "iat": now, "exp": now + 60} | changes
+    return jwt.encode({name: value for name, value in claims.items() if value is not None}, key, algorithm)
+
+
+@pytest.mark.parametrize(("method", "url"), WRITES)
+async def test_a_write_without_a_token_is_refused(client: httpx.AsyncClient, method: str, url: str) -> None:
+    answer = await client.request(method, url, json=PRODUCT)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "nonsense",
+        signed(key="another-key-of-sufficient-length-0987"),
+        signed(algorithm="HS512", key=SECRET * 2),
+        signed(exp=int(time.time()) - 1),
+        signed(exp=None),
+        signed(sub=None),
+        signed(sub=7),
+        signed(iat=int(time.time()) + 3600),
+        jwt.encode({"sub": "ann", "exp": int(time.time()) + 60}, None, "none"),
+        signed()[:-3] + "abc",
+    ],
+)
+@pytest.mark.parametrize(("method", "url"), WRITES)
+async def test_a_token_that_does_not_verify_is_refused(
+    client: httpx.AsyncClient, method: str, url: str, token: str
+) -> None:
+    answer = await client.request(method, url, json=PRODUCT, headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
+
+
+@pytest.mark.parametrize("scope", ["", "products:read", "products:writes", None])
+@pytest.mark.parametrize(("method", "url"), WRITES)
+async def test_a_token_without_the_scope_is_forbidden(
+    client: httpx.AsyncClient, method: str, url: str, scope: str | None
+) -> None:
+    answer = await client.request(
+        method, url, json=PRODUCT, headers={"Authorization": f"Bearer {signed(scope=scope)}"}
+    )
+    assert answer.status_code == 403
+    assert 'scope="products:write"' in answer.headers["www-authenticate"]
+
+
+async def test_another_scheme_is_no_token(client: httpx.AsyncClient) -> None:
+    answer = await client.post(URL, json=PRODUCT, headers={"Authorization": "Basic YTpi"})
+    assert answer.status_code == 401
+
+
+async def test_reads_need_no_token(client: httpx.AsyncClient) -> None:
+    assert (await client.get(URL, headers={"Authorization": "Bearer nonsense"})).status_code == 200
+
+
+def test_algorithm_and_lifetime_come_from_the_settings(service: Callable[..., Settings]) -> None:
+    tokens = Tokens(service(TOKEN_ALGORITHM="HS512", TOKEN_LIFETIME_SECONDS="5", SECRET_KEY=SECRET * 2))
+    token = tokens.issue("ann", frozenset({"b", "a"}))
+    assert jwt.get_unverified_header(token)["alg"] == "HS512"
+    claims = jwt.decode(token, options={"verify_signature": False})
+    assert claims["exp"] - claims["iat"] == 5
+    assert claims["scope"] == "a b"
+    assert tokens.verify(token).scopes == {"a", "b"}

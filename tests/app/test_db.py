@@ -1,0 +1,139 @@
+"""The pool survives a server that drops connections, and every failure has a meaning."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import bindparam, literal, select, text
+
+from app.db import Base, Database, Statement
+from app.errors import ConflictError, UnavailableError
+from app.metrics import Metrics
+from app.products.models import Product
+from app.settings import Settings
+
+URL = "/api/v1/products"
+
+
+@pytest.fixture
+async def database(service: Callable[..., Settings]) -> AsyncIterator[Database]:
+    database = Database(
+        service(DATABASE_STATEMENT_TIMEOUT="0.3", DATABASE_POOL_SIZE="2", DATABASE_POOL_TIMEOUT="0.2"),
+        Metrics("test"),
+    )
+    yield database
+    await database.close()
+
+
+async def drop_connections(database: Database) -> int:
+    """End every other session of this role, as a restart of the server would."""
+    kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user AND pid <> $1"
+    async with database.engine.connect() as connection:
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+        own = await raw.fetchval("SELECT pg_backend_pid()")
+        return len(await raw.fetch(kill, own))
+
+
+async def test_a_statement_is_compiled_from_the_mapped_class() -> None:
+    statement = Statement(
+        "test",
+        select(Product.id, literal(7)).where(
+            Product.id == bindparam("id"), Product.name == bindparam("name")
+        ),
+    )
+    assert "$1" in statement.sql
+    assert statement.arguments({"name": "n", "id": 5})[-2:] == [5, "n"]
+    assert 7 in statement.arguments({"name": "n", "id": 5})
+
+
+async def test_settings_reach_the_server(database: Database) -> None:
+    async with database.session("test") as session:
+        names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "jit")
+        values = [await session.scalar(text(f"SHOW {name}")) for name in names]
+    assert values == ["300ms", "2s", "10s", "off"]
+
+
+async def test_a_slow_statement_is_cut_and_the_connection_stays_usable(database: Database) -> None:
+    slow = Statement("slow", select(text("pg_sleep(5)")))
+    with pytest.raises(UnavailableError):
+        await database.fetch(slow)
+    with pytest.raises(UnavailableError):
+        async with database.session("slow") as session:
+            await session.execute(text("SELECT pg_sleep(5)"))
+    assert (await database.fetch(Statement("quick", select(literal(1)))))[0][0] == 1
+
+
+async def test_a_broken_constraint_is_a_conflict(database: Database) -> None:
+    with pytest.raises(ConflictError):
+        async with database.session("bad") as session:
+            session.add(Product(name="n", category="c", price=-1, stock=0))
+    async with database.session("check") as session:
+        assert await session.scalar(select(Product.id).where(Product.price < 0)) is None
+
+
+async def test_an_error_in_the_block_rolls_back(database: Database, category: str) -> None:
+    async def fail() -> None:
+        async with database.session("undone") as session:
+            session.add(Product(name="n", category=category, price=1, stock=0))
+            await session.flush()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    async with database.session("check") as session:
+        assert await session.scalar(select(Product.id).where(Product.category == category)) is None
+
+
+async def test_a_programming_error_is_not_hidden(database: Database) -> None:
+    with pytest.raises(Exception, match="does not exist"):
+        async with database.session("typo") as session:
+            await session.execute(text("SELECT nothing_like_it"))
+
+
+async def test_an_exhausted_pool_says_unavailable(database: Database) -> None:
+    async with database.engine.connect(), database.engine.connect():
+        with pytest.raises(UnavailableError):
+            await database.fetch(Statement("quick", select(literal(1))))
+
+
+async def test_requests_survive_dropped_connections(
+    start: Callable[..., Any], database: Database, writer: dict[str, str]
+) -> None:
+    client: httpx.AsyncClient = await start(REDIS_URL="")
+    created = await client.post(URL, json={"name": "n", "category": "c", "price": "1"}, headers=writer)
+    address = created.headers["location"]
+    for _ in range(3):
+        await asyncio.gather(*(client.get(address) for _ in range(8)))
+        assert await drop_connections(database) > 0
+        answers = await asyncio.gather(*(client.get(address) for _ in range(8)))
+        assert {answer.status_code for answer in answers} == {200}
+        await drop_connections(database)
+        await asyncio.sleep(0.05)  # the closed socket is known: even a write finds a living connection
+        changed = await client.patch(address, json={"stock": 1}, headers=writer)
+        assert changed.status_code == 200
+
+
+async def test_a_connection_that_sat_idle_is_asked_first(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.db.PING_AFTER_SECONDS", -1)
+    one = Statement("quick", select(literal(1)))
+    assert (await database.fetch(one))[0][0] == 1
+    assert (await database.fetch(one))[0][0] == 1
+
+    def broken(_self: Any) -> None:
+        raise ConnectionError
+
+    async with database.engine.connect() as connection:
+        adapted = (await connection.get_raw_connection()).dbapi_connection
+    monkeypatch.setattr(type(adapted), "ping", broken)
+    monkeypatch.setattr("app.db.PING_AFTER_SECONDS", 3600)
+    assert (await database.fetch(one))[0][0] == 1
+
+
+def test_no_relationship_loads_behind_a_dot() -> None:
+    for mapper in Base.registry.mappers:
+        for relationship in mapper.relationships:
+            assert relationship.lazy in ("raise", "raise_on_sql")

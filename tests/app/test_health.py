@@ -1,0 +1,98 @@
+"""Liveness touches nothing; readiness depends on the database and its schema, not on Redis."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from app.db import create_engine
+from app.settings import Settings
+
+
+async def ready(client: httpx.AsyncClient) -> tuple[int, dict[str, Any]]:
+    answer = await client.get("/health/ready")
+    assert answer.headers["cache-control"] == "no-store"
+    return answer.status_code, answer.json()
+
+
+async def test_a_healthy_service_is_ready(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/health/live")).json() == {"status": "alive"}
+    assert await ready(client) == (
+        200,
+        {"status": "ready", "checks": {"database": "ok", "migrations": "ok", "cache": "ok"}},
+    )
+
+
+async def test_without_its_database_it_lives_but_is_not_ready(
+    start: Callable[..., Any], writer: dict[str, str]
+) -> None:
+    client = await start(DATABASE_URL="postgresql://api_test@127.0.0.1:1/api_test", REDIS_URL="")
+    assert (await client.get("/health/live")).status_code == 200
+    status, body = await ready(client)
+    assert status == 503
+    assert body == {
+        "status": "not ready",
+        "checks": {"database": "failed", "migrations": "failed", "cache": "off"},
+    }
+    for answer in (
+        await client.get("/api/v1/products"),
+        await client.post(
+            "/api/v1/products", json={"name": "n", "category": "c", "price": "1"}, headers=writer
+        ),
+        await client.delete("/api/v1/products/1", headers=writer),
+    ):
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "1"
+        assert "127.0.0.1" not in answer.text
+    assert (
+        'database_errors_total{error="ConnectionRefusedError",query="products.list"} 1.0'
+        in (await client.get("/metrics")).text
+    )
+
+
+async def test_a_check_that_hangs_is_cut_at_its_deadline(
+    start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.health.CHECK_SECONDS", 0.2)
+    # 192.0.2.0/24 is documentation space: nothing answers, nothing refuses. The pool is full instead.
+    client = await start(DATABASE_POOL_SIZE="1")
+    engine = client.app.state.health._database.engine
+    started = time.monotonic()
+    async with engine.connect():
+        status, body = await ready(client)
+    assert time.monotonic() - started < 1
+    assert (status, body["checks"]["database"], body["checks"]["migrations"]) == (503, "failed", "failed")
+    assert (await ready(client))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("revision", "status", "word"), [("0001", 200, "ok"), ("9999", 200, "newer"), (None, 503, "behind")]
+)
+async def test_the_schema_decides(
+    client: httpx.AsyncClient,
+    service: Callable[..., Settings],
+    revision: str | None,
+    status: int,
+    word: str,
+) -> None:
+    engine = create_engine(service(), owner=True)
+    try:
+        async with engine.begin() as connection:
+            before = await connection.scalar(text("DELETE FROM alembic_version RETURNING version_num"))
+            if revision:
+                await connection.execute(text("INSERT INTO alembic_version VALUES (:r)"), {"r": revision})
+        assert await ready(client) == (
+            status,
+            {
+                "status": "ready" if status == 200 else "not ready",
+                "checks": {"database": "ok", "migrations": word, "cache": "ok"},
+            },
+        )
+    finally:
+        async with engine.begin() as connection:
+            await connection.execute(text("DELETE FROM alembic_version"))
+            await connection.execute(text("INSERT INTO alembic_version VALUES (:r)"), {"r": before})
+        await engine.dispose()

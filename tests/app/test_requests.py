@@ -1,0 +1,227 @@
+"""What holds for every request: problem details, ids, the access line, limits, CORS, metrics."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.responses import StreamingResponse
+
+from app.errors import UnavailableError
+
+URL = "/api/v1/products"
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "status"),
+    [
+        ("GET", "/nowhere", 404),
+        ("GET", "/", 404),
+        ("GET", f"{URL}/", 404),
+        ("POST", "/health/live", 405),
+        ("BREW", URL, 405),
+        ("GET", f"{URL}/x", 422),
+        ("GET", f"{URL}/9000000000000000000", 404),
+    ],
+)
+async def test_every_error_is_a_problem_document(
+    client: httpx.AsyncClient, method: str, url: str, status: int
+) -> None:
+    answer = await client.request(method, url)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert body["status"] == status
+    assert body["type"] == "about:blank"
+    assert body["title"]
+    assert body["request_id"] == answer.headers["x-request-id"]
+    if status == 405:
+        assert answer.headers["allow"]
+
+
+async def test_an_unexpected_error_says_nothing_but_its_id(
+    client: httpx.AsyncClient, access_lines: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    @client.app.get("/boom")  # type: ignore[attr-defined, untyped-decorator]
+    async def boom() -> None:
+        raise RuntimeError("the password is hunter2")
+
+    answer = await client.get("/boom")
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "hunter2" not in answer.text
+    assert "RuntimeError" not in answer.text
+    assert "hunter2" in caplog.text
+    assert access_lines[-1]["status"] == 500
+    assert access_lines[-1]["request_id"] == answer.json()["request_id"]
+
+
+async def test_an_error_after_the_answer_began_cuts_the_connection(
+    client: httpx.AsyncClient, access_lines: list[dict[str, Any]]
+) -> None:
+    async def half() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise RuntimeError("too late")
+
+    @client.app.get("/half")  # type: ignore[attr-defined, untyped-decorator]
+    async def route() -> StreamingResponse:
+        return StreamingResponse(half())
+
+    with pytest.raises(RuntimeError, match="too late"):
+        await client.get("/half")
+    assert access_lines[-1]["status"] == 200
+
+
+async def test_a_caller_that_leaves_is_accounted_for(
+    client: httpx.AsyncClient, access_lines: list[dict[str, Any]]
+) -> None:
+    @client.app.get("/slow")  # type: ignore[attr-defined, untyped-decorator]
+    async def slow() -> None:
+        await asyncio.sleep(60)
+
+    request = asyncio.ensure_future(client.get("/slow"))
+    await asyncio.sleep(0.05)
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert access_lines[-1]["status"] == 499
+    assert "http_requests_in_flight 1.0" in (await client.get("/metrics")).text
+
+
+@pytest.mark.parametrize("given_id", ["abcd1234", "A.b_c-0123456789", "x" * 64])
+async def test_a_well_formed_request_id_is_kept(client: httpx.AsyncClient, given_id: str) -> None:
+    answer = await client.get("/health/live", headers={"X-Request-ID": given_id})
+    assert answer.headers["x-request-id"] == given_id
+
+
+@pytest.mark.parametrize(
+    "given_id", ["", "short", "x" * 65, 'a"b-injected', "line\\nbreak", "sp ace-space", "ümlaut-ü"]
+)
+async def test_any_other_request_id_is_replaced(client: httpx.AsyncClient, given_id: str) -> None:
+    answer = await client.get("/nowhere", headers=[(b"X-Request-ID", given_id.encode())])
+    assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
+
+
+async def test_a_trace_names_the_request(
+    client: httpx.AsyncClient, access_lines: list[dict[str, Any]]
+) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    header = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    assert (await client.get(URL, headers=header)).headers["x-request-id"] == trace
+    assert access_lines[-1]["trace_id"] == trace
+    await client.get(URL, headers=header | {"X-Request-ID": "my-own-id"})
+    assert (access_lines[-1]["request_id"], access_lines[-1]["trace_id"]) == ("my-own-id", trace)
+    for bad in (f"ff-{trace}-00f067aa0ba902b7-01", f"00-{'0' * 32}-00f067aa0ba902b7-01", "00-x-y-01"):
+        answer = await client.get(URL, headers={"traceparent": bad})
+        assert answer.headers["x-request-id"] != trace
+        assert access_lines[-1]["trace_id"] is None
+
+
+async def test_an_access_line_says_who_asked_for_what(
+    client: httpx.AsyncClient, writer: dict[str, str], access_lines: list[dict[str, Any]]
+) -> None:
+    await client.delete(
+        f"{URL}/9000000000000000000?token=secret", headers=writer | {"X-Real-IP": "192.0.2.7"}
+    )
+    line = access_lines[-1]
+    assert line["method"] == "DELETE"
+    assert line["route"] == URL + "/{id}"
+    assert line["status"] == 404
+    assert line["user"] == "ann"
+    assert line["client"] == "192.0.2.7"
+    assert line["duration_ms"] > 0
+    assert "secret" not in str(line)
+    assert writer["Authorization"].split()[1] not in str(line)
+    await client.get(URL, headers={"X-Real-IP": 'evil", "user": "root'})
+    assert access_lines[-1]["client"] == "127.0.0.1"
+    assert access_lines[-1]["user"] is None
+
+
+async def test_health_and_metrics_leave_no_access_line(
+    client: httpx.AsyncClient, access_lines: list[dict[str, Any]]
+) -> None:
+    for url in ("/health/live", "/health/ready", "/metrics"):
+        assert (await client.get(url)).status_code == 200
+    assert access_lines == []
+
+
+async def test_a_body_over_the_limit_is_refused(start: Callable[..., Any], writer: dict[str, str]) -> None:
+    client = await start(MAX_BODY_BYTES="1000")
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(200):
+            yield b"x" * 10
+
+    for body in (b"x" * 1001, chunks()):
+        answer = await client.post(URL, content=body, headers=writer | {"Content-Type": "application/json"})
+        assert answer.status_code == 413
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.headers["x-request-id"]
+    fits = {"name": "x" * 200, "category": "c", "price": "1"}
+    assert (await client.post(URL, json=fits, headers=writer)).status_code == 201
+
+
+async def test_cors_answers_the_named_origins_only(start: Callable[..., Any]) -> None:
+    client = await start(CORS_ORIGINS="https://shop.example")
+    preflight = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
+    assert (await client.options(URL, headers=preflight)).headers["access-control-allow-origin"] == preflight[
+        "Origin"
+    ]
+    answer = await client.get(f"{URL}/x", headers={"Origin": "https://shop.example"})
+    assert answer.status_code == 422
+    assert answer.headers["access-control-allow-origin"] == "https://shop.example"
+    answer = await client.get(URL, headers={"Origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_random_paths_and_methods_add_no_series(client: httpx.AsyncClient) -> None:
+    async def series() -> int:
+        return sum(not line.startswith("#") for line in (await client.get("/metrics")).text.splitlines())
+
+    await client.get("/nowhere")
+    await client.request("BREW", "/nowhere")
+    await client.request("BREW", URL)
+    await client.get("/metrics")
+    before = await series()
+    for number in range(200):
+        await client.get(f"/random/{number}")
+        await client.request(f"M{number}", URL)
+    assert await series() == before
+
+
+async def test_metrics_describe_the_service(client: httpx.AsyncClient, writer: dict[str, str]) -> None:
+    created = await client.post(URL, json={"name": "n", "category": "c", "price": "1"}, headers=writer)
+    for _ in range(3):
+        await client.get(created.headers["location"])
+    text = (await client.get("/metrics")).text
+    for line in (
+        'http_requests_total{method="GET",route="/api/v1/products/{id}",status="200"} 3.0',
+        'http_requests_total{method="POST",route="/api/v1/products",status="201"} 1.0',
+        'cache_requests_total{operation="read",result="hit"} 2.0',
+        'cache_requests_total{operation="read",result="miss"} 1.0',
+        'database_query_duration_seconds_count{query="products.read"} 1.0',
+        'database_pool_connections{state="used"} 0.0',
+        "cache_up 1.0",
+    ):
+        assert line in text
+    assert re.search('app_build_info{python="3[^"]*",release="test",version="[^"]+"} 1.0', text)
+    assert "app_resident_memory_bytes" in text
+
+
+async def test_an_unavailable_service_says_when_to_come_back(client: httpx.AsyncClient) -> None:
+    @client.app.get("/later")  # type: ignore[attr-defined, untyped-decorator]
+    async def later() -> None:
+        raise UnavailableError("Not now.")
+
+    answer = await client.get("/later")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+
+
+async def test_interactive_pages_are_for_debugging(start: Callable[..., Any]) -> None:
+    client = await start()
+    assert (await client.get("/api/docs")).status_code == 404
+    client = await start(ENVIRONMENT="development", DEBUG="1")
+    assert (await client.get("/api/docs")).status_code == 200

@@ -1,0 +1,150 @@
+"""Settings are typed, read from three places, and refuse what would be unsafe."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from sqlalchemy import make_url
+
+from app.main import create_app
+from app.settings import Settings, SettingsError, load_settings
+
+SECRET = "Zk3vQ9xN7mB2wL5tR8yU1cP4aH6jD0fGsTeXoV"
+
+
+@pytest.fixture(autouse=True)
+def _minimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://api@db/api")
+    monkeypatch.setenv("SECRET_KEY", SECRET)
+
+
+def test_the_environment_is_production_unless_it_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ENVIRONMENT")
+    monkeypatch.delenv("SECRET_KEY")
+    with pytest.raises(SettingsError, match="SECRET_KEY is required"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("given_url", "driver_url"),
+    [
+        ("postgres://api@db/api", "postgresql+asyncpg://api@db/api"),
+        ("postgresql://api@db:5433/api", "postgresql+asyncpg://api@db:5433/api"),
+        ("postgresql+asyncpg://api@[::1]/api", "postgresql+asyncpg://api@[::1]/api"),
+        (
+            "postgresql://api@/api?host=/run/postgresql",
+            "postgresql+asyncpg://api@/api?host=%2Frun%2Fpostgresql",
+        ),
+        (
+            "postgresql://api@10.0.0.1:5432,10.0.0.2/api",
+            "postgresql+asyncpg://api@/api?host=10.0.0.1%3A5432&host=10.0.0.2%3A5432",
+        ),
+    ],
+)
+def test_a_database_url_is_normalised_to_the_async_driver(
+    monkeypatch: pytest.MonkeyPatch, given_url: str, driver_url: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", given_url)
+    assert make_url(load_settings().database_url) == make_url(driver_url)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("SECRET_KEY", "", "SECRET_KEY is required"),
+        ("SECRET_KEY", "short", "SECRET_KEY is too short"),
+        ("SECRET_KEY", "change-me-change-me-change-me-change-me", "SECRET_KEY is a well-known"),
+        ("SECRET_KEY", "your-secret-key-that-nobody-may-know-9x", "SECRET_KEY is a well-known"),
+        ("SECRET_KEY", "a" * 64, "SECRET_KEY is a well-known"),
+        ("DEBUG", "true", "DEBUG must be off"),
+        ("DATABASE_URL", "mysql://api@db/api", "DATABASE_URL must start with postgresql://"),
+        ("DATABASE_URL", "nonsense", "DATABASE_URL must start with postgresql://"),
+        ("DATABASE_URL", "postgresql://db/api", "DATABASE_URL must name a user"),
+        ("DATABASE_URL", "postgresql://api:hunter2@db/api", "DATABASE_URL must not carry a password"),
+        ("DATABASE_SSL_CA", "/nowhere/ca.crt", "DATABASE_SSL_CA names a file that cannot be read"),
+        ("DATABASE_POOL_SIZE", "many", "DATABASE_POOL_SIZE: Input should be a valid integer"),
+        ("DATABASE_POOL_SIZE", "0", "DATABASE_POOL_SIZE: Input should be greater than"),
+        ("REDIS_URL", "http://cache", "REDIS_URL must start with unix://"),
+        ("ENVIRONMENT", "live", "ENVIRONMENT: Input should be 'development'"),
+        ("TOKEN_ALGORITHM", "none", "TOKEN_ALGORITHM: Input should be 'HS256'"),
+        ("CORS_ORIGINS", "[1,", "CORS_ORIGINS is neither a comma list nor a JSON list"),
+    ],
+)
+def test_an_unsafe_or_wrong_value_is_refused_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        load_settings()
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_wildcard_origin_with_credentials_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CORS_ORIGINS", "*")
+    load_settings()
+    monkeypatch.setenv("CORS_ALLOW_CREDENTIALS", "true")
+    with pytest.raises(SettingsError, match="CORS_ORIGINS must not be"):
+        load_settings()
+
+
+def test_a_missing_database_url_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABASE_URL")
+    with pytest.raises(SettingsError, match=r"^DATABASE_URL is required\.$"):
+        load_settings()
+
+
+@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@given(st.lists(st.from_regex(r"https://[a-z]{1,10}\.example(:[0-9]{2,4})?", fullmatch=True), max_size=5))
+def test_origins_may_be_a_comma_list_or_json(origins: list[str]) -> None:
+    import json
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CORS_ORIGINS", " , ".join(origins))
+        assert load_settings().cors_origins == tuple(origins)
+        patch.setenv("CORS_ORIGINS", json.dumps(origins))
+        assert load_settings().cors_origins == tuple(origins)
+    assert load_settings(cors_origins=origins).cors_origins == tuple(origins)
+
+
+def test_credentials_win_over_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "secret_key").write_text(f"{SECRET}-from-file\n")
+    (tmp_path / "database_password").write_text("p w\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    settings = load_settings()
+    assert settings.secret_key.get_secret_value() == f"{SECRET}-from-file"
+    assert settings.database_password is not None
+    assert settings.database_password.get_secret_value() == "p w"
+    assert SECRET not in repr(settings)
+
+
+def test_an_env_file_is_for_development_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("development", "production"):
+        (tmp_path / f".env.{name}").write_text("LOG_LEVEL=DEBUG\nDATABASE_OWNER=boss\n")
+    assert load_settings().log_level == "INFO"
+    assert load_settings().owner == "api_owner"
+    monkeypatch.setenv("ENVIRONMENT", "development")
+    monkeypatch.delenv("SECRET_KEY")
+    assert load_settings().log_level == "DEBUG"
+    assert load_settings().owner == "boss"
+    (tmp_path / ".env.development").write_text("LOG_LEVLE=DEBUG\n")
+    with pytest.raises(SettingsError, match="LOG_LEVLE is not a setting"):
+        load_settings()
+
+
+def test_every_setting_is_described() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_the_factory_says_in_one_line_why_it_cannot_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SECRET_KEY", "short")
+    with pytest.raises(SystemExit) as caught:
+        create_app()
+    assert caught.value.code == 4
+    assert capsys.readouterr().err.count("\n") == 1

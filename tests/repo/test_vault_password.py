@@ -1,0 +1,223 @@
+"""The vault password client, and the secrets it is there for: real runs in a copy of the tree."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+VAULT = "group_vars/all/vault.yml"
+GIVEN = "FASTMETAL_VAULT_PASSWORD"
+
+
+def make_tree(root: Path) -> Path:
+    """Lay out what the client and the playbook need, with two environments that have no secrets."""
+    (root / "playbooks").mkdir()
+    for file in ("ansible.cfg", "inventories/vault-password.py", "playbooks/secrets.yml"):
+        (root / file).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / file, root / file)
+    for environment in ("lab", "production"):
+        (root / "inventories" / environment / "group_vars/all").mkdir(parents=True)
+        (root / "inventories" / environment / "hosts.yml").write_text("all: {hosts: {host.invalid: }}\n")
+    return root
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """Return a fresh copy."""
+    return make_tree(tmp_path)
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return this process's environment without what would steer the client, and with the variables."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "FASTMETAL_"))
+    }
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**kept, "PATH": path, "ANSIBLE_NOCOLOR": "1", **variables}
+
+
+def ask(tree: Path, *arguments: str, cwd: str = ".", **variables: str) -> subprocess.CompletedProcess[str]:
+    """Start the client from a process with the arguments on its command line."""
+    client = str(tree / "inventories/vault-password.py")
+    # Two commands: with one the shell would replace itself and the command line be gone.
+    caller = ["bash", "-c", f"'{client}'; exit $?", "ansible-playbook", *arguments]
+    return subprocess.run(
+        caller, cwd=tree / cwd, env=environment(**variables), capture_output=True, text=True, check=False
+    )
+
+
+def give_passwords(tree: Path) -> None:
+    for name in ("lab", "production"):
+        (tree / "inventories" / name / ".vault-password").write_text(f"{name} password\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-i", "inventories/production", "site.yml"],
+        ["-iinventories/production", "site.yml"],
+        ["--inventory", "inventories/production/hosts.yml", "site.yml"],
+        ["--inventory=inventories/production/", "site.yml"],
+        ["-i", "{tree}/inventories/production", "-e", "@inventories/production/group_vars/all/vault.yml"],
+        ["edit", "inventories/production/group_vars/all/vault.yml"],
+        ["-i", "inventories/production", "-e", '{{"long": "' + 300 * "x" + '"}}', "site.yml"],
+    ],
+)
+def test_the_callers_command_line_names_the_environment(tree: Path, arguments: list[str]) -> None:
+    give_passwords(tree)
+    filled = [argument.format(tree=tree) for argument in arguments]
+    assert ask(tree, *filled, ANSIBLE_INVENTORY="inventories/lab").stdout == "production password\n"
+
+
+def test_paths_count_from_the_callers_directory(tree: Path) -> None:
+    give_passwords(tree)
+    answer = ask(tree, "view", "group_vars/all/vault.yml", cwd="inventories/production")
+    assert answer.stdout == "production password\n"
+
+
+def test_the_inventory_variable_names_it_too(tree: Path) -> None:
+    give_passwords(tree)
+    assert ask(tree, "site.yml", ANSIBLE_INVENTORY="inventories/production").stdout == "production password\n"
+
+
+def test_the_lab_is_the_default_also_for_inventories_elsewhere(tree: Path, tmp_path: Path) -> None:
+    give_passwords(tree)
+    assert ask(tree, "site.yml").stdout == "lab password\n"
+    assert ask(tree, "-i", str(tmp_path / "elsewhere"), "site.yml").stdout == "lab password\n"
+
+
+def test_two_environments_in_one_command_are_refused(tree: Path) -> None:
+    give_passwords(tree)
+    answer = ask(tree, "-i", "inventories/lab", "-i", "inventories/production")
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert "lab and production" in answer.stderr
+
+
+def test_a_given_password_is_that_of_every_environment(tree: Path) -> None:
+    give_passwords(tree)
+    assert ask(tree, "-i", "inventories/production", **{GIVEN: "given"}).stdout == "given\n"
+
+
+def test_without_secrets_there_is_a_placeholder(tree: Path) -> None:
+    assert ask(tree, "-i", "inventories/production").stdout.strip()
+
+
+def test_a_missing_password_says_where_to_put_it(tree: Path) -> None:
+    (tree / "inventories/production" / VAULT).write_text("$ANSIBLE_VAULT;1.1;AES256\n")
+    answer = ask(tree, "-i", "inventories/production")
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr.count("\n") == 1
+    assert "inventories/production/.vault-password" in answer.stderr
+    assert GIVEN in answer.stderr
+
+
+# --- playbooks/secrets.yml: every run takes seconds, so one set of secrets serves several tests ---
+
+
+def generate(tree: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = ["ansible-playbook", "playbooks/secrets.yml", *arguments]
+    return subprocess.run(
+        command, cwd=tree, env=environment(**variables), capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, dict[str, str]]:
+    """Return a tree with secrets for production, what the run printed at -vv, and the secrets."""
+    tree = make_tree(tmp_path_factory.mktemp("tree"))
+    run = generate(tree, "-e", "env=production", "-vv")
+    assert run.returncode == 0, run.stdout + run.stderr
+    # The client finds the environment by this path.
+    view = subprocess.run(
+        ["ansible-vault", "view", f"inventories/production/{VAULT}"],
+        cwd=tree,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return tree, run.stdout + run.stderr, yaml.safe_load(view.stdout)
+
+
+def test_secrets_are_encrypted_and_closed(generated: tuple[Path, str, dict[str, str]]) -> None:
+    tree, _, _ = generated
+    vault = tree / "inventories/production" / VAULT
+    assert vault.read_text().startswith("$ANSIBLE_VAULT;1.1;AES256\n")
+    for file in (vault, tree / "inventories/production/.vault-password"):
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_nothing_secret_is_printed(generated: tuple[Path, str, dict[str, str]]) -> None:
+    tree, output, secrets = generated
+    password = (tree / "inventories/production/.vault-password").read_text().strip()
+    certificate = secrets["tls_ca_certificate"]
+    lines = {line for secret in secrets.values() if secret != certificate for line in secret.splitlines()}
+    for line in (password, *(line for line in lines if not line.startswith("-----"))):
+        assert line not in output
+
+
+def test_every_secret_is_its_own(generated: tuple[Path, str, dict[str, str]]) -> None:
+    _, _, secrets = generated
+    assert set(secrets) == {
+        "tls_ca_key",
+        "tls_ca_certificate",
+        "secret_app_key",
+        "secret_database_owner_password",
+        "secret_database_app_password",
+        "secret_redis_app_password",
+    }
+    assert len(set(secrets.values())) == len(secrets)
+    assert re.fullmatch("[0-9a-f]{64}", secrets["secret_app_key"])
+    for name in ("database_owner", "database_app", "redis_app"):
+        assert re.fullmatch("[A-Za-z0-9]{48}", secrets[f"secret_{name}_password"])
+
+
+def test_the_authority_signs_hosts_and_nothing_below(generated: tuple[Path, str, dict[str, str]]) -> None:
+    _, _, secrets = generated
+    certificate = x509.load_pem_x509_certificate(secrets["tls_ca_certificate"].encode())
+    constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert constraints.critical
+    assert (constraints.value.ca, constraints.value.path_length) == (True, 0)
+    assert certificate.subject.rfc4514_string() == "CN=Fastmetal production CA"
+    assert (certificate.not_valid_after_utc - certificate.not_valid_before_utc).days == 3650
+
+
+def test_secrets_are_never_overwritten(generated: tuple[Path, str, dict[str, str]]) -> None:
+    tree, _, _ = generated
+    vault = tree / "inventories/production" / VAULT
+    before = vault.read_bytes()
+    run = generate(tree, "-e", "env=production")
+    assert run.returncode != 0
+    assert "has its secrets already" in run.stdout + run.stderr
+    assert vault.read_bytes() == before
+
+
+def test_an_unknown_environment_names_those_that_exist(tree: Path) -> None:
+    run = generate(tree, "-e", "env=prodution")
+    assert run.returncode != 0
+    assert 'no environment "prodution": give -e env=NAME with one of lab, production' in " ".join(
+        (run.stdout + run.stderr).split()
+    )
+    assert not list(tree.glob(f"inventories/*/{VAULT}"))
+
+
+def test_a_given_password_encrypts_and_needs_no_file(tree: Path) -> None:
+    run = generate(tree, "-e", "env=lab", **{GIVEN: "given"})
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert not (tree / "inventories/lab/.vault-password").exists()
+    # Ansible reads the environment's variables, encrypted as they are, for any command.
+    command = ["ansible", "localhost", "-m", "ansible.builtin.debug", "-a", "var=secret_app_key"]
+    shown = subprocess.run(
+        command, cwd=tree, env=environment(**{GIVEN: "given"}), capture_output=True, text=True, check=True
+    )
+    assert re.search("[0-9a-f]{64}", shown.stdout)
