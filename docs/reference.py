@@ -21,7 +21,7 @@ SHARED_ROLE = "preflight"
 INTRODUCTION = """\
 # Variables
 
-<!-- Written by docs/reference.py from roles/*/meta/argument_specs.yml: `make docs`. -->
+<!-- Written by docs/reference.py from roles/*/meta/argument_specs.yml; run it after changing one. -->
 
 Set them in `inventories/<environment>/group_vars/all/main.yml`, or for one host in `host_vars/<host>.yml`.
 A role's default gives way to the shared `group_vars/all`, this to the environment, the environment to the

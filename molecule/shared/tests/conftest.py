@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,13 @@ def pytest_configure(config: pytest.Config) -> None:
     if not state.exists():
         raise pytest.UsageError(f"lab {LAB.name} is down: run `molecule converge -s {SCENARIO}` first")
     config.option.hosts = ",".join(f"ssh://{name}" for name in json.loads(state.read_text())["hosts"])
-    config.option.ssh_config = str(LAB / "ssh_config")
+    # One connection per host for all tests; its socket's path must be short, whatever the checkout's is.
+    sockets = tempfile.TemporaryDirectory(prefix="fastmetal-")
+    config.add_cleanup(sockets.cleanup)
+    ssh_config = LAB / "ssh_config.tests"
+    multiplexing = f"  ControlMaster auto\n  ControlPersist 5\n  ControlPath {sockets.name}/%C\n"
+    ssh_config.write_text((LAB / "ssh_config").read_text() + multiplexing)
+    config.option.ssh_config = str(ssh_config)
 
 
 @pytest.fixture(scope="session")

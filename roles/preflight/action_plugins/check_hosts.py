@@ -1,0 +1,281 @@
+"""Judge the variables and the state of every host, strictly, in one sentence for each fault.
+
+Ansible's own validation accepts a port of 99999999, a list from "a,b" and any misspelt name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible.template import Templar
+
+Specs = Mapping[str, Mapping[str, Any]]  # {role: {option: its spec}}
+
+ROLES = Path(__file__).resolve().parents[2]
+# Names that Ansible itself puts into a host's variables.
+MAGIC = {
+    *("ansible_*", "__*", "molecule_*", "group_names", "groups", "hostvars", "inventory_*", "omit"),
+    *(
+        "play_hosts",
+        "playbook_dir",
+        "role_name",
+        "role_names",
+        "role_path",
+        "environment",
+        "vars",
+        "port",
+        "item",
+    ),
+}
+# Besides secret_*, `make secrets` makes these.
+GENERATED = {"tls_ca_certificate", "tls_ca_key"}
+# Bounds by the ending of a name: lowest and highest value.
+BOUNDS = {
+    "_port": (1, 65535),
+    "_percent": (1, 100),
+    "_mb": (0, 2**31),
+    "_days": (1, 36500),
+    "_seconds": (0, 2**31),
+    "_connections": (1, 262143),
+    "_workers": (1, 1024),
+}
+WORDS = {
+    "str": "a string",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list": "a list",
+    "dict": "a mapping",
+    "path": "a path",
+}
+TRUTH = {"true", "false", "yes", "no", "on", "off", "0", "1"}
+
+
+def fits(kind: str, value: Any) -> bool:
+    """Tell whether a value is of a spec's type; strings pass for scalars, as `-e` knows no others."""
+    text = isinstance(value, str)
+    if kind == "bool":
+        return isinstance(value, bool) or (text and value.lower() in TRUTH)
+    if kind == "int":
+        return (isinstance(value, int) and not isinstance(value, bool)) or (
+            text and re.fullmatch(r"-?\d+", value) is not None
+        )
+    if kind == "float":
+        return (
+            fits("int", value)
+            or isinstance(value, float)
+            or (text and re.fullmatch(r"-?\d+\.\d+", value) is not None)
+        )
+    if kind in ("str", "path"):
+        return isinstance(value, str | int | float) and not isinstance(value, bool)
+    if kind == "list":
+        return isinstance(value, Sequence) and not text
+    if kind == "dict":
+        return isinstance(value, Mapping)
+    return True
+
+
+def value_faults(name: str, option: Mapping[str, Any], value: Any) -> Iterator[str]:
+    """Yield a sentence for each way in which a value breaks its option's spec."""
+    kind = option.get("type", "str")
+    shown = "" if option.get("no_log") else f", not {value!r}"
+    if value is None:
+        if demanded(option):
+            yield f"{name} is empty: set it to {WORDS.get(kind, kind)}"
+        return
+    if not fits(kind, value):
+        yield f"{name} must be {WORDS.get(kind, kind)}{shown}"
+        return
+    choices = option.get("choices")
+    if choices and kind != "list" and str(value) not in [str(choice) for choice in choices]:
+        yield f"{name} must be one of {', '.join(map(str, choices))}{shown}"
+    if kind == "int":
+        for ending, (lowest, highest) in BOUNDS.items():
+            if (name.endswith((ending, "." + ending[1:]))) and not lowest <= int(value) <= highest:
+                yield f"{name} must be between {lowest} and {highest}{shown}"
+    if kind == "list":
+        element = {"type": option.get("elements", "raw"), "options": option.get("options")}
+        element |= {key: option[key] for key in ("choices", "no_log") if key in option}
+        for index, item in enumerate(value):
+            yield from value_faults(f"{name}[{index}]", element, item)
+    if kind == "dict" and option.get("options"):
+        options = option["options"]
+        for key in value:
+            if key not in options:
+                yield f"{name}.{key} is unknown: {advice(str(key), options) or 'remove it'}"
+        for key, inner in options.items():
+            if key in value:
+                yield from value_faults(f"{name}.{key}", inner, value[key])
+            elif inner.get("required"):
+                yield f"{name}.{key} is missing: add it"
+
+
+def demanded(option: Mapping[str, Any]) -> bool:
+    """Tell whether a variable must be set: it has no default, and is no secret that only some hosts use."""
+    return bool(option.get("required", "default" not in option and not option.get("no_log")))
+
+
+def advice(name: str, known: Iterable[str]) -> str:
+    """Name the known variable that was probably meant."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+def purpose(option: Mapping[str, Any]) -> str:
+    """Say where to set an option, and what it is for."""
+    text = option["description"] if isinstance(option["description"], str) else option["description"][0]
+    return f"set it in the environment's group_vars ({text.rstrip('.')})"
+
+
+def variable_faults(
+    roles: Iterable[str], specs: Specs, variables: Mapping[str, Any], templar: Templar, own: Iterable[str]
+) -> Iterator[str]:
+    """Yield a sentence for each unknown, missing or unfit variable of a host."""
+    known = {name for options in specs.values() for name in options}
+    for name in sorted(set(variables) - known):
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in (*MAGIC, *own)):
+            hint = advice(name, known) or "remove it, or list it in preflight_own_variables"
+            yield f"{name} is unknown: {hint}"
+    secrets = set()
+    for name, option in ((name, option) for role in roles for name, option in specs[role].items()):
+        if name not in variables:
+            if name in GENERATED and demanded(option):
+                secrets.add(name)
+            elif demanded(option):
+                yield f"{name} is not set: {purpose(option)}"
+            continue
+        try:
+            value = templar.template(variables[name])
+        except AnsibleError as error:
+            missing = re.search(r"'(\w+)' is undefined", str(error))
+            if missing and missing[1].startswith("secret_"):
+                secrets.add(missing[1])
+            elif missing:
+                yield f"{missing[1]} is not set, and {name} needs it"
+            else:
+                yield f"{name} cannot be worked out: {str(error).rstrip('.')}"
+        else:
+            yield from value_faults(name, option, value)
+    if secrets:
+        command = f"make secrets ENV={variables.get('environment_name', '<environment>')}"
+        yield f"{join(sorted(secrets))} not set: make the environment's secrets with `{command}`"
+
+
+def join(names: Sequence[str]) -> str:
+    """Return "a is", "a and b are", "a, b and c are"."""
+    return f"{names[0]} is" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} are"
+
+
+def host_faults(
+    probe: Mapping[str, Any], releases: Mapping[str, str], ports: Iterable[Mapping[str, Any]], needed_mb: int
+) -> Iterator[str]:
+    """Yield a sentence for each way in which the state of a host is unfit."""
+    facts, free = probe["ansible_facts"], probe["free_mb"]
+    if facts["ansible_distribution_release"] not in releases or facts["ansible_service_mgr"] != "systemd":
+        yield (
+            f"runs {facts['ansible_distribution']} {facts['ansible_distribution_version']} with"
+            f" {facts['ansible_service_mgr']}: use a systemd host on {', '.join(releases.values())}"
+        )
+    if free is not None and free < needed_mb:
+        yield (
+            f"{free} MiB are free below /, /var or /srv, and {needed_mb} are needed:"
+            " free some space, or lower preflight_disk_free_mb"
+        )
+    for wanted in ports:
+        port, program = int(wanted["port"]), wanted["program"]
+        holders = sorted(set(port_holders(probe["listeners"], port)) - {program})
+        if holders:
+            yield (
+                f"port {port} is taken by {', '.join(holders)}, and {program} needs it:"
+                " stop or move that program, then run again"
+            )
+
+
+def port_holders(listeners: Iterable[str], port: int) -> Iterator[str]:
+    """Yield the names of the programs that listen on a port, out of `ss`'s lines."""
+    for line in listeners:
+        if line.split()[3].endswith(f":{port}"):
+            yield from re.findall(r'\("([^"]+)"', line) or ["an unknown program"]
+
+
+def address_faults(address: object) -> Iterator[str]:
+    """Yield a sentence for a private address that other hosts cannot use."""
+    try:
+        ipaddress.IPv4Address(str(address))
+    except ValueError:
+        yield (
+            f"private_address is {address}, not an IPv4 address:"
+            " set it to the address at which the other hosts reach this one"
+        )
+
+
+def load_specs() -> Specs:
+    """Read the argument specs of every role beside this one."""
+    return {
+        path.parts[-3]: yaml.safe_load(path.read_text())["argument_specs"]["main"].get("options", {})
+        for path in sorted(ROLES.glob("*/meta/argument_specs.yml"))
+    }
+
+
+class ActionModule(ActionBase):
+    """Action `check_hosts`: hosts (list) that were probed, and the supported releases ({code name: name})."""
+
+    _requires_connection = False
+
+    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
+        """Fail with what is wrong, each fault named once with the hosts that have it."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        every = {host: task_vars["hostvars"].raw_get(host) for host in self._task.args["hosts"]}
+        fresh = {
+            host: values for host, values in every.items() if "skipped" not in values["__preflight_probe"]
+        }
+        specs = load_specs() if fresh else {}
+        hosts_of: dict[str, list[str]] = {}
+        for host, variables in fresh.items():
+            for fault in self.faults(variables, specs, task_vars["hostvars"]):
+                hosts_of.setdefault(fault, []).append(host)
+        if hosts_of:
+            sentences = (f"{', '.join(hosts)}: {fault}".rstrip(".?") for fault, hosts in hosts_of.items())
+            result.update(failed=True, msg="\n".join(f"{sentence}." for sentence in sentences))
+        return result
+
+    def faults(self, variables: Mapping[str, Any], specs: Specs, hostvars: Any) -> Iterator[str]:
+        """Yield everything that is wrong with one host."""
+        probe = variables["__preflight_probe"]
+        if "unreachable_because" in probe:
+            reason = (
+                probe["unreachable_because"].strip().splitlines()[-1].rpartition("over ssh: ")[2].rstrip(".")
+            )
+            yield (
+                f"cannot be reached ({reason or 'no answer'}):"
+                " see that it is on, and that ansible_host, ansible_user and your key are right"
+            )
+            return
+        if "unusable" in probe:
+            reason = probe["unusable"].strip().splitlines()[-1]
+            yield f"cannot be worked on ({reason}): it needs python3, and ansible_user needs sudo"
+            return
+        defaults: dict[str, Any] = {}
+        for path in sorted(ROLES.glob("*/defaults/main.yml")):
+            defaults |= self._loader.load_from_file(str(path), trusted_as_template=True) or {}
+        templar = Templar(self._loader, {**defaults, **variables, "hostvars": hostvars})
+
+        def value(name: str) -> Any:
+            return templar.template(variables.get(name, defaults.get(name)))
+
+        own = value("preflight_own_variables")
+        wrong = list(variable_faults(value("preflight_roles"), specs, variables, templar, own))
+        yield from wrong
+        if not wrong:
+            yield from address_faults(value("private_address"))
+            needed_mb = int(value("preflight_disk_free_mb"))
+            yield from host_faults(probe, self._task.args["releases"], value("preflight_ports"), needed_mb)

@@ -1,0 +1,43 @@
+"""Gather a host's facts, packages, free space and listeners; one that cannot be reached is noted, not given up.
+
+A host that Ansible itself finds unreachable leaves the play without a word of advice.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from ansible.errors import AnsibleConnectionFailure
+from ansible.plugins.action import ActionBase
+
+NEXT = "--- next ---"
+
+
+class ActionModule(ActionBase):
+    """Action `probe_host`: the arguments of `setup`, and the directories whose free space counts."""
+
+    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
+        """Return the facts, free_mb and listeners, or why there are none."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        directories = shlex.join(arguments.pop("directories"))
+        try:
+            gathered = self._execute_module("ansible.builtin.setup", arguments, task_vars=task_vars)
+            if gathered.get("failed"):
+                return result | {"unusable": gathered.get("module_stderr") or gathered.get("msg", "")}
+            looked = self._low_level_execute_command(
+                f"df --block-size=1M --output=avail {directories}; echo '{NEXT}';"
+                f" ss --no-header -l --tcp --numeric --processes; echo '{NEXT}';"
+                " dpkg-query --show --showformat '${db:Status-Abbrev}${Package}\\n'"
+            )
+        except AnsibleConnectionFailure as error:
+            return result | {"unreachable_because": str(error)}
+        space, listeners, packages = (part.strip().splitlines() for part in looked["stdout"].split(NEXT))
+        # A task that installs what is there already costs as much as the tasks that do something.
+        installed = [line.removeprefix("ii ") for line in packages if line.startswith("ii ")]
+        return result | {
+            "ansible_facts": gathered["ansible_facts"] | {"ansible_installed_packages": installed},
+            "free_mb": min((int(x) for x in space[1:]), default=None),
+            "listeners": listeners,
+        }

@@ -1,0 +1,114 @@
+"""What all tests share: lab hosts, and figures worth a line at the end."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.lab import LAB_GROUP_VARS, ROOT, Lab, clean_environment, play
+
+KEEP = os.environ.get("FASTMETAL_KEEP_LAB") == "1"
+MEASURED = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(scope="session")
+def measured(pytestconfig: pytest.Config) -> list[str]:
+    """Lines to print when the session ends."""
+    return pytestconfig.stash.setdefault(MEASURED, [])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print what was measured."""
+    for line in config.stash.get(MEASURED, []):
+        terminalreporter.write_line(f"measured: {line}")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Give tests of the service its servers, and the first of them the time to build these."""
+    items = [
+        item
+        for item in session.items
+        if isinstance(item, pytest.Function) and "service_environment" in item.fixturenames
+    ]
+    for item in items:
+        item.fixturenames.insert(0, "service_lab")
+    if items:
+        items[0].add_marker(pytest.mark.timeout(900))
+
+
+@contextmanager
+def started(name: str, measured: list[str], **releases: str) -> Iterator[Lab]:
+    """Start a lab for the session; what an earlier session left is used only when that was asked for."""
+    lab = Lab(name)
+    lab.directory.parent.mkdir(exist_ok=True)
+    with lab.directory.with_suffix(".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pytest.fail(f"Another test run uses the lab {name}: wait until it has ended.", pytrace=False)
+        if not KEEP:
+            lab.down()
+        measured.append(f"{len(releases)} lab host(s) answered SSH after {lab.up(**releases):.1f} s")
+        yield lab
+        if not KEEP:
+            lab.down()
+
+
+@pytest.fixture(scope="session")
+def lab(measured: list[str]) -> Iterator[Lab]:
+    """A bare host of each Debian release; tests leave them as they are."""
+    with started("pytest", measured, db12="bookworm", db13="trixie") as lab:
+        yield lab
+
+
+@pytest.fixture(scope="session")
+def service_lab(measured: list[str]) -> Iterator[None]:
+    """Postgres and Redis on a lab host, told to the service's tests in TEST_* unless they know others."""
+    if os.environ.get("TEST_DATABASE_URL") and os.environ.get("TEST_REDIS_URL"):
+        yield
+        return
+    with started("pytest-service", measured, data="trixie") as lab:
+        start = time.monotonic()
+        os.environ.update(build_servers(lab))
+        measured.append(f"Postgres and Redis on it were ready after {time.monotonic() - start:.0f} s")
+        yield
+
+
+def build_servers(lab: Lab) -> dict[str, str]:
+    """Apply the playbooks of the servers, and return how to reach these."""
+    if not (LAB_GROUP_VARS / "all/vault.yml").exists():
+        assert play("playbooks/secrets.yml", "-e", "env=lab").status == 0
+    inventory = ROOT / "tests/inventory"
+    run = play("-i", inventory, *(f"playbooks/{name}.yml" for name in ("base", "postgres", "redis")))
+    assert run.status == 0, run.output
+    values = json.loads(
+        subprocess.run(
+            ["ansible-inventory", "-i", inventory, "--host", "data"],
+            cwd=ROOT,
+            env=clean_environment(),
+            capture_output=True,
+            check=True,
+        ).stdout
+    )
+    authority = Path(lab.directory / "ca.crt")
+    authority.write_text(values["tls_ca_certificate"])
+    address, service = lab.state["hosts"]["data"]["address"], values["service_name"]
+    return {
+        "TEST_DATABASE_URL": f"postgresql://{service}@{address}:5432/{service}",
+        "TEST_DATABASE_PASSWORD": values["secret_database_app_password"],
+        "TEST_DATABASE_SSL_CA": str(authority),
+        "TEST_DATABASE_OWNER": f"{service}_owner",
+        "TEST_DATABASE_OWNER_PASSWORD": values["secret_database_owner_password"],
+        "TEST_REDIS_URL": f"rediss://{address}:6379/0",
+        "TEST_REDIS_USERNAME": service,
+        "TEST_REDIS_PASSWORD": values["secret_redis_app_password"],
+        "TEST_REDIS_SSL_CA": str(authority),
+    }

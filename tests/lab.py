@@ -1,0 +1,122 @@
+"""Lab hosts and Ansible runs for tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+LABCTL = ROOT / "roles/lab/files/labctl.py"
+SHARED_GROUP_VARS = ROOT / "group_vars/all"
+LAB_GROUP_VARS = ROOT / "inventories/lab/group_vars"
+GROUPS = ("edge", "app", "postgres", "redis", "monitoring")
+
+
+def clean_environment(**variables: str) -> dict[str, str]:
+    """Return this process's environment without what would steer Ansible, and with its own tools first."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**kept, "PATH": path, "ANSIBLE_NOCOLOR": "1", **variables}
+
+
+def labctl(*arguments: str) -> str:
+    """Run labctl and return its output; its own words become the failure."""
+    done = subprocess.run([LABCTL, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"labctl {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+class Lab:
+    """The hosts of one lab."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.directory = ROOT / ".lab" / name
+
+    def up(self, **releases: str) -> float:
+        """Bring exactly these hosts up, and return the seconds until all of them answered SSH."""
+        start = time.monotonic()
+        hosts = [word for name, release in releases.items() for word in ("--host", f"{name}:{release}")]
+        labctl("up", self.name, *hosts)
+        return time.monotonic() - start
+
+    def down(self) -> None:
+        """Take every trace of the lab away."""
+        labctl("down", self.name)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What labctl knows about the lab."""
+        state: dict[str, Any] = json.loads((self.directory / "state.json").read_text())
+        return state
+
+    def ssh(self, host: str, command: str) -> str:
+        """Run a command on a host and return its output."""
+        done = subprocess.run(
+            ["ssh", "-F", self.directory / "ssh_config", "-o", "ConnectTimeout=5", host, command],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{host}: {command}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+    def digest(self, host: str) -> str:
+        """Return a digest of a host's packages and configuration, down to the moment of each change."""
+        files = r"find /etc /opt /root/.ssh /srv /usr/local -xdev -printf '%p %C@ %m %u %g\n'"
+        return self.ssh(host, f"{{ dpkg-query -W; {files}; }} | sha256sum")
+
+
+def make_environment(directory: Path, hosts: Mapping[str, Mapping[str, Any]], **variables: Any) -> Path:
+    """Write an environment whose hosts, of the lab "pytest", are in every group; return its directory."""
+    folder = directory / "group_vars/all"
+    folder.mkdir(parents=True)
+    (folder / "00-shared").symlink_to(SHARED_GROUP_VARS)
+    (folder / "vault.yml").symlink_to(LAB_GROUP_VARS / "all/vault.yml")
+    (directory / "group_vars/lab.yml").symlink_to(LAB_GROUP_VARS / "lab.yml")
+    variables = {"environment_name": "pytest", "__lab_checkout": str(ROOT), "lab_name": "pytest"} | variables
+    (folder / "main.yml").write_text(yaml.safe_dump(variables))
+    groups = {group: {"hosts": {**hosts}} for group in ("lab", *GROUPS)}
+    (directory / "hosts.yml").write_text(yaml.safe_dump({"all": {"children": groups}}))
+    return directory
+
+
+@dataclass
+class Run:
+    """What came of a playbook."""
+
+    status: int
+    output: str
+
+    @property
+    def sentences(self) -> list[str]:
+        """The messages of failed tasks."""
+        decode = json.JSONDecoder().raw_decode
+        starts = re.finditer(r"^fatal: \[.*?\]: [A-Z!]+ => ", self.output, re.MULTILINE)
+        return [decode(self.output, start.end())[0]["msg"] for start in starts]
+
+    @property
+    def changed(self) -> dict[str, int]:
+        """How many tasks changed each host."""
+        found = re.findall(r"^(\S+) +: ok=.* changed=(\d+)", self.output, re.MULTILINE)
+        return {host: int(count) for host, count in found}
+
+
+def play(*arguments: str | Path, root: Path = ROOT, **variables: str) -> Run:
+    """Run ansible-playbook in a checkout."""
+    environment = clean_environment(ANSIBLE_CALLBACK_RESULT_FORMAT="json", **variables)
+    command = ["ansible-playbook", *arguments]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    return Run(done.returncode, done.stdout + done.stderr)

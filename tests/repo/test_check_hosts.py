@@ -1,0 +1,109 @@
+"""The judgements of preflight, one by one; test_preflight.py runs them for real."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import pytest
+from ansible.parsing.dataloader import DataLoader  # type: ignore[import-untyped]
+from ansible.template import Templar, trust_as_template  # type: ignore[import-untyped]
+
+from tests.lab import ROOT
+
+SPEC = importlib.util.spec_from_file_location(
+    "check_hosts", ROOT / "roles/preflight/action_plugins/check_hosts.py"
+)
+assert SPEC
+assert SPEC.loader
+check: Any = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(check)
+
+USERS = {
+    "type": "list",
+    "elements": "dict",
+    "options": {"name": {"required": True}, "password": {"no_log": True}},
+}
+VALUES = [
+    ({"type": "int"}, "12", []),
+    ({"type": "int"}, True, ["x must be a whole number, not True"]),
+    ({"type": "int"}, "1.5", ["x must be a whole number, not '1.5'"]),
+    ({"type": "float"}, "1.5", []),
+    ({"type": "bool"}, "yes", []),
+    ({"type": "bool"}, "maybe", ["x must be true or false, not 'maybe'"]),
+    ({"type": "str"}, ["a"], ["x must be a string, not ['a']"]),
+    ({"type": "dict"}, "a=b", ["x must be a mapping, not 'a=b'"]),
+    ({"type": "list", "elements": "int"}, [1, "b"], ["x[1] must be a whole number, not 'b'"]),
+    ({"type": "str", "choices": ["rdb", "aof"]}, "disk", ["x must be one of rdb, aof, not 'disk'"]),
+    ({"type": "list", "elements": "str", "choices": ["a"]}, ["b"], ["x[0] must be one of a, not 'b'"]),
+    ({"type": "str", "default": ""}, None, []),
+    ({"type": "list", "required": True}, None, ["x is empty: set it to a list"]),
+    ({"type": "int", "no_log": True}, "hidden", ["x must be a whole number"]),
+    (USERS, [{"name": "a", "password": "b"}], []),
+    (USERS, [{"nam": "a", "name": "a"}], ["x[0].nam is unknown: did you mean name?"]),
+    (USERS, [{"password": ["hidden"]}], ["x[0].name is missing: add it", "x[0].password must be a string"]),
+]
+
+
+@pytest.mark.parametrize(("option", "value", "sentences"), VALUES)
+def test_values(option: dict[str, Any], value: Any, sentences: list[str]) -> None:
+    assert sorted(check.value_faults("x", option, value)) == sorted(sentences)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fits"),
+    [
+        ("a_port", 0, False),
+        ("a_port", 1, True),
+        ("a_port", "65536", False),
+        ("a_percent", 101, False),
+        ("a_days", 0, False),
+        ("a_number", 99999999, True),
+        ("ports[0].port", 70000, False),
+    ],
+)
+def test_bounds(name: str, value: Any, fits: bool) -> None:
+    assert (list(check.value_faults(name, {"type": "int"}, value)) == []) is fits
+
+
+SPECS = {
+    "web": {"web_port": {"type": "int", "default": 80}, "web_names": {"type": "list", "required": True}},
+    "data": {"data_password": {"type": "str", "no_log": True, "required": True}},
+    "all": {
+        "where": {"type": "str", "description": "Where it is."},
+        "secret_x": {"type": "str", "no_log": True},
+    },
+}
+
+
+def judge(*roles: str, own: tuple[str, ...] = (), **variables: Any) -> list[str]:
+    """Return the sentences about a host's variables."""
+    trusted = {key: trust_as_template(x) if isinstance(x, str) else x for key, x in variables.items()}
+    templar = Templar(DataLoader(), {"web_port": 80, **trusted})
+    return list(check.variable_faults(roles, SPECS, trusted, templar, own))
+
+
+def test_variables() -> None:
+    assert judge("web", web_names=["a"], web_port="{{ 8000 + 80 }}") == []
+    assert judge("all", where="{{ web_port }} is a role's default") == []
+    assert judge("all") == ["where is not set: set it in the environment's group_vars (Where it is)"]
+    assert judge("data", data_password="{{ secret_x }}", environment_name="test") == [
+        "environment_name is unknown: remove it, or list it in preflight_own_variables",
+        "secret_x is not set: make the environment's secrets with `make secrets ENV=test`",
+    ]
+    assert judge("data", data_password="{{ typo }}") == ["typo is not set, and data_password needs it"]
+
+
+def test_unknown_variables() -> None:
+    assert judge(web_prt=1, ansible_user="a", __mine="b") == ["web_prt is unknown: did you mean web_port?"]
+    assert judge(colour="blue", own=("col*",)) == []
+
+
+def test_listeners() -> None:
+    lines = [
+        'LISTEN 0 511 0.0.0.0:443 0.0.0.0:* users:(("nginx",pid=7,fd=5),("nginx",pid=6,fd=5))',
+        'LISTEN 0 5 [::]:443 [::]:* users:(("python3",pid=9,fd=3))',
+        "LISTEN 0 5 127.0.0.1:1443 0.0.0.0:*",
+    ]
+    assert set(check.port_holders(lines, 443)) == {"nginx", "python3"}
+    assert list(check.port_holders(lines, 1443)) == ["an unknown program"]

@@ -1,0 +1,126 @@
+"""Role default < shared group_vars/all < environment < host < -e, in every play of every playbook.
+
+A copy of the tree gets a variable for each level, set at that level and at every lower one. The playbooks
+themselves run, without their tasks; a callback says which value each play sees on each host.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.lab import ROOT, play
+
+LEVELS = ["role default", "shared", "environment", "host", "-e"]
+ENVIRONMENTS = sorted(path.parent.name for path in ROOT.glob("inventories/*/hosts.yml"))
+
+
+def plays_of(playbook: Path) -> list[dict[str, Any]]:
+    """Return the plays of a playbook, those it imports included."""
+    plays: list[dict[str, Any]] = []
+    for entry in yaml.safe_load(playbook.read_text()):
+        imported = entry.get("ansible.builtin.import_playbook")
+        plays += plays_of(playbook.parent / imported) if imported else [entry]
+    return plays
+
+
+PLAYBOOKS = [
+    "site.yml",
+    *(
+        f"playbooks/{path.name}"
+        for path in sorted(ROOT.glob("playbooks/*.yml"))
+        if any(entry["hosts"] != "localhost" for entry in plays_of(path))
+    ),
+]
+
+
+def probes(level: str) -> str:
+    """Set the variables of a level and of all above it, so that any of these levels being lost shows."""
+    return "".join(f'\nprobe_{index}: "{level}"' for index in range(LEVELS.index(level), len(LEVELS))) + "\n"
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tree in which every place that sets variables sets the probes."""
+    tree = tmp_path_factory.mktemp("tree") / "checkout"
+    skipped = shutil.ignore_patterns("vault.yml", ".vault-password", "__pycache__")
+    for name in ("ansible.cfg", "site.yml"):
+        (tree / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tree / name)
+    for name in ("playbooks", "group_vars", "inventories", "roles"):
+        shutil.copytree(ROOT / name, tree / name, symlinks=True, ignore=skipped)
+    for path in tree.glob("roles/*/defaults/main.yml"):
+        path.write_text(path.read_text() + probes("role default"))
+    for folder in sorted(tree.rglob("group_vars")):
+        where = folder.parent.relative_to(tree)
+        level = {Path(): "shared", Path("inventories"): "environment"}.get(
+            where.parent if where.parts[1:] else where
+        )
+        # A folder where there should be none claims every level, and is then seen to win.
+        text = probes(level) if level else probes("role default").replace("role default", str(where))
+        (folder / "all").mkdir(exist_ok=True)
+        (folder / "all/probes.yml").write_text(text)
+    for environment in ENVIRONMENTS:
+        inventory = yaml.safe_load((tree / "inventories" / environment / "hosts.yml").read_text())
+        for host in hosts_of(inventory["all"]):
+            path = tree / "inventories" / environment / "host_vars" / host / "probes.yml"
+            path.parent.mkdir(parents=True)
+            path.write_text(probes("host"))
+    return tree
+
+
+def hosts_of(group: dict[str, Any]) -> set[str]:
+    """Return the hosts of a group of a YAML inventory, and of its children."""
+    children = (group.get("children") or {}).values()
+    return set(group.get("hosts") or {}).union(*(hosts_of(child) for child in children if child))
+
+
+CASES = [("production", playbook) for playbook in PLAYBOOKS]
+CASES += [(environment, "site.yml") for environment in ENVIRONMENTS if environment != "production"]
+
+
+@pytest.mark.parametrize(("environment", "playbook"), CASES)
+def test_precedence(tree: Path, environment: str, playbook: str) -> None:
+    run = play(
+        *("-i", f"inventories/{environment}", playbook, "-e", 'probe_4="-e"'),
+        *("--tags", "no-task-has-this", "--skip-tags", "always"),
+        root=tree,
+        ANSIBLE_CALLBACK_PLUGINS=str(Path(__file__).with_name("callback_plugins")),
+        ANSIBLE_CALLBACKS_ENABLED="probe_variables",
+    )
+    assert run.status == 0, run.output
+    seen = [json.loads(line[6:]) for line in run.output.splitlines() if line.startswith("PROBE ")]
+    assert {line["play"] for line in seen} == {entry["name"] for entry in plays_of(ROOT / playbook)}
+    for line in seen:
+        levels = LEVELS if line["roles"] else LEVELS[1:]
+        expected = {f"probe_{LEVELS.index(level)}": level for level in levels}
+        assert line["probes"] == expected, f"{line['play']} on {line['host']}"
+
+
+@pytest.mark.parametrize("playbook", PLAYBOOKS)
+def test_plays_set_no_public_variables(playbook: str) -> None:
+    """A play's own `vars` would silently beat what an operator sets for an environment or a host."""
+    for entry in plays_of(ROOT / playbook):
+        assert [name for name in entry.get("vars", {}) if not name.startswith(("__", "ansible_"))] == [], (
+            entry["name"]
+        )
+
+
+INVENTORIES = [
+    path.parent
+    for parent in ("inventories/*", "molecule/*/inventory", "tests/inventory")
+    for path in sorted(ROOT.glob(f"{parent}/hosts.yml"))
+]
+
+
+@pytest.mark.parametrize("inventory", INVENTORIES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_environment_shares_the_values(inventory: Path) -> None:
+    shared = inventory / "group_vars/all/00-shared"
+    assert shared.is_symlink()
+    assert not shared.readlink().is_absolute()
+    assert shared.samefile(ROOT / "group_vars/all")

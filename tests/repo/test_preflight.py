@@ -1,0 +1,175 @@
+"""Everything an operator may get wrong ends with one sentence, and before any host has changed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.lab import ROOT, Lab, Run, make_environment, play
+
+HOSTS: dict[str, dict[str, int]] = {"db12": {}, "db13": {}}
+BULLSEYE = (
+    'ID=debian\nVERSION_ID="11"\nVERSION_CODENAME=bullseye\nPRETTY_NAME="Debian GNU/Linux 11 (bullseye)"\n'
+)
+
+both_ways = pytest.mark.parametrize("playbook", ["site.yml", "playbooks/redis.yml"])
+
+
+@pytest.fixture(scope="session")
+def digests(lab: Lab) -> dict[str, str]:
+    """The hosts as they are before the first run."""
+    return {host: lab.digest(host) for host in HOSTS}
+
+
+@pytest.fixture
+def unchanged(lab: Lab, digests: dict[str, str]) -> Iterator[None]:
+    """See that a test left every host as it was."""
+    yield
+    assert {host: lab.digest(host) for host in HOSTS} == digests
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Path:
+    """An environment of both hosts, each in every group, with nothing wrong."""
+    return make_environment(tmp_path / "environment", HOSTS)
+
+
+def assert_refused(run: Run, *parts: str) -> None:
+    """See that a run failed with exactly one sentence, which has these parts, and changed nothing."""
+    assert run.status != 0
+    assert len(run.sentences) == 1, run.output
+    sentence = run.sentences[0]
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    for part in parts:
+        assert part in sentence
+    assert "UNREACHABLE" not in run.output
+    assert set(run.changed) == set(HOSTS), run.output
+    assert not any(run.changed.values())
+
+
+@contextmanager
+def broken(lab: Lab, breaking: str, mending: str) -> Iterator[None]:
+    """Break one of the two hosts for a while."""
+    lab.ssh("db13", breaking)
+    try:
+        yield
+    finally:
+        lab.ssh("db13", mending)
+
+
+VARIABLES = {
+    "misspelt": ("redis_prot=6380", "redis_prot is unknown: did you mean redis_port"),
+    "wrong type": ("redis_listen_addresses=a,b", "redis_listen_addresses must be a list, not 'a,b'"),
+    "port": ("redis_port=99999999", "redis_port must be between 1 and 65535, not '99999999'"),
+    "address": ("private_address=db.internal", "private_address is db.internal, not an IPv4 address"),
+}
+
+
+@pytest.mark.parametrize(("variable", "part"), VARIABLES.values(), ids=VARIABLES.keys())
+@both_ways
+@pytest.mark.usefixtures("unchanged")
+def test_refuses_a_wrong_variable(environment: Path, playbook: str, variable: str, part: str) -> None:
+    assert_refused(play("-i", environment, playbook, "-e", variable), f"db12, db13: {part}")
+
+
+@both_ways
+@pytest.mark.usefixtures("unchanged")
+def test_refuses_an_environment_without_a_name(environment: Path, playbook: str) -> None:
+    main = environment / "group_vars/all/main.yml"
+    main.write_text(main.read_text().replace("environment_name: pytest\n", ""))
+    assert_refused(play("-i", environment, playbook), "environment_name is not set: set it in")
+
+
+@both_ways
+@pytest.mark.usefixtures("unchanged")
+def test_refuses_an_environment_without_secrets(environment: Path, playbook: str) -> None:
+    (environment / "group_vars/all/vault.yml").unlink()
+    assert_refused(
+        play("-i", environment, playbook),
+        "secret_redis_app_password",
+        "make the environment's secrets with `make secrets ENV=pytest`",
+    )
+
+
+@both_ways
+@pytest.mark.usefixtures("unchanged")
+def test_refuses_a_missing_vault_password(lab: Lab, tmp_path: Path, playbook: str) -> None:
+    for name in ("ansible.cfg", "site.yml"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("playbooks", "group_vars", "roles"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    make_environment(tmp_path / "inventories/production", HOSTS, lab_name=lab.name)
+    shutil.copy(ROOT / "inventories/vault-password.py", tmp_path / "inventories")
+    run = play("-i", "inventories/production", playbook, root=tmp_path, FASTMETAL_VAULT_PASSWORD="")
+    assert run.status != 0
+    assert "put their password into inventories/production/.vault-password" in run.output
+    assert "PLAY" not in run.output
+
+
+@both_ways
+@pytest.mark.usefixtures("unchanged")
+def test_refuses_an_unreachable_host(lab: Lab, tmp_path: Path, playbook: str) -> None:
+    hosts = HOSTS | {"db13": {"ansible_port": 1}}
+    environment = make_environment(tmp_path / "environment", hosts, lab_name=lab.name)
+    run = play("-i", environment, playbook)
+    assert_refused(run, "db13: cannot be reached (", "Connection refused", "see that it is on")
+
+
+@both_ways
+@pytest.mark.usefixtures("unchanged")
+def test_refuses_an_unsupported_release(lab: Lab, environment: Path, playbook: str) -> None:
+    others = {"/usr/lib/os-release": BULLSEYE, "/etc/debian_version": "11.11\n"}
+    breaking = " && ".join(
+        f"printf '%s' '{text}' > /run/{Path(path).name} && mount --bind /run/{Path(path).name} {path}"
+        for path, text in others.items()
+    )
+    with broken(lab, breaking, f"umount {' '.join(others)}"):
+        run = play("-i", environment, playbook)
+    assert_refused(run, "db13: runs Debian 11.11 with systemd: use a systemd host on Debian 12, Debian 13")
+
+
+@both_ways
+@pytest.mark.usefixtures("unchanged")
+def test_refuses_a_full_disk(lab: Lab, environment: Path, playbook: str) -> None:
+    with broken(lab, "mount -t tmpfs -o size=16m tmpfs /srv", "umount /srv"):
+        run = play("-i", environment, playbook)
+    assert_refused(run, "db13: 16 MiB are free below /, /var or /srv, and 2048 are needed: free some space")
+
+
+@both_ways
+@pytest.mark.usefixtures("unchanged")
+def test_refuses_a_taken_port(lab: Lab, environment: Path, playbook: str) -> None:
+    listen = "systemd-run --quiet --unit=squatter python3 -m http.server 443"
+    wait = "until ss --no-header --listening --tcp --numeric | grep -q ':443 '; do sleep 0.1; done"
+    with broken(lab, f"{listen} && timeout 10 bash -c {wait!r}", "systemctl stop squatter"):
+        run = play("-i", environment, playbook)
+    assert_refused(run, "db13: port 443 is taken by python3, and nginx needs it: stop or move that program")
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_lets_sound_hosts_pass(environment: Path) -> None:
+    """An operator's own variables too, and values out of facts or roles' defaults."""
+    own = {"preflight_own_variables": ["own_*"], "own_thing": 1}
+    computed = {
+        "app_workers": "{{ ansible_facts['processor_vcpus'] * 2 }}",
+        "base_packages": "{{ nginx_headers | list }}",
+    }
+    main = environment / "group_vars/all/main.yml"
+    main.write_text(main.read_text() + yaml.safe_dump(own | computed))
+    run = play("-i", environment, "playbooks/preflight.yml", "--check")
+    assert run.status == 0, run.output
+    assert run.changed == dict.fromkeys(HOSTS, 0)
+
+
+def test_notices_a_change(lab: Lab, digests: dict[str, str]) -> None:
+    """The proof that `unchanged` sees: even a time set back shows."""
+    lab.ssh("db12", "touch --reference=/etc/fstab /etc/fstab")
+    changed = lab.digest("db12")
+    assert changed != digests["db12"]
+    digests["db12"] = changed

@@ -1,0 +1,132 @@
+"""The rules that keep roles, their specs, the documents and the dependencies in step."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.specifiers import SpecifierSet
+
+from tests.lab import ROOT
+
+ROLES = sorted(path.name for path in ROOT.glob("roles/*") if path.is_dir())
+each_role = pytest.mark.parametrize("role", ROLES)
+
+
+def spec(role: str) -> dict[str, Any]:
+    """Return a role's options by name."""
+    content = yaml.safe_load((ROOT / "roles" / role / "meta/argument_specs.yml").read_text())
+    options: dict[str, Any] = content["argument_specs"]["main"]["options"]
+    return options
+
+
+def defaults(role: str) -> dict[str, Any]:
+    """Return a role's defaults by name."""
+    content: dict[str, Any] = yaml.safe_load((ROOT / "roles" / role / "defaults/main.yml").read_text())
+    return content
+
+
+def own_files(*patterns: str) -> list[Path]:
+    """Return the files of the tree that Git tracks or would track."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [ROOT / name for name in listed if (ROOT / name).is_file() and not (ROOT / name).is_symlink()]
+
+
+@each_role
+def test_defaults_are_the_specs_defaults(role: str) -> None:
+    specified = {name: option["default"] for name, option in spec(role).items() if "default" in option}
+    assert defaults(role) == specified
+
+
+@each_role
+def test_every_option_is_described_and_typed(role: str) -> None:
+    options = dict(spec(role))
+    while options:
+        name, option = options.popitem()
+        assert option.get("type"), name
+        assert str(option.get("description", "")).strip(), name
+        assert not (option.get("required") and "default" in option), name
+        options |= {f"{name}.{inner}": value for inner, value in option.get("options", {}).items()}
+
+
+@each_role
+def test_every_default_has_its_reason(role: str) -> None:
+    lines = (ROOT / "roles" / role / "defaults/main.yml").read_text().splitlines()
+    for before, line in zip(["", *lines], lines, strict=False):
+        if re.match(r"\w+:", line):
+            assert before.startswith("# "), f"{role}: {line}"
+
+
+@each_role
+def test_public_variables_carry_the_roles_name(role: str) -> None:
+    shared = ("secret_", "environment_name", "service_name", "private_address", "public_name")
+    for name in [*spec(role), *defaults(role)]:
+        assert name.startswith(f"{role}_") or (role == "preflight" and name.startswith(shared)), name
+
+
+@each_role
+def test_role_is_short_and_reads_no_inventory(role: str) -> None:
+    for path in own_files(f"roles/{role}/tasks/*", f"roles/{role}/handlers/*", f"roles/{role}/templates/*"):
+        text = path.read_text()
+        if path.parent.name != "templates":
+            assert len(text.splitlines()) <= 150, path
+        assert not re.search(r"\bgroups(?:\[|\.\w)|\bhostvars\b|\bgroup_names\b", text), path
+
+
+@pytest.mark.parametrize("playbook", sorted(ROOT.glob("playbooks/*.yml")), ids=lambda path: path.name)
+def test_roles_come_after_preflight(playbook: Path) -> None:
+    """One bad host must stop every other one before anything has changed."""
+    for play in yaml.safe_load(playbook.read_text()):
+        if play.get("hosts", "localhost") == "localhost" or "roles" not in play:
+            continue
+        assert play["roles"][0]["role"] == "preflight", play["name"]
+        assert play["any_errors_fatal"] is True, play["name"]
+
+
+def test_reference_is_up_to_date() -> None:
+    done = subprocess.run([sys.executable, ROOT / "docs/reference.py", "--check"], check=False)
+    assert done.returncode == 0, "run docs/reference.py"
+
+
+def test_collections_are_those_in_use_and_installed() -> None:
+    listed = {
+        entry["name"]: SpecifierSet(entry["version"])
+        for entry in yaml.safe_load((ROOT / "requirements.yml").read_text())["collections"]
+    }
+    text = "\n".join(
+        path.read_text() for path in own_files("roles/*.yml", "playbooks/*.yml", "molecule/*.yml")
+    )
+    used = set(re.findall(r"\b((?:community|ansible)\.[a-z_]+)\.[a-z_]+:", text)) - {"ansible.builtin"}
+    assert used == set(listed)
+    collections = Path(str(importlib.metadata.distribution("ansible").locate_file("ansible_collections")))
+    for name, versions in listed.items():
+        manifest = json.loads((collections / name.replace(".", "/") / "MANIFEST.json").read_text())
+        assert manifest["collection_info"]["version"] in versions, name
+
+
+def test_every_secret_is_generated_and_declared() -> None:
+    shared = "\n".join(path.read_text() for path in own_files("group_vars/*"))
+    used = set(re.findall(r"{{ (secret_\w+)", shared))
+    playbook = (ROOT / "playbooks/secrets.yml").read_text()
+    assert set(re.findall(r"^\s+(secret_\w+):", playbook, re.MULTILINE)) == used
+    declared = spec("preflight")
+    assert {name for name in declared if name.startswith("secret_")} == used
+    assert all(declared[name].get("no_log") for name in used)
+
+
+def test_no_file_names_a_package_registry() -> None:
+    registries = re.compile(
+        r"\b(?:pypi\.(?:org|python)|files\.pythonhosted\.org|test\.pypi|registry\.npmjs|galaxy\.ansible\.com/api"
+        r"|deb\.debian\.org|archive\.ubuntu\.com|proxy\.golang\.org)|--(?:extra-)?index-url\b(?!.*\$)"
+    )
+    for path in own_files():
+        found = registries.search(path.read_bytes().decode(errors="replace"))
+        assert not found, f"{path.relative_to(ROOT)}: {found}"
