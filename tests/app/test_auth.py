@@ -41,7 +41,7 @@ async def test_a_write_without_a_token_is_refused(client: httpx.AsyncClient, met
         signed(sub=None),
         signed(sub=7),
         signed(iat=int(time.time()) + 3600),
-        jwt.encode({"sub": "ann", "exp": int(time.time()) + 60}, None, "none"),
+        jwt.encode({"sub": "ann", "exp": int(time.time()) + 60}, "", "none"),
         signed()[:-3] + "abc",
     ],
 )

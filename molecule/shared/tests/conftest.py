@@ -40,7 +40,8 @@ def all_variables() -> dict[str, dict[str, Any]]:
         name
         for path in ROOT.glob("roles/*/meta/argument_specs.yml")
         for name in yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
-        if not name.startswith("lab_")
+        # The lab's are no host's, and the default of app_source is known inside the role only.
+        if not name.startswith("lab_") and name != "app_source"
     )
     arguments = json.dumps({"variable_names": ["group_names", *names], "variables_directory": str(LAB)})
     play = ROOT / "molecule/shared/variables.yml"
@@ -58,4 +59,6 @@ def all_variables() -> dict[str, dict[str, Any]]:
 @pytest.fixture
 def variables(host: Any, all_variables: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the variables of the host under test."""
-    return all_variables[host.backend.host.name if hasattr(host.backend.host, "name") else host.backend.hostname]
+    return all_variables[
+        host.backend.host.name if hasattr(host.backend.host, "name") else host.backend.hostname
+    ]

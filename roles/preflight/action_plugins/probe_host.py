@@ -1,4 +1,4 @@
-"""Gather a host's facts, packages, free space and listeners; one that cannot be reached is noted, not given up.
+"""Gather a host's facts, packages, space and listeners; one out of reach is noted, not given up.
 
 A host that Ansible itself finds unreachable leaves the play without a word of advice.
 """
