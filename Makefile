@@ -24,7 +24,8 @@ venv: $(VENV)/.complete ## Install the tools into .venv, from hash-pinned requir
 $(VENV)/.complete: requirements-bootstrap.txt requirements-dev.txt requirements-app.txt
 	@echo "Installing the tools into $(VENV)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || apt-get install -y -qq --no-install-recommends python3-venv
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv; }
 	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.txt
 	@$(VENV)/bin/uv pip install --quiet --require-hashes -r requirements-dev.txt
