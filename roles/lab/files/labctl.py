@@ -327,7 +327,7 @@ class Lab:
     # --- verbs -----------------------------------------------------------------
 
     def up(self, wanted: dict[str, str | None], progress: Callable[[str], None]) -> bool:
-        """Bring exactly the wanted hosts up ({name: release, or None to keep it}); True when that changed any."""
+        """Bring exactly the wanted hosts up ({name: release, or None to keep it}); True if any changed."""
         self.dir.mkdir(parents=True, exist_ok=True)
         if not (self.dir / "id_ed25519").exists():
             keygen(self.dir / "id_ed25519", f"fastmetal-lab-{self.name}")
