@@ -11,6 +11,8 @@ BIN := $(CURDIR)/$(VENV)/bin
 LAB_SECRETS := inventories/lab/group_vars/all/vault.yml
 export PATH := $(BIN):$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+# Machines behind a private authority trust it system-wide; uv would look at its own list alone.
+export UV_SYSTEM_CERTS := true
 # What the caller's shell sets must not leak into a run: these would override ansible.cfg.
 unexport ANSIBLE_INVENTORY
 
@@ -25,7 +27,7 @@ $(VENV)/.complete: requirements-bootstrap.txt requirements-dev.txt requirements-
 	@echo "Installing the tools into $(VENV)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv; }
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; }
 	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.txt
 	@$(VENV)/bin/uv pip install --quiet --require-hashes -r requirements-dev.txt
@@ -41,10 +43,11 @@ lock: ## Refresh the hash-pinned requirements from pyproject.toml
 $(LAB_SECRETS): | venv
 	@ansible-playbook playbooks/secrets.yml -e env=lab
 
+# Under sudo, what is made here belongs to the checkout's owner, who needs no sudo for Ansible; a host's files stay its own.
+HAND_OVER := [ -O . ] || find . -path './.lab/*/hosts' -prune -o -user 0 -exec chown --no-dereference --reference=. {} +
+
 demo: venv $(LAB_SECRETS) ## Build the whole stack on one lab host of this machine
-	@ansible-playbook playbooks/lab.yml
-	@ansible-playbook site.yml
-	@ansible-playbook playbooks/demo.yml
+	@trap "$(HAND_OVER)" EXIT; ansible-playbook playbooks/lab.yml; ansible-playbook site.yml; ansible-playbook playbooks/demo.yml
 	@cat .lab/demo.txt
 
 demo-down: ## Take the demo away again

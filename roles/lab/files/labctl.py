@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -316,9 +317,15 @@ class Lab:
 
     def network_down(self) -> None:
         """Remove bridge, route and rules, whatever of them is there."""
+        subnet = self.state["subnet"]
+        if subnet:
+            # Connections that SSH keeps for the next command would outlive their hosts.
+            links = run("ss", "--no-header", "--tcp", "--numeric", "--processes", "dst", f"{subnet}.0/24")
+            for pid in re.findall(r'"ssh",pid=(\d+)', links):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGTERM)
         if Path(f"/sys/class/net/{self.bridge}").exists():
             run("ip", "link", "del", self.bridge)
-        subnet = self.state["subnet"]
         if subnet and f"blackhole {subnet}.0/24" in run("ip", "-4", "route"):
             run("ip", "route", "del", "blackhole", f"{subnet}.0/24", "metric", "9999")
         if f"table inet {self.table}\n" in run("nft", "list", "tables") + "\n":
@@ -367,7 +374,7 @@ class Lab:
         return bool(images or stopped)
 
     def describe(self) -> None:
-        """Write known_hosts and ssh_config, and give the lab's files to whoever called sudo."""
+        """Write known_hosts and ssh_config, and give the lab's files to the checkout's owner, for sudo."""
         lines = [
             host["address"] + " " + (self.dir / "hosts" / name / f"upper/{HOST_KEY}.pub").read_text()
             for name, host in self.state["hosts"].items()
@@ -378,12 +385,10 @@ class Lab:
         )
         common = f"Host *\n  User root\n  IdentityFile {self.dir}/id_ed25519\n  IdentitiesOnly yes\n"
         write(self.dir / "ssh_config", f"{entries}{common}  UserKnownHostsFile {self.dir}/known_hosts\n")
-        owner = os.environ.get("SUDO_UID")
-        if owner:
-            ids = int(owner), int(os.environ["SUDO_GID"])
-            for path in (self.dir.parent, self.dir, *self.dir.glob("*")):
-                if path.name != "hosts":
-                    os.chown(path, *ids)
+        owner = ROOT.stat()
+        for path in (self.dir.parent, self.dir, *self.dir.glob("*")):
+            if path.name != "hosts":
+                os.chown(path, owner.st_uid, owner.st_gid)
 
     def down(self) -> bool:
         running = [path.name for path in self.cgroup(".").glob("*/")] if self.cgroup(".").exists() else []
