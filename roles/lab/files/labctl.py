@@ -328,7 +328,8 @@ class Lab:
             run("ip", "link", "del", self.bridge)
         if subnet and f"blackhole {subnet}.0/24" in run("ip", "-4", "route"):
             run("ip", "route", "del", "blackhole", f"{subnet}.0/24", "metric", "9999")
-        if f"table inet {self.table}\n" in run("nft", "list", "tables") + "\n":
+        # A machine that never ran a lab has no nft, and `down` has nothing to do there.
+        if shutil.which("nft") and f"table inet {self.table}\n" in run("nft", "list", "tables") + "\n":
             run("nft", "delete", "table", "inet", self.table)
 
     # --- verbs -----------------------------------------------------------------
