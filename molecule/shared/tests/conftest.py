@@ -48,12 +48,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.ssh_config = str(ssh_config)
 
 
-def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Leave the tests of other playbooks out."""
-    left_out = SCENARIO in TESTS and collection_path.is_file() and collection_path.name not in TESTS[SCENARIO]
-    return True if left_out else None
-
-
 def built_playbooks(playbook: Path) -> set[str]:
     """Return the names of a playbook and of all that it imports."""
     imports = [play.get("ansible.builtin.import_playbook") for play in yaml.safe_load(playbook.read_text())]
@@ -84,7 +78,7 @@ def true_words() -> dict[str, set[str]]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
-    """Deselect tests on the hosts that they do not concern, and put the reboot last."""
+    """Deselect other playbooks' tests and what does not concern a host, and put the reboot last."""
     words = true_words()
     kept: list[pytest.Function] = []
     deselected: list[pytest.Function] = []
@@ -93,7 +87,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
         wanted = {word for mark in item.iter_markers("on") for word in mark.args}
         if unknown := wanted - words.keys():
             raise pytest.UsageError(f"{item.nodeid}: no word of `on` is {', '.join(unknown)}")
-        (kept if all(host.backend.hostname in words[word] for word in wanted) else deselected).append(item)
+        concerns = all(host.backend.hostname in words[word] for word in wanted)
+        # Molecule names every file, so none can be left out of the collection.
+        own = SCENARIO not in TESTS or item.path.name in TESTS[SCENARIO]
+        (kept if concerns and own else deselected).append(item)
     config.hook.pytest_deselected(items=deselected)
     items[:] = sorted(kept, key=lambda item: item.path.name == "test_reboot.py")
 
