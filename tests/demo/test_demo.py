@@ -115,7 +115,7 @@ class Demo:
         """Run ansible-playbook from the clone's venv as the user, without sudo."""
         path = f"{self.root}/.venv/bin:{os.environ['PATH']}"
         # The account has no home, and what runs on this machine asks the account rather than $HOME.
-        home = {"HOME": str(self.home), "ANSIBLE_REMOTE_TMP": f"{self.home}/tmp"}
+        home = {"HOME": str(self.home), "ANSIBLE_REMOTE_TMP": str(self.home / "remote")}
         return output(
             "ansible-playbook",
             *arguments,
