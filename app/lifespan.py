@@ -15,6 +15,8 @@ from app.migrations import known_revisions
 from app.products.repository import ProductRepository
 from app.products.service import ProductService
 from app.settings import Settings
+from app.users.repository import UserRepository
+from app.users.service import UserService
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     database = Database(settings, metrics)
     cache = Cache(settings, metrics)
     app.state.products = ProductService(ProductRepository(database), cache)
+    app.state.users = UserService(UserRepository(database), app.state.tokens)
     app.state.health = Health(database, cache, known_revisions())
 
     def sample() -> None:

@@ -14,6 +14,7 @@ from app.metrics import Metrics
 from app.middleware import RequestMiddleware
 from app.products import endpoints as products
 from app.settings import EXIT_SETTINGS, Settings, SettingsError, load_settings
+from app.users import endpoints as users
 
 
 def create_app(settings: Settings | None = None, access_log: AccessLog = write_access_line) -> FastAPI:
@@ -56,5 +57,6 @@ def create_app(settings: Settings | None = None, access_log: AccessLog = write_a
         max_body_bytes=settings.max_body_bytes,
     )
     app.include_router(products.router)
+    app.include_router(users.router)
     app.include_router(health.router)
     return app

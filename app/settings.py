@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     )
 
     secret_key: SecretStr = Field(SecretStr(""), description="Signs tokens; at least 32 characters.")
+    secret_keys_old: SecretStr = Field(
+        SecretStr(""), description="More keys whose tokens are accepted, separated by spaces or commas."
+    )
     token_algorithm: Literal["HS256", "HS384", "HS512"] = Field("HS256", description="Signature of tokens.")
     token_lifetime_seconds: int = Field(3600, ge=1, le=31_536_000, description="Default lifetime of a token.")
 
@@ -154,15 +157,11 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _refuse_unsafe_values(self) -> Self:
-        secret = self.secret_key.get_secret_value()
         if self.environment.is_live:
-            if not secret:
+            if not self.secret_key.get_secret_value():
                 raise ValueError("SECRET_KEY is required: generate one with `openssl rand -base64 48`")
-            if len(secret) < MINIMUM_SECRET_LENGTH:
-                raise ValueError(f"SECRET_KEY is too short: use at least {MINIMUM_SECRET_LENGTH} characters")
-            letters = "".join(character for character in secret.lower() if character.isalnum())
-            if len(set(secret)) < 10 or any(word in letters for word in WELL_KNOWN):
-                raise ValueError("SECRET_KEY is a well-known or guessable value: generate a random one")
+            for number, key in enumerate(self.signing_keys):
+                _refuse_weak_key("SECRET_KEYS_OLD" if number else "SECRET_KEY", key)
             if self.debug:
                 raise ValueError("DEBUG must be off in staging and production")
         if "*" in self.cors_origins and self.cors_allow_credentials:
@@ -172,9 +171,24 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def signing_keys(self) -> list[str]:
+        """Every key whose tokens are accepted; the first one signs."""
+        keys = [self.secret_key.get_secret_value()]
+        keys += self.secret_keys_old.get_secret_value().replace(",", " ").split()
+        return [key for key in keys if key]
+
+    @property
     def owner(self) -> str:
         """The Postgres role that owns and migrates the schema."""
         return self.database_owner or f"{make_url(self.database_url).username}_owner"
+
+
+def _refuse_weak_key(name: str, key: str) -> None:
+    if len(key) < MINIMUM_SECRET_LENGTH:
+        raise ValueError(f"{name} is too short: use at least {MINIMUM_SECRET_LENGTH} characters")
+    letters = "".join(character for character in key.lower() if character.isalnum())
+    if len(set(key)) < 10 or any(word in letters for word in WELL_KNOWN):
+        raise ValueError(f"{name} is a well-known or guessable value: generate a random one")
 
 
 def parse_database_url(value: str) -> URL:

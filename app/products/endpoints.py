@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from app.auth import WRITE_PRODUCTS, require_scope
 from app.errors import problems
@@ -12,7 +12,7 @@ from app.products.service import ProductService
 PATH = "/api/v1/products"
 JSON = "application/json"
 Id = Annotated[ProductId, Path(alias="id")]
-Writer = Depends(require_scope(WRITE_PRODUCTS))
+Writer = require_scope(WRITE_PRODUCTS)
 WRITING = problems(401, 403, 409, 413)
 NAMING = problems(404)
 

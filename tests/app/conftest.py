@@ -5,6 +5,7 @@ import logging
 import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -94,9 +95,11 @@ def migrated(service_environment: dict[str, str]) -> dict[str, str]:
 @pytest.fixture
 def service(migrated: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
     """Make settings as the service reads them, with some changed."""
+    # After a migration down and up ids start again: no test may hit what another one cached.
+    own = {"REDIS_KEY_PREFIX": f"{migrated['REDIS_KEY_PREFIX']}{token_hex(2)}:"}
 
     def make(**changes: str) -> Settings:
-        for name, value in (migrated | changes).items():
+        for name, value in (migrated | own | changes).items():
             monkeypatch.setenv(name, value)
         return load_settings()
 
@@ -241,7 +244,8 @@ def run_manage(
         for name, value in (migrated | changes).items():
             monkeypatch.setenv(name, value)
         capsys.readouterr()
-        status = manage.main(arguments)
+        with ThreadPoolExecutor(1) as pool:  # the test's own loop may be running in this thread
+            status = pool.submit(manage.main, arguments).result()
         out, err = capsys.readouterr()
         return status, out, err
 
