@@ -9,8 +9,8 @@ from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import text
 
-from app.cache import Cache
 from app.db import Database
+from app.redis_link import RedisLink
 
 logger = logging.getLogger(__name__)
 router = APIRouter(tags=["operations"])
@@ -27,9 +27,9 @@ class Health:
     instances serve on after the migration.
     """
 
-    def __init__(self, database: Database, cache: Cache, revisions: list[str]) -> None:
+    def __init__(self, database: Database, redis: RedisLink, revisions: list[str]) -> None:
         self._database = database
-        self._cache = cache
+        self._redis = redis
         self._revisions = revisions
 
     async def report(self) -> tuple[bool, dict[str, str]]:
@@ -55,9 +55,9 @@ class Health:
         return "behind" if revision is None or revision in self._revisions else "newer"
 
     async def _check_cache(self) -> str:
-        if not self._cache.enabled:
+        if not self._redis.enabled:
             return "off"
-        return "ok" if await self._cache.ping() else "failed"
+        return "ok" if await self._redis.ping() else "failed"
 
 
 async def _within_deadline(name: str, check: Awaitable[str]) -> str:

@@ -14,6 +14,7 @@ from app.metrics import Metrics
 from app.migrations import known_revisions
 from app.products.repository import ProductRepository
 from app.products.service import ProductService
+from app.redis_link import RedisLink
 from app.settings import Settings
 from app.users.repository import UserRepository
 from app.users.service import UserService
@@ -29,10 +30,11 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     metrics: Metrics = app.state.metrics
     database = Database(settings, metrics)
-    cache = Cache(settings, metrics)
+    redis = RedisLink(settings, metrics)
+    cache = Cache(redis, settings.cache_ttl)
     app.state.products = ProductService(ProductRepository(database), cache)
     app.state.users = UserService(UserRepository(database), app.state.tokens)
-    app.state.health = Health(database, cache, known_revisions())
+    app.state.health = Health(database, redis, known_revisions())
 
     def sample() -> None:
         metrics.sample_process()
@@ -47,7 +49,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         sampler.cancel()
         with suppress(asyncio.CancelledError):
             await sampler
-        await cache.close()
+        await redis.close()
         await database.close()
         logger.info("Stopped")
 

@@ -12,7 +12,6 @@ from typing import Any
 from sqlalchemy import exc
 
 from app.auth import SCOPES, WRITE_PRODUCTS, Tokens
-from app.cache import Cache
 from app.db import Database
 from app.errors import ProblemError
 from app.health import Health
@@ -20,6 +19,7 @@ from app.logging import configure_logging
 from app.metrics import Metrics
 from app.migrations import head_revision, known_revisions
 from app.migrations.run import MigrationError, current_revision, migrate
+from app.redis_link import RedisLink
 from app.settings import EXIT_SETTINGS, Settings, SettingsError, load_settings
 from app.users.repository import UserRepository
 from app.users.service import UserRuleError, UserService
@@ -128,11 +128,11 @@ async def _user_list(settings: Settings, _options: argparse.Namespace) -> int:
 
 async def _check(settings: Settings, _options: argparse.Namespace) -> int:
     metrics = Metrics(settings.release)
-    database, cache = Database(settings, metrics), Cache(settings, metrics)
+    database, redis = Database(settings, metrics), RedisLink(settings, metrics)
     try:
-        ready, checks = await Health(database, cache, known_revisions()).report()
+        ready, checks = await Health(database, redis, known_revisions()).report()
     finally:
-        await cache.close()
+        await redis.close()
         await database.close()
     for name, word in checks.items():
         _print(f"{name}: {word}")

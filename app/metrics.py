@@ -70,6 +70,9 @@ class Metrics:
         self.cache_up = Gauge(
             "cache_up", "Whether every worker uses its cache.", multiprocess_mode="livemin", registry=registry
         )
+        self.lock_waits = Histogram(
+            "lock_wait_seconds", "Time to a lock.", ["lock", "result"], buckets=BUCKETS, registry=registry
+        )
         self.memory = Gauge(
             "app_resident_memory_bytes",
             "Memory of the workers.",

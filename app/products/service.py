@@ -2,15 +2,12 @@
 
 from typing import Any
 
-from app.cache import Cache
+from app.cache import Cache, Key, cached
 from app.errors import NotFoundError
 from app.products.repository import ProductRepository
 
 NO_PRODUCT = "There is no product with this id."
-
-
-def _key(product_id: int) -> str:
-    return f"product:{product_id}"
+PRODUCT = Key("product", "product_id")
 
 
 class ProductService:
@@ -18,11 +15,15 @@ class ProductService:
 
     def __init__(self, repository: ProductRepository, cache: Cache) -> None:
         self._repository = repository
-        self._cache = cache
+        self.cache = cache
+
+    @cached(PRODUCT)
+    async def _read(self, product_id: int) -> bytes | None:
+        return await self._repository.read(product_id)
 
     async def read(self, product_id: int) -> bytes:
         """Return a product, from the cache if it is there."""
-        body = await self._cache.fetch(_key(product_id), lambda: self._repository.read(product_id))
+        body = await self._read(product_id)
         if body is None:
             raise NotFoundError(NO_PRODUCT)
         return body
@@ -40,11 +41,11 @@ class ProductService:
         body = await self._repository.update(product_id, values)
         if body is None:
             raise NotFoundError(NO_PRODUCT)
-        await self._cache.invalidate(_key(product_id))
+        await self.cache.invalidate(PRODUCT(product_id=product_id))
         return body
 
     async def delete(self, product_id: int) -> None:
         """Remove a product; the next read on any worker misses it."""
         if not await self._repository.delete(product_id):
             raise NotFoundError(NO_PRODUCT)
-        await self._cache.invalidate(_key(product_id))
+        await self.cache.invalidate(PRODUCT(product_id=product_id))

@@ -143,6 +143,21 @@ def test_two_workers_serve_count_and_log_as_one(server: Server) -> None:
     assert [line for line in errors if "never" in line["message"] or "Traceback" in str(line)] == []
 
 
+def test_a_cold_key_is_read_once_over_the_workers(server: Server, writer: dict[str, str]) -> None:
+    with server.client() as client:
+        product = {"name": "n", "category": "c", "price": "1"}
+        address = client.post("/api/v1/products", json=product, headers=writer).headers["location"]
+
+    def ask(_: int) -> int:
+        with server.client() as client:
+            return client.get(address).status_code
+
+    with ThreadPoolExecutor(32) as pool:
+        assert set(pool.map(ask, range(300))) == {200}
+    with server.client() as client:
+        assert metric(client, 'database_query_duration_seconds_count{query="products.read"}') == 1
+
+
 def test_the_backlog_is_the_configured_one(server: Server) -> None:
     with server.client() as client:
         assert client.get("/health/live").status_code == 200
