@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 MEDIA_TYPE = "application/problem+json"
+MOST_FAULTS = 100
 
 
 class ProblemError(Exception):
@@ -19,9 +20,16 @@ class ProblemError(Exception):
     status: ClassVar[int] = 500
     headers: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, detail: str, *, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        headers: dict[str, str] | None = None,
+        errors: list[dict[str, str]] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.errors = errors
         self.extra_headers = {**self.headers, **(headers or {})}
 
 
@@ -31,6 +39,10 @@ class NotFoundError(ProblemError):
 
 class ConflictError(ProblemError):
     status = 409
+
+
+class InvalidError(ProblemError):
+    status = 422
 
 
 class UnavailableError(ProblemError):
@@ -64,7 +76,9 @@ def _request_id(request: Request) -> str:
 
 
 async def _on_problem(request: Request, error: ProblemError) -> Response:
-    return problem(error.status, error.detail, _request_id(request), headers=error.extra_headers)
+    return problem(
+        error.status, error.detail, _request_id(request), headers=error.extra_headers, errors=error.errors
+    )
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
@@ -79,17 +93,17 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
 
 
 async def _on_validation_error(request: Request, error: RequestValidationError) -> Response:
+    all_faults = error.errors()
     faults = [
         {
             "in": str(fault["loc"][0]),
             "field": ".".join(str(part) for part in fault["loc"][1:]),
             "detail": str(fault["msg"]).removeprefix("Value error, "),
         }
-        for fault in error.errors()
+        for fault in all_faults[:MOST_FAULTS]
     ]
-    return problem(
-        422, "The request is not valid; `errors` names each fault.", _request_id(request), errors=faults
-    )
+    detail = f"The request is not valid; `errors` names the faults, {len(faults)} of {len(all_faults)}."
+    return problem(422, detail, _request_id(request), errors=faults)
 
 
 # The request middleware answers what is not listed here.

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from app.cache import Cache
 from app.db import Database
 from app.health import Health
+from app.idempotency import Idempotency
 from app.metrics import Metrics
 from app.migrations import known_revisions
 from app.products.repository import ProductRepository
@@ -32,7 +33,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     database = Database(settings, metrics)
     redis = RedisLink(settings, metrics)
     cache = Cache(redis, settings.cache_ttl)
-    app.state.products = ProductService(ProductRepository(database), cache)
+    app.state.products = ProductService(ProductRepository(database), cache, Idempotency(database))
     app.state.users = UserService(UserRepository(database), app.state.tokens)
     app.state.health = Health(database, redis, known_revisions())
 

@@ -1,9 +1,13 @@
 """What clients send and receive."""
 
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, model_validator
+
+from app.errors import InvalidError
 
 # Postgres text cannot hold NUL; other control characters have no place in a name either.
 PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
@@ -17,7 +21,13 @@ Price = Annotated[
     Decimal, Field(ge=0, max_digits=12, decimal_places=2, description="Exact; always a string in answers.")
 ]
 Stock = Annotated[int, Field(ge=0, le=2_147_483_647, strict=True)]
+Sort = Literal["id", "-id", "price", "-price"]
+MOST_ITEMS = 5_000
+FILTERS = ("category", "min_price", "max_price", "in_stock")
 ProductId = Annotated[int, Field(ge=1, le=9_223_372_036_854_775_807)]
+
+_ID: TypeAdapter[int] = TypeAdapter(ProductId)
+_PRICE: TypeAdapter[Decimal] = TypeAdapter(Price)
 
 
 class ProductInput(BaseModel):
@@ -29,6 +39,10 @@ class ProductInput(BaseModel):
     category: Category
     price: Price
     stock: Stock = 0
+
+    def values(self) -> dict[str, Any]:
+        """Return every field."""
+        return self.model_dump()
 
 
 class ProductChange(BaseModel):
@@ -65,9 +79,86 @@ class ProductOutput(BaseModel):
 
 
 class ProductPage(BaseModel):
-    """A page of products in the order of their ids."""
+    """A page of products; `next` is the place after it, to be given as `after`."""
 
     items: list[ProductOutput]
     page: int
     page_size: int
     has_next: bool
+    next: str | None
+
+
+class BulkItem(ProductInput):
+    """A product to create, or with an id one to replace."""
+
+    id: ProductId | None = None
+
+
+class BulkInput(BaseModel):
+    """Products to create and replace, all or none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    items: list[BulkItem] = Field(min_length=1, max_length=MOST_ITEMS)
+
+    @model_validator(mode="after")
+    def _refuse_repetition(self) -> "BulkInput":
+        seen: dict[int, int] = {}
+        for number, item in enumerate(self.items):
+            if item.id is not None and seen.setdefault(item.id, number) != number:
+                raise ValueError(f"items {seen[item.id]} and {number} have the same id")
+        return self
+
+
+class BulkOutput(BaseModel):
+    """What became of the items; the ids are in their order."""
+
+    created: int
+    updated: int
+    ids: list[ProductId]
+
+
+class ListQuery(BaseModel):
+    """Which products, in which order, from where."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    category: Category | None = None
+    min_price: Price | None = None
+    max_price: Price | None = None
+    in_stock: bool | None = None
+    sort: Sort = "id"
+    page: int = Field(1, ge=1, le=10_000)
+    page_size: int = Field(20, ge=1, le=100)
+    after: str | None = Field(
+        None,
+        max_length=200,
+        pattern="^[A-Za-z0-9_-]+$",
+        description="`next` of the page before: as fast at the millionth row as at the first.",
+    )
+
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """The names of the filters that were given."""
+        return tuple(name for name in FILTERS if getattr(self, name) is not None)
+
+    def place(self) -> dict[str, Any]:
+        """Return the sort values of the row that `after` stands for."""
+        if self.after is None:
+            return {}
+        try:
+            sort, product_id, price = json.loads(urlsafe_b64decode(self.after + "=" * (-len(self.after) % 4)))
+            place = {
+                "after_id": _ID.validate_python(product_id),
+                "after_price": _PRICE.validate_python(price),
+            }
+        except ValueError:
+            sort, place = None, {}
+        if sort != self.sort:
+            raise InvalidError("`after` is not a place in this list: start again without it.")
+        return place
+
+    def next_place(self, product_id: int, price: Decimal) -> str:
+        """Return the place after a row."""
+        text = json.dumps([self.sort, product_id, str(price)], separators=(",", ":"))
+        return urlsafe_b64encode(text.encode()).decode().rstrip("=")

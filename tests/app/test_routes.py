@@ -14,6 +14,7 @@ PRODUCTS = "/api/v1/products"
 ROUTES: dict[tuple[str, str], str | None] = {
     ("GET", PRODUCTS): None,
     ("POST", PRODUCTS): WRITE_PRODUCTS,
+    ("POST", PRODUCTS + "/bulk"): WRITE_PRODUCTS,
     ("GET", PRODUCTS + "/{id}"): None,
     ("PUT", PRODUCTS + "/{id}"): WRITE_PRODUCTS,
     ("PATCH", PRODUCTS + "/{id}"): WRITE_PRODUCTS,
@@ -64,7 +65,8 @@ async def test_each_user_may_do_what_its_scopes_allow_and_nothing_else(
             assert answer.status_code == 403, path
         else:
             assert answer.status_code in (200, 204, 404, 422), path
-    for path in {path for _, path in ROUTES}:
+    # The path of one route is an id to others, as in GET …/bulk.
+    for path in {path for _, path in ROUTES} - {PRODUCTS + "/bulk"}:
         for method in METHODS - {method for method, listed in ROUTES if listed == path}:
             answer = await client.request(method, path.replace("{id}", "1"), headers=headers)
             assert answer.status_code == 405, (method, path)
