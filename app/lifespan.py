@@ -33,7 +33,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     database = Database(settings, metrics)
     redis = RedisLink(settings, metrics)
     cache = Cache(redis, settings.cache_ttl)
-    app.state.products = ProductService(ProductRepository(database), cache, Idempotency(database))
+    app.state.idempotency = Idempotency(database)
+    app.state.products = ProductService(ProductRepository(database), cache, app.state.idempotency)
     app.state.users = UserService(UserRepository(database), app.state.tokens)
     app.state.health = Health(database, redis, known_revisions())
 

@@ -26,8 +26,7 @@ MOST_ITEMS = 5_000
 FILTERS = ("category", "min_price", "max_price", "in_stock")
 ProductId = Annotated[int, Field(ge=1, le=9_223_372_036_854_775_807)]
 
-_ID: TypeAdapter[int] = TypeAdapter(ProductId)
-_PRICE: TypeAdapter[Decimal] = TypeAdapter(Price)
+_PLACE: TypeAdapter[tuple[Sort, int, Decimal]] = TypeAdapter(tuple[Sort, ProductId, Price])
 
 
 class ProductInput(BaseModel):
@@ -147,16 +146,13 @@ class ListQuery(BaseModel):
         if self.after is None:
             return {}
         try:
-            sort, product_id, price = json.loads(urlsafe_b64decode(self.after + "=" * (-len(self.after) % 4)))
-            place = {
-                "after_id": _ID.validate_python(product_id),
-                "after_price": _PRICE.validate_python(price),
-            }
+            text = urlsafe_b64decode(self.after + "=" * (-len(self.after) % 4))
+            sort, product_id, price = _PLACE.validate_json(text)
         except ValueError:
-            sort, place = None, {}
+            sort = None
         if sort != self.sort:
             raise InvalidError("`after` is not a place in this list: start again without it.")
-        return place
+        return {"after_id": product_id, "after_price": price}
 
     def next_place(self, product_id: int, price: Decimal) -> str:
         """Return the place after a row."""
