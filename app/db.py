@@ -85,8 +85,8 @@ class Statement:
         return [values[name] if name in values else self._constants[name] for name in self._names]
 
 
-def create_engine(settings: Settings, *, owner: bool = False) -> AsyncEngine:
-    """Return the engine of the serving role, or an unpooled one of the role that migrates."""
+def create_engine(settings: Settings, *, owner: bool = False, pooled: bool = True) -> AsyncEngine:
+    """Return the engine of the serving role, or an unpooled one: of the role that migrates, if `owner`."""
     url: URL = make_url(settings.database_url)
     password = settings.database_password
     server_settings = {"application_name": f"api {settings.release}"[:63], "jit": "off"}
@@ -108,7 +108,7 @@ def create_engine(settings: Settings, *, owner: bool = False) -> AsyncEngine:
     }
     if password is not None:
         arguments["password"] = password.get_secret_value()
-    if owner:
+    if owner or not pooled:
         return create_async_engine(url, poolclass=NullPool, connect_args=arguments)
     return create_async_engine(
         url,
@@ -227,11 +227,19 @@ class Database:
             except Exception as error:
                 raise exc.DisconnectionError from error
 
-    def sample_pool(self) -> None:
-        """Record how many connections this worker holds and uses."""
+    async def on_driver(self, name: str, work: Callable[[Driver], Awaitable[T]]) -> T:
+        """Run read-only work on a driver connection of the pool."""
+        with self._accounted(name):
+            async with self._driver() as driver:
+                return await work(driver)
+
+    def sample_pool(self) -> dict[str, int]:
+        """Record and return how many connections this worker holds and uses."""
         pool = cast("Any", self.engine.pool)
-        self._metrics.pool.labels("used").set(pool.checkedout())
-        self._metrics.pool.labels("idle").set(pool.checkedin())
+        sample = {"used": pool.checkedout(), "idle": pool.checkedin()}
+        for state, connections in sample.items():
+            self._metrics.pool.labels(state).set(connections)
+        return sample
 
     async def close(self) -> None:
         """Close every connection."""

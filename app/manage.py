@@ -108,7 +108,7 @@ async def _user_add(settings: Settings, options: argparse.Namespace) -> int:
     line = getpass() if sys.stdin.isatty() else sys.stdin.readline()
     scopes = frozenset(options.scope or [WRITE_PRODUCTS])
     async with _users(settings) as users:
-        service = UserService(users, Tokens(settings))
+        service = UserService(users, Tokens(settings), Metrics(settings.release))
         if not await service.add(options.name, line.rstrip("\r\n"), scopes, replace=options.replace):
             return _fail(f"There is a user {options.name} already: --replace gives it a new password.")
     return 0

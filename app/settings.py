@@ -105,6 +105,10 @@ class Settings(BaseSettings):
     )
     cors_allow_credentials: bool = Field(False, description="Whether browsers may send credentials.")
     max_body_bytes: int = Field(1_048_576, ge=0, description="Largest request body accepted.")
+    request_timeout: float = Field(30, gt=0, le=600, description="Seconds a request may take.")
+    drain_file: Path | None = Field(
+        None, description="While this file exists the service is not ready and ends kept-alive connections."
+    )
     sentry_dsn: SecretStr | None = Field(None, description="Where errors are reported; empty: nowhere.")
 
     @classmethod

@@ -8,6 +8,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
 
 from app.auth import Principal, Tokens, UnauthorizedError, invalid_token
+from app.metrics import Metrics
 from app.users.repository import StoredUser, UserRepository
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -30,8 +31,9 @@ class UserRuleError(ValueError):
 class UserService:
     """What can be done with users."""
 
-    def __init__(self, repository: UserRepository, tokens: Tokens) -> None:
+    def __init__(self, repository: UserRepository, tokens: Tokens, metrics: Metrics) -> None:
         self._repository = repository
+        self._metrics = metrics
         self._tokens = tokens
         self._hashing = asyncio.Semaphore(HASHES_AT_ONCE)
         self._recent: dict[int, tuple[float, StoredUser | None]] = {}
@@ -41,7 +43,9 @@ class UserService:
         user = await self._repository.find(name)
         async with self._hashing:  # each hash takes 64 MiB
             known = await asyncio.to_thread(_matches, user.password_hash if user else _NOBODY, password)
-        if user is None or not known or not user.enabled:
+        admitted = user is not None and known and user.enabled
+        self._metrics.sign_ins.labels("admitted" if admitted else "refused").inc()
+        if user is None or not admitted:
             raise UnauthorizedError(
                 "The name or the password is wrong.", headers={"WWW-Authenticate": "Bearer"}
             )

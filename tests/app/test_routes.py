@@ -22,6 +22,7 @@ ROUTES: dict[tuple[str, str], str | None] = {
     ("POST", "/api/v1/auth/token"): None,
     ("GET", "/health/live"): None,
     ("GET", "/health/ready"): None,
+    ("GET", "/health/detail"): READ_OPERATIONS,
 }
 METHODS = {"GET", "PUT", "POST", "DELETE", "PATCH", "HEAD", "OPTIONS"}
 
