@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from app.cache import Cache
 from app.db import Database
+from app.error_tracking import start_error_tracking, stop_error_tracking
 from app.health import Health
 from app.idempotency import Idempotency
 from app.metrics import Metrics
@@ -33,6 +34,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Build the worker's services from the settings; nothing is connected until it is needed."""
     settings: Settings = app.state.settings
     metrics: Metrics = app.state.metrics
+    start_error_tracking(settings)
     redis = RedisLink(settings, metrics)
     cache = Cache(redis, settings.cache_ttl)
     app.state.database = database = Database(settings, metrics)
@@ -62,6 +64,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
         await redis.close()
         await database.close()
+        await stop_error_tracking(settings)
         logger.info("Stopped")
 
 

@@ -181,6 +181,13 @@ class Settings(BaseSettings):
         keys += self.secret_keys_old.get_secret_value().replace(",", " ").split()
         return [key for key in keys if key]
 
+    def secrets(self) -> list[str]:
+        """Return every secret value, so that they can be kept out of what is sent elsewhere."""
+        values = [getattr(self, name) for name in type(self).model_fields]
+        return [
+            value.get_secret_value() for value in values if isinstance(value, SecretStr)
+        ] + self.signing_keys
+
     @property
     def owner(self) -> str:
         """The Postgres role that owns and migrates the schema."""
