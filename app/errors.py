@@ -41,10 +41,6 @@ class ConflictError(ProblemError):
     status = 409
 
 
-class InvalidError(ProblemError):
-    status = 422
-
-
 class UnavailableError(ProblemError):
     status = 503
     headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
@@ -89,6 +85,10 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
     }
     detail = details.get(error.status_code, error.detail)
     headers = dict(error.headers or {})
+    if error.status_code == 405:
+        # Each method is a route of its own, and the error names only the first one's.
+        methods = request.app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", ""), {})
+        headers["Allow"] = ", ".join(sorted(method.upper() for method in methods)) or headers["Allow"]
     return problem(error.status_code, detail, _request_id(request), headers=headers)
 
 

@@ -22,7 +22,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base, Database, Statement
-from app.errors import InvalidError
+from app.errors import ConflictError
 
 LIFETIME = timedelta(hours=24)
 PURGED_AT_ONCE = 5_000
@@ -118,7 +118,7 @@ class Idempotency:
         if not rows:
             return None
         if rows[0]["fingerprint"] != fingerprint:
-            raise InvalidError("This idempotency key was used for another request.")
+            raise ConflictError("This idempotency key was used for another request.")
         return Outcome(rows[0]["location"], rows[0]["body"], replayed=True)
 
     async def purge(self) -> int:

@@ -71,6 +71,7 @@ def create_app(settings: Settings | None = None, access_log: AccessLog = write_a
         headers={} if settings.debug else SECURITY_HEADERS,  # the interactive pages need scripts
     )
     app.include_router(products.router)
+    app.include_router(products.bulk_router)
     app.include_router(users.router)
     app.include_router(health.router)
     return app

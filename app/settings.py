@@ -25,6 +25,10 @@ WELL_KNOWN = (
     "01234567",
     "abcdefgh",
 )
+WELL_KNOWN_PASSWORDS = frozenset(
+    {"admin", "api", "changeme", "example", "password", "postgres", "redis", "root", "secret", "test"}
+)
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class SettingsError(Exception):
@@ -135,6 +139,15 @@ class Settings(BaseSettings):
                 raise ValueError("is neither a comma list nor a JSON list") from None
         return [item.strip() for item in value.split(",") if item.strip()]
 
+    @field_validator("cors_origins", mode="after")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            parts = urlsplit(origin)
+            if origin != "*" and (not parts.hostname or origin != f"{parts.scheme}://{parts.netloc}"):
+                raise ValueError("must name origins, as in https://shop.example, without a path")
+        return value
+
     @field_validator("database_url", mode="after")
     @classmethod
     def _use_async_driver(cls, value: str) -> str:
@@ -168,6 +181,12 @@ class Settings(BaseSettings):
                 _refuse_weak_key("SECRET_KEYS_OLD" if number else "SECRET_KEY", key)
             if self.debug:
                 raise ValueError("DEBUG must be off in staging and production")
+            for name in ("database_password", "database_owner_password", "redis_password"):
+                password = getattr(self, name)
+                if password and password.get_secret_value().lower() in WELL_KNOWN_PASSWORDS:
+                    raise ValueError(f"{name.upper()} is a well-known password: generate a random one")
+            if not self.database_ssl_ca and not _is_local(make_url(self.database_url)):
+                raise ValueError("DATABASE_SSL_CA is required where the database is on another host")
         if "*" in self.cors_origins and self.cors_allow_credentials:
             raise ValueError(
                 "CORS_ORIGINS must not be * while CORS_ALLOW_CREDENTIALS is on: name the origins"
@@ -200,6 +219,13 @@ def _refuse_weak_key(name: str, key: str) -> None:
     letters = "".join(character for character in key.lower() if character.isalnum())
     if len(set(key)) < 10 or any(word in letters for word in WELL_KNOWN):
         raise ValueError(f"{name} is a well-known or guessable value: generate a random one")
+
+
+def _is_local(url: URL) -> bool:
+    """Whether every endpoint is this host itself."""
+    given = url.query.get("host", ())
+    hosts = [given] if isinstance(given, str) else [host.rpartition(":")[0].strip("[]") for host in given]
+    return all(host in LOOPBACK or host.startswith("/") for host in [*hosts, url.host or "localhost"])
 
 
 def parse_database_url(value: str) -> URL:

@@ -17,26 +17,31 @@ from app.products.schemas import (
     ProductInput,
     ProductOutput,
     ProductPage,
+    drop_default,
 )
 from app.products.service import PATH, ProductService
 
 Id = Annotated[ProductId, Path(alias="id")]
 IdempotencyKey = Annotated[
-    str | None,
+    str,
     Header(
         min_length=8,
         max_length=128,
         pattern="^[A-Za-z0-9._:-]+$",
+        json_schema_extra=drop_default,
         description="A request that is repeated with the same key within a day is done once.",
     ),
 ]
+NO_KEY = ""
 Writer = Annotated[Principal, require_scope(WRITE_PRODUCTS)]
-WRITING = problems(401, 403, 409, 413)
+WRITING = problems(400, 401, 403, 409, 413)
 NAMING = problems(404)
 CHANGING = WRITING | NAMING | problems(412)
 READING: dict[int | str, dict[str, object]] = {304: {"description": "The reader's copy is current."}}
 
 router = APIRouter(prefix=PATH, tags=["products"], responses=problems(422, 503))
+# Not below PATH, where the next part is an id.
+bulk_router = APIRouter(prefix="/api/v1/bulk", tags=["products"], responses=problems(422, 503))
 
 
 def _service(request: Request) -> ProductService:
@@ -49,7 +54,7 @@ def _headers(outcome: Outcome) -> dict[str, str]:
     return headers | ({"Idempotency-Replayed": "true"} if outcome.replayed else {})
 
 
-@router.get("", response_model=ProductPage, responses=READING)
+@router.get("", response_model=ProductPage, responses=NAMING | READING)
 async def list_products(request: Request, query: Annotated[ListQuery, Query()]) -> Response:
     """List products, filtered and sorted; `after` goes on where a page ended."""
     return answer(request, await _service(request).page(query))
@@ -57,16 +62,16 @@ async def list_products(request: Request, query: Annotated[ListQuery, Query()]) 
 
 @router.post("", status_code=201, response_model=ProductOutput, responses=WRITING)
 async def create_product(
-    request: Request, writer: Writer, product: ProductInput, idempotency_key: IdempotencyKey = None
+    request: Request, writer: Writer, product: ProductInput, idempotency_key: IdempotencyKey = NO_KEY
 ) -> Response:
     """Create a product."""
     outcome = await _service(request).create(writer.subject, idempotency_key, product)
     return answer(request, outcome.body, 201, _headers(outcome))
 
 
-@router.post("/bulk", response_model=BulkOutput, responses=WRITING)
+@bulk_router.post("/products", response_model=BulkOutput, responses=WRITING)
 async def save_products(
-    request: Request, writer: Writer, bulk: BulkInput, idempotency_key: IdempotencyKey = None
+    request: Request, writer: Writer, bulk: BulkInput, idempotency_key: IdempotencyKey = NO_KEY
 ) -> Response:
     """Create products, and replace those given with an id: all of them or none."""
     outcome = await _service(request).save_many(writer.subject, idempotency_key, bulk)

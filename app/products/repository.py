@@ -1,5 +1,6 @@
 """Products in Postgres. Statements are compiled once and answer with JSON bytes."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -8,13 +9,12 @@ import orjson
 from sqlalchemy import bindparam, delete, insert, select, text, tuple_, update
 
 from app.db import Database, Statement
-from app.errors import InvalidError
+from app.errors import MOST_FAULTS, ConflictError
 from app.products.models import Product
 from app.products.schemas import BulkItem, ListQuery
 
 COLUMNS = (Product.id, Product.name, Product.category, Product.price, Product.stock)
 FIELDS = ("name", "category", "price", "stock")
-MOST_NAMED = 100
 
 _THIS = Product.id == bindparam("id")
 READ = Statement("products.read", select(*COLUMNS).where(_THIS))
@@ -159,28 +159,26 @@ class ProductRepository:
         """
         new = [item for item in items if item.id is None]
         known = [item for item in items if item.id is not None]
+        ids = [item.id for item in known]
+        repeated = {product_id for product_id, times in Counter(ids).items() if times > 1}
+        _refuse(items, repeated, "This product is here more than once.")
 
         async def save() -> list[int]:
-            ids = [item.id for item in known]
             there = {row["id"] for row in await self._database.fetch(LOCK_MANY, ids=ids)}
-            if len(there) < len(ids):
-                faults = [
-                    {
-                        "in": "body",
-                        "field": f"items.{number}.id",
-                        "detail": "There is no product with this id.",
-                    }
-                    for number, item in enumerate(items)
-                    if item.id is not None and item.id not in there
-                ]
-                raise InvalidError(
-                    "Nothing was stored: some products do not exist.", errors=faults[:MOST_NAMED]
-                )
+            _refuse(items, set(ids) - there, "There is no product with this id.")
             await self._database.write(UPDATE_MANY, **_arrays(known))
             return sorted(row["id"] for row in await self._database.write(CREATE_MANY, **_arrays(new)))
 
         created = iter(await self._database.transact("products.save_many", save))
         return len(new), [next(created) if item.id is None else item.id for item in items]
+
+
+def _refuse(items: Sequence[BulkItem], ids: set[int], detail: str) -> None:
+    """Raise an error that names the items with these ids, if there are any."""
+    numbers = [number for number, item in enumerate(items) if item.id in ids]
+    if numbers:
+        faults = [{"in": "body", "field": f"items.{number}.id", "detail": detail} for number in numbers]
+        raise ConflictError("Nothing was stored; `errors` names the items.", errors=faults[:MOST_FAULTS])
 
 
 def _arrays(items: Sequence[BulkItem]) -> dict[str, list[Any]]:

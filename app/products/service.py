@@ -34,27 +34,27 @@ class ProductService:
         """Return a page of products."""
         return await self._repository.page(query)
 
-    async def create(self, owner: str, key: str | None, product: ProductInput) -> Outcome:
-        """Store a product; with an idempotency key once, however often it is asked for."""
+    async def create(self, owner: str, key: str, product: ProductInput) -> Outcome:
+        """Store a product; with an idempotency key, once, however often it is asked for."""
 
         async def create() -> Outcome:
             product_id, body = await self._repository.create(product.model_dump())
             return Outcome(f"{PATH}/{product_id}", body)
 
-        if key is None:
+        if not key:
             return await create()
         return await self._idempotency.once(
             owner, key, b"create" + product.model_dump_json().encode(), create
         )
 
-    async def save_many(self, owner: str, key: str | None, bulk: BulkInput) -> Outcome:
+    async def save_many(self, owner: str, key: str, bulk: BulkInput) -> Outcome:
         """Create and replace products, all or none."""
 
         async def save() -> Outcome:
             created, ids = await self._repository.save_many(bulk.items)
             return Outcome("", to_json({"created": created, "updated": len(ids) - created, "ids": ids}))
 
-        if key is None:
+        if not key:
             outcome = await save()
         else:
             outcome = await self._idempotency.once(

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.errors import problems
 from app.users.service import MAXIMUM_PASSWORD_LENGTH, UserService
 
-router = APIRouter(prefix="/api/v1/auth", tags=["auth"], responses=problems(401, 413, 422, 503))
+router = APIRouter(prefix="/api/v1/auth", tags=["auth"], responses=problems(400, 401, 413, 422, 503))
 
 # Postgres text cannot hold NUL, and no name has a control character.
 Username = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")]

@@ -146,7 +146,7 @@ async def test_a_failed_load_fails_its_readers_and_frees_the_key(cache: Cache) -
     assert [type(result) for result in results] == [ZeroDivisionError] * 5
     started = time.monotonic()
     assert await cache.fetch("k", Source().load) == b"{}"
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 1.5  # it would wait 2 s for a lease that stood
 
 
 async def test_a_reader_that_leaves_does_not_end_the_load(cache: Cache) -> None:

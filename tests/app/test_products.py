@@ -17,6 +17,7 @@ from app.idempotency import IdempotencyKey
 from app.products import repository as products_repository
 
 URL = "/api/v1/products"
+BULK = "/api/v1/bulk/products"
 
 
 async def create(client: httpx.AsyncClient, writer: dict[str, str], **fields: Any) -> dict[str, Any]:
@@ -90,6 +91,11 @@ async def test_a_product_is_a_row_before_the_answer_is_sent(
         ({"price": "10000000000"}, "price"),
         ({"price": "NaN"}, "price"),
         ({"price": "Infinity"}, "price"),
+        ({"price": ""}, "price"),
+        ({"price": "1e1"}, "price"),
+        ({"price": " 1"}, "price"),
+        ({"price": None}, "price"),
+        ({"stock": "1"}, "stock"),
         ({"stock": -1}, "stock"),
         ({"stock": 2**31}, "stock"),
         ({"stock": 1.5}, "stock"),
@@ -260,7 +266,7 @@ async def test_a_repeated_post_with_a_key_writes_once(
     assert len(listed["items"]) == 1
     # The same key for something else, and somebody else's same key.
     other = await workers[0].post(URL, json=product | {"stock": 1}, headers=writer | key)
-    assert other.status_code == 422
+    assert other.status_code == 409
     bob = {"Authorization": "Bearer " + workers[0].app.state.tokens.issue("bob", frozenset({WRITE_PRODUCTS}))}
     assert "idempotency-replayed" not in (await workers[0].post(URL, json=product, headers=bob | key)).headers
     for bad in ("short", "x" * 129, "sp ace-space"):
@@ -283,7 +289,7 @@ async def test_old_keys_are_forgotten(
             .where(IdempotencyKey.key == key["Idempotency-Key"])
             .values(created_at=IdempotencyKey.created_at - timedelta(days=2))
         )
-    assert await keys.purge() == 1
+    await keys.purge()  # unless the worker has just done it
     assert (await client.post(URL, json=product, headers=writer | key)).content != first.content
 
 
@@ -334,7 +340,7 @@ async def test_places_lead_through_a_sorted_list(
 )
 async def test_a_place_of_no_or_another_list_is_refused(client: httpx.AsyncClient, after: str) -> None:
     answer = await client.get(f"{URL}?after={after}")
-    assert answer.status_code == 422
+    assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
 
 
@@ -369,7 +375,7 @@ async def test_a_bulk_write_creates_and_replaces(
         item | {"stock": 2},
         item | {"id": old[0]["id"]},
     ]
-    answer = await client.post(f"{URL}/bulk", json={"items": items}, headers=writer)
+    answer = await client.post(BULK, json={"items": items}, headers=writer)
     assert answer.status_code == 200
     body = answer.json()
     assert (body["created"], body["updated"]) == (2, 2)
@@ -378,8 +384,8 @@ async def test_a_bulk_write_creates_and_replaces(
         stored = (await client.get(f"{URL}/{product_id}")).json()
         assert stored == {"stock": 0} | sent | {"id": product_id}
     key = writer | {"Idempotency-Key": f"bulk-{token_hex(8)}"}
-    first = await client.post(f"{URL}/bulk", json={"items": items}, headers=key)
-    again = await client.post(f"{URL}/bulk", json={"items": items}, headers=key)
+    first = await client.post(BULK, json={"items": items}, headers=key)
+    again = await client.post(BULK, json={"items": items}, headers=key)
     assert again.content == first.content
     assert again.headers["idempotency-replayed"] == "true"
 
@@ -389,22 +395,23 @@ async def test_a_bulk_write_is_all_or_nothing_and_names_the_rows(
 ) -> None:
     item = {"name": "Bulk", "category": category, "price": "2.50"}
     known = (await create(client, writer, category=category))["id"]
-    for items, fields in (
+    for items, status, fields in (
         (
-            [item, item | {"id": 2**62}, item | {"id": known}, item | {"id": 2**62 + 1}],
+            [item, item | {"id": 2**52}, item | {"id": known}, item | {"id": 2**52 + 1}],
+            409,
             ["items.1.id", "items.3.id"],
         ),
-        ([item, item | {"price": "-1"}, item, item | {"name": ""}], ["items.1.price", "items.3.name"]),
-        ([item | {"id": known}, item, item | {"id": known}], [""]),
-        ([], ["items"]),
-        ([item] * 5001, ["items"]),
+        ([item, item | {"price": "-1"}, item, item | {"name": ""}], 422, ["items.1.price", "items.3.name"]),
+        ([item | {"id": known}, item, item | {"id": known}], 409, ["items.0.id", "items.2.id"]),
+        ([], 422, ["items"]),
+        ([item] * 5001, 422, ["items"]),
     ):
-        answer = await client.post(f"{URL}/bulk", json={"items": items}, headers=writer)
-        assert answer.status_code == 422
-        assert [fault["field"] for fault in answer.json()["errors"]] in (fields, ["items"])
+        answer = await client.post(BULK, json={"items": items}, headers=writer)
+        assert answer.status_code == status
+        assert [fault["field"] for fault in answer.json()["errors"]] == fields
     listed = (await client.get(URL, params={"category": category})).json()
     assert [product["name"] for product in listed["items"]] == ["Lamp"]
-    many = await client.post(f"{URL}/bulk", json={"items": [{}] * 500}, headers=writer)
+    many = await client.post(BULK, json={"items": [{}] * 500}, headers=writer)
     assert len(many.json()["errors"]) == 100
     assert "100 of 1500" in many.json()["detail"]
 
@@ -414,12 +421,12 @@ async def test_thousands_of_rows_take_a_moment(
 ) -> None:
     item = {"name": "Bulk", "category": category, "price": "2.50", "stock": 1}
     started = time.monotonic()
-    created = await client.post(f"{URL}/bulk", json={"items": [item] * 5000}, headers=writer)
+    created = await client.post(BULK, json={"items": [item] * 5000}, headers=writer)
     ids = created.json()["ids"]
     assert len(set(ids)) == 5000
     assert ids == sorted(ids)
     replaced = await client.post(
-        f"{URL}/bulk", json={"items": [item | {"id": product_id} for product_id in ids]}, headers=writer
+        BULK, json={"items": [item | {"id": product_id} for product_id in ids]}, headers=writer
     )
     assert replaced.json()["updated"] == 5000
     assert time.monotonic() - started < 10
@@ -429,10 +436,10 @@ async def test_bulk_writes_of_the_same_rows_do_not_lock_each_other_out(
     client: httpx.AsyncClient, writer: dict[str, str], category: str
 ) -> None:
     item = {"name": "Bulk", "category": category, "price": "1"}
-    created = await client.post(f"{URL}/bulk", json={"items": [item] * 50}, headers=writer)
+    created = await client.post(BULK, json={"items": [item] * 50}, headers=writer)
     items = [item | {"id": product_id} for product_id in created.json()["ids"]]
     answers = await asyncio.gather(
-        *(client.post(f"{URL}/bulk", json={"items": items[:: (-1) ** n]}, headers=writer) for n in range(8))
+        *(client.post(BULK, json={"items": items[:: (-1) ** n]}, headers=writer) for n in range(8))
     )
     assert {answer.status_code for answer in answers} == {200}
 
