@@ -2,7 +2,9 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 
 from app.auth import WRITE_PRODUCTS, Principal, require_scope
 from app.errors import problems
@@ -54,9 +56,25 @@ def _headers(outcome: Outcome) -> dict[str, str]:
     return headers | ({"Idempotency-Replayed": "true"} if outcome.replayed else {})
 
 
-@router.get("", response_model=ProductPage, responses=NAMING | READING)
-async def list_products(request: Request, query: Annotated[ListQuery, Query()]) -> Response:
+LIST_PARAMETERS = [
+    {"name": name, "in": "query", "schema": schema, "description": schema.get("description", "")}
+    for name, schema in ListQuery.model_json_schema()["properties"].items()
+]
+
+
+@router.get(
+    "",
+    response_model=ProductPage,
+    responses=NAMING | READING,
+    openapi_extra={"parameters": LIST_PARAMETERS},
+)
+async def list_products(request: Request) -> Response:
     """List products, filtered and sorted; `after` goes on where a page ended."""
+    try:  # by ourselves: a query model in the signature costs a quarter of the whole answer
+        query = ListQuery.model_validate(dict(request.query_params))
+    except ValidationError as error:
+        faults = [{**fault, "loc": ("query", *fault["loc"])} for fault in error.errors()]
+        raise RequestValidationError(faults) from None
     return answer(request, await _service(request).page(query))
 
 

@@ -168,6 +168,26 @@ def test_the_backlog_is_the_configured_one(server: Server) -> None:
     assert listing.stdout.split()[3] == "4096"
 
 
+def test_a_draining_instance_is_not_ready_and_lets_its_connections_go(
+    migrated: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = tmp_path_factory.mktemp("g")
+    server = Server(directory, migrated | {"DRAIN_FILE": str(directory / "drain")})
+    try:
+        assert b"READY=1" in server.notify.recv(1000)
+        with server.client() as client:
+            assert client.get("/health/ready").status_code == 200
+            (directory / "drain").touch()
+            time.sleep(1)
+            for _ in range(20):  # each on a fresh connection, so that both workers answer
+                ready = client.get("/health/ready")
+                assert (ready.status_code, ready.headers["connection"]) == (503, "close")
+                assert client.get("/api/v1/products").status_code == 200
+        assert server.stop() == 0
+    finally:
+        server.close()
+
+
 def test_requests_under_way_are_finished_on_stop(server: Server) -> None:
     def ask(_: int) -> int:
         with server.client() as client:
