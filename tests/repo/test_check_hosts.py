@@ -6,8 +6,8 @@ import importlib.util
 from typing import Any
 
 import pytest
-from ansible.parsing.dataloader import DataLoader  # type: ignore[import-untyped]
-from ansible.template import Templar, trust_as_template  # type: ignore[import-untyped]
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 from tests.lab import ROOT
 

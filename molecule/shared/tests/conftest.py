@@ -5,21 +5,36 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import testinfra
 import yaml
+from testinfra.host import Host
 
 ROOT = Path(__file__).resolve().parents[3]
 SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "default")
 LAB = ROOT / ".lab" / f"molecule-{SCENARIO}"
 INVENTORY = ROOT / "molecule" / os.environ.get("MOLECULE_INVENTORY", "shared") / "inventory"
 
+# The tests of each playbook. The scenario of its name runs these only; every other scenario runs all tests.
+TESTS = {
+    "base": {"test_base.py", "test_tls.py"},
+    "postgres": {"test_postgresql.py"},
+    "redis": {"test_redis.py"},
+    "app": {"test_app.py"},
+    "edge": {"test_nginx.py"},
+    "monitoring": {"test_monitoring.py"},
+}
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Point testinfra at the hosts of the scenario's lab."""
+    config.addinivalue_line("markers", "on(*words): run on the hosts of which every word is true")
     state = LAB / "state.json"
     if not state.exists():
         raise pytest.UsageError(f"lab {LAB.name} is down: run `molecule converge -s {SCENARIO}` first")
@@ -33,6 +48,53 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.ssh_config = str(ssh_config)
 
 
+def built_playbooks(playbook: Path) -> set[str]:
+    """Return the names of a playbook and of all that it imports."""
+    imports = [play.get("ansible.builtin.import_playbook") for play in yaml.safe_load(playbook.read_text())]
+    return {playbook.stem}.union(*(built_playbooks(playbook.parent / name) for name in imports if name))
+
+
+def true_words() -> dict[str, set[str]]:
+    """Return {word: hosts}: the groups and how they are wired, as far as their playbooks ran."""
+    children = yaml.safe_load((INVENTORY / "hosts.yml").read_text())["all"]["children"]
+    edge, app, postgres, redis, monitoring = (
+        set(children[group]["hosts"]) for group in ("edge", "app", "postgres", "redis", "monitoring")
+    )
+    words = {
+        "edge": ("edge", edge),
+        "app": ("app", app),
+        "postgres": ("postgres", postgres),
+        "redis": ("redis", redis),
+        "monitoring": ("monitoring", monitoring),
+        "nginx": ("edge", edge | app),
+        "edge_beside_app": ("edge", edge & app),
+        # The service on another host comes over the network.
+        "postgres_tls": ("postgres", postgres if app - postgres else set()),
+        "redis_tls": ("redis", redis if app - redis else set()),
+    }
+    built = built_playbooks(ROOT / "molecule" / SCENARIO / "converge.yml")
+    return {word: hosts if playbook in built else set() for word, (playbook, hosts) in words.items()}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
+    """Deselect other playbooks' tests and what does not concern a host, and put the reboot last."""
+    words = true_words()
+    kept: list[pytest.Function] = []
+    deselected: list[pytest.Function] = []
+    for item in items:
+        host: Any = item.callspec.params["_testinfra_host"]
+        wanted = {word for mark in item.iter_markers("on") for word in mark.args}
+        if unknown := wanted - words.keys():
+            raise pytest.UsageError(f"{item.nodeid}: no word of `on` is {', '.join(unknown)}")
+        concerns = all(host.backend.hostname in words[word] for word in wanted)
+        # Molecule names every file, so none can be left out of the collection.
+        own = SCENARIO not in TESTS or item.path.name in TESTS[SCENARIO]
+        (kept if concerns and own else deselected).append(item)
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = sorted(kept, key=lambda item: item.path.name == "test_reboot.py")
+
+
 @pytest.fixture(scope="session")
 def all_variables() -> dict[str, dict[str, Any]]:
     """Return {host: {variable: value}}, resolved by Ansible itself, once."""
@@ -40,7 +102,8 @@ def all_variables() -> dict[str, dict[str, Any]]:
         name
         for path in ROOT.glob("roles/*/meta/argument_specs.yml")
         for name in yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
-        if not name.startswith("lab_")
+        # The lab's are no host's, and the default of app_source is known inside the role only.
+        if not name.startswith("lab_") and name != "app_source"
     )
     arguments = json.dumps({"variable_names": ["group_names", *names], "variables_directory": str(LAB)})
     play = ROOT / "molecule/shared/variables.yml"
@@ -56,6 +119,32 @@ def all_variables() -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture
-def variables(host: Any, all_variables: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def variables(host: Host, all_variables: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the variables of the host under test."""
-    return all_variables[host.backend.host.name if hasattr(host.backend.host, "name") else host.backend.hostname]
+    return all_variables[host.backend.hostname]
+
+
+@pytest.fixture
+def nearest(
+    host: Host, all_variables: dict[str, dict[str, Any]], pytestconfig: pytest.Config
+) -> Callable[[str], Host]:
+    """Return what finds a group's host: the one under test if it is in the group, else the group's first."""
+
+    def find(group: str) -> Host:
+        names = [name for name, known in all_variables.items() if group in known["group_names"]]
+        if host.backend.hostname in names:
+            return host
+        return testinfra.get_host(f"ssh://{names[0]}", ssh_config=pytestconfig.option.ssh_config)
+
+    return find
+
+
+@pytest.fixture
+def labctl() -> Callable[[str, str], None]:
+    """Return what does one of labctl's verbs to a host."""
+
+    def do(verb: str, name: str) -> None:
+        command = [sys.executable, str(ROOT / "roles/lab/files/labctl.py"), verb, LAB.name, name]
+        subprocess.run(command, check=True, capture_output=True)
+
+    return do

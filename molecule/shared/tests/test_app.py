@@ -3,11 +3,14 @@
 import json
 import re
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from testinfra.host import Host
+
+pytestmark = pytest.mark.on("app")
 
 # One request, or many while a command runs; on the host, as only it reaches the socket.
 CLIENT = r"""
@@ -99,6 +102,7 @@ class Service:
 
     host: Host
     variables: dict[str, Any]
+    database: Host
 
     def __post_init__(self) -> None:
         self.name: str = self.variables["app_name"]
@@ -136,15 +140,13 @@ class Service:
     def rows(self, name: str) -> list[str]:
         query = f"SELECT name, price, stock FROM products WHERE name = '{name}'"
         command = f"runuser -u postgres -- psql --no-psqlrc -Atd {self.name} -c %s"
-        rows: list[str] = self.host.check_output(command, query).splitlines()
+        rows: list[str] = self.database.check_output(command, query).splitlines()
         return rows
 
 
 @pytest.fixture
-def service(host: Host, variables: dict[str, Any]) -> Service:
-    if "app" not in variables["group_names"]:
-        pytest.skip("no app on this host")
-    return Service(host, variables)
+def service(host: Host, variables: dict[str, Any], nearest: Callable[[str], Host]) -> Service:
+    return Service(host, variables, database=nearest("postgres"))
 
 
 @pytest.fixture
@@ -152,13 +154,11 @@ def product() -> dict[str, Any]:
     return {"name": f"verify {uuid.uuid4()}", "category": "verify", "price": "12.34", "stock": 5}
 
 
-@pytest.fixture(params=["socket", "edge"])
+@pytest.fixture(params=["socket", pytest.param("edge", marks=pytest.mark.on("edge"))])
 def way(request: pytest.FixtureRequest, service: Service) -> dict[str, str]:
     """How a client gets to the service: past Nginx, or through it."""
     if request.param == "socket":
         return {}
-    if "edge" not in service.variables["group_names"]:
-        pytest.skip("no edge on this host")
     names = [name for name in service.variables["nginx_server_names"] if "*" not in name]
     return {"name": names[0], "address": names[0], "tls": "/etc/fastmetal/tls/ca.crt"}
 
@@ -166,8 +166,6 @@ def way(request: pytest.FixtureRequest, service: Service) -> dict[str, str]:
 def test_a_product_that_was_written_is_a_row(
     service: Service, product: dict[str, Any], way: dict[str, str]
 ) -> None:
-    if "postgres" not in service.variables["group_names"]:
-        pytest.skip("the database is on another host")
     created = service.ask("/api/v1/products", "POST", service.token(), product, **way)
     assert created.status == 201, created
     assert service.rows(product["name"]) == [f"{product['name']}|12.34|5"]

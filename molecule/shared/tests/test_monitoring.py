@@ -11,13 +11,6 @@ import pytest
 from testinfra.host import Host
 
 
-@pytest.fixture
-def monitoring(variables: dict[str, Any]) -> dict[str, Any]:
-    if "monitoring" not in variables["group_names"]:
-        pytest.skip("no Prometheus on this host")
-    return variables
-
-
 def ask(host: Host, variables: dict[str, Any], path: str) -> Any:
     """Ask Prometheus from its own host, which need not have curl."""
     script = "import sys,urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read().decode())"
@@ -35,15 +28,16 @@ def wait_for_samples(host: Host, variables: dict[str, Any], query: str) -> list[
         time.sleep(1)
 
 
-def test_every_target_is_up(host: Host, monitoring: dict[str, Any]) -> None:
+@pytest.mark.on("monitoring")
+def test_every_target_is_up(host: Host, variables: dict[str, Any]) -> None:
     wanted = {
         (job["name"], target["host"])
-        for job in monitoring["prometheus_scrape_jobs"]
+        for job in variables["prometheus_scrape_jobs"]
         for target in job["targets"]
     }
-    deadline = time.monotonic() + 2 * monitoring["prometheus_scrape_interval_seconds"] + 10
+    deadline = time.monotonic() + 2 * variables["prometheus_scrape_interval_seconds"] + 10
     while True:
-        targets = ask(host, monitoring, "targets?state=active")["activeTargets"]
+        targets = ask(host, variables, "targets?state=active")["activeTargets"]
         down = {
             (t["labels"]["job"], t["labels"]["instance"]): t["lastError"]
             for t in targets
@@ -56,32 +50,35 @@ def test_every_target_is_up(host: Host, monitoring: dict[str, Any]) -> None:
     assert wanted <= {(target["labels"]["job"], target["labels"]["instance"]) for target in targets}
 
 
-def test_node_metrics_are_collected(host: Host, monitoring: dict[str, Any]) -> None:
+@pytest.mark.on("monitoring")
+def test_node_metrics_are_collected(host: Host, variables: dict[str, Any]) -> None:
     nodes = {
         target["host"]
-        for job in monitoring["prometheus_scrape_jobs"]
+        for job in variables["prometheus_scrape_jobs"]
         for target in job["targets"]
         if job["name"].startswith("node")
     }
     assert nodes
     for metric in ("node_memory_MemAvailable_bytes", "node_filesystem_avail_bytes", "node_cpu_seconds_total"):
-        samples = wait_for_samples(host, monitoring, metric)
+        samples = wait_for_samples(host, variables, metric)
         assert nodes <= {sample["metric"]["instance"] for sample in samples}, metric
 
 
-def test_every_job_yields_samples(host: Host, monitoring: dict[str, Any]) -> None:
-    wanted = {job["name"] for job in monitoring["prometheus_scrape_jobs"]}
+@pytest.mark.on("monitoring")
+def test_every_job_yields_samples(host: Host, variables: dict[str, Any]) -> None:
+    wanted = {job["name"] for job in variables["prometheus_scrape_jobs"]}
     found = {
-        sample["metric"]["job"] for sample in wait_for_samples(host, monitoring, "scrape_samples_scraped>0")
+        sample["metric"]["job"] for sample in wait_for_samples(host, variables, "scrape_samples_scraped>0")
     }
     assert wanted <= found
 
 
-def test_prometheus_is_not_public(monitoring: dict[str, Any]) -> None:
-    address, port = monitoring["prometheus_listen_address"].rsplit(":", 1)
+@pytest.mark.on("monitoring")
+def test_prometheus_is_not_public(variables: dict[str, Any]) -> None:
+    address, port = variables["prometheus_listen_address"].rsplit(":", 1)
     assert address.startswith("127.") or address == "[::1]"
     with pytest.raises(OSError, match=r"refused|timed out"):
-        socket.create_connection((monitoring["private_address"], int(port)), timeout=5)
+        socket.create_connection((variables["private_address"], int(port)), timeout=5)
 
 
 def test_exporter_is_closed_to_strangers(host: Host, variables: dict[str, Any]) -> None:
@@ -105,9 +102,9 @@ def test_exporter_is_closed_to_strangers(host: Host, variables: dict[str, Any]) 
         connection.recv(1)
 
 
-@pytest.mark.parametrize("unit", ["prometheus", "prometheus-node-exporter"])
-def test_units_are_sandboxed(host: Host, variables: dict[str, Any], unit: str) -> None:
-    if unit == "prometheus" and "monitoring" not in variables["group_names"]:
-        pytest.skip("no Prometheus on this host")
+@pytest.mark.parametrize(
+    "unit", [pytest.param("prometheus", marks=pytest.mark.on("monitoring")), "prometheus-node-exporter"]
+)
+def test_units_are_sandboxed(host: Host, unit: str) -> None:
     with host.sudo():
         assert host.run(f"systemd-analyze security --threshold=20 {unit}.service").rc == 0

@@ -74,8 +74,6 @@ def read(host: Host, path: str) -> str:
 
 @pytest.fixture
 def site(host: Host, variables: dict[str, Any]) -> Site:
-    if "edge" not in variables["group_names"]:
-        pytest.skip("no public site on this host")
     names = [name for name in variables["nginx_server_names"] if "*" not in name]
     return Site(
         address=variables["private_address"],
@@ -88,8 +86,6 @@ def site(host: Host, variables: dict[str, Any]) -> Site:
 @pytest.fixture
 def listeners(variables: dict[str, Any]) -> list[tuple[str, int]]:
     """Where this host offers the application to other hosts and to its own monitoring."""
-    if "app" not in variables["group_names"]:
-        pytest.skip("no private listener on this host")
     pairs = [listen.rsplit(":", 1) for listen in variables["nginx_backend_listen"]]
     return [(address.strip("[]"), int(port)) for address, port in pairs]
 
@@ -104,9 +100,7 @@ def dead_application(host: Host, settings: dict[str, Any]) -> Iterator[None]:
 
     The reload lets go of the connections that nginx keeps open.
     """
-    (upstream, *others) = settings["nginx_upstreams"]
-    if others or not upstream.startswith("unix:"):
-        pytest.skip("the application is on other hosts")
+    (upstream,) = settings["nginx_upstreams"]
     path = shlex.quote(upstream.removeprefix("unix:"))
     with host.sudo():
         host.check_output(f"mv {path} {path}.hidden && systemctl reload nginx.service")
@@ -129,6 +123,7 @@ def log_lines(host: Host, wanted: str) -> list[dict[str, Any]]:
 # ---- TLS ----
 
 
+@pytest.mark.on("edge")
 def test_certificate_verifies(site: Site) -> None:
     with site.connect() as connection:
         assert isinstance(connection, ssl.SSLSocket)
@@ -136,12 +131,14 @@ def test_certificate_verifies(site: Site) -> None:
         assert connection.selected_alpn_protocol() is None
 
 
+@pytest.mark.on("edge")
 def test_certificate_is_not_for_other_names(site: Site) -> None:
     stranger = Site(site.address, "stranger.invalid", site.authority, site.settings)
     with pytest.raises(ssl.SSLCertVerificationError):
         stranger.connect()
 
 
+@pytest.mark.on("edge")
 def test_http2_is_negotiated(site: Site) -> None:
     context = site.context()
     context.set_alpn_protocols(["h2", "http/1.1"])
@@ -152,6 +149,7 @@ def test_http2_is_negotiated(site: Site) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("version", ["TLSv1", "TLSv1_1"])
+@pytest.mark.on("edge")
 def test_old_tls_is_refused(site: Site, version: str) -> None:
     context = site.context()
     context.set_ciphers("ALL:@SECLEVEL=0")
@@ -160,6 +158,7 @@ def test_old_tls_is_refused(site: Site, version: str) -> None:
         site.connect(context=context)
 
 
+@pytest.mark.on("edge")
 def test_tls_1_2_is_served(site: Site) -> None:
     context = site.context()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -168,6 +167,7 @@ def test_tls_1_2_is_served(site: Site) -> None:
         assert connection.version() == "TLSv1.2"
 
 
+@pytest.mark.on("edge")
 def test_http_redirects(site: Site) -> None:
     answer = site.request("/api/v1/products?page=2", port=80)
     assert answer.status == 301
@@ -175,6 +175,7 @@ def test_http_redirects(site: Site) -> None:
 
 
 @pytest.mark.parametrize("port", [80, 443])
+@pytest.mark.on("edge")
 def test_unknown_host_is_refused(site: Site, port: int) -> None:
     answer = site.request("/health/live", port=port, host="stranger.invalid")
     assert answer.status == 421
@@ -196,22 +197,26 @@ def assert_headers(site: Site, answer: Answer, *, tls: bool = True) -> None:
     ("path", "status"),
     [("/health/live", 200), ("/metrics", 404), ("/no/such/page", 404), ("/no/such/page.html", 404)],
 )
+@pytest.mark.on("edge")
 def test_headers_on_answers(site: Site, path: str, status: int) -> None:
     answer = site.request(path)
     assert answer.status == status
     assert_headers(site, answer)
 
 
+@pytest.mark.on("edge")
 def test_headers_on_redirect(site: Site) -> None:
     answer = site.request("/", port=80)
     assert answer.status == 301
     assert_headers(site, answer, tls=False)
 
 
+@pytest.mark.on("edge")
 def test_headers_on_misdirected_request(site: Site) -> None:
     assert_headers(site, site.request("/", host="stranger.invalid"))
 
 
+@pytest.mark.on("edge_beside_app")
 def test_headers_when_the_application_is_down(host: Host, site: Site) -> None:
     with dead_application(host, site.settings):
         answer = site.request("/health/live")
@@ -224,6 +229,7 @@ def test_headers_when_the_application_is_down(host: Host, site: Site) -> None:
 # ---- What is not public ----
 
 
+@pytest.mark.on("edge")
 def test_private_paths_do_not_exist(site: Site) -> None:
     for path in site.settings["nginx_private_paths"]:
         disguises = [
@@ -243,10 +249,9 @@ def test_private_paths_do_not_exist(site: Site) -> None:
             answer.assert_problem()
 
 
+@pytest.mark.on("nginx")
 def test_nothing_else_listens(host: Host, variables: dict[str, Any]) -> None:
     groups = set(variables["group_names"])
-    if not {"edge", "app"} & groups:
-        pytest.skip("no nginx on this host")
     with host.sudo():
         lines = host.check_output("ss -Hltnp").splitlines()
     found = {line.split()[3] for line in lines if '"nginx"' in line}
@@ -256,6 +261,7 @@ def test_nothing_else_listens(host: Host, variables: dict[str, Any]) -> None:
     assert found <= public | private
 
 
+@pytest.mark.on("app")
 def test_private_listener_is_closed_to_strangers(
     host: Host, variables: dict[str, Any], listeners: list[tuple[str, int]]
 ) -> None:
@@ -276,6 +282,7 @@ def test_private_listener_is_closed_to_strangers(
 # ---- Limits ----
 
 
+@pytest.mark.on("edge")
 def test_rate_limit_answers_429(site: Site) -> None:
     zone = min(site.settings["nginx_rate_limits"], key=lambda zone: zone["burst"])
     answers = [site.request(f"{zone['path']}{uuid.uuid4()}") for _ in range(zone["burst"] + 5)]
@@ -287,6 +294,7 @@ def test_rate_limit_answers_429(site: Site) -> None:
     assert_headers(site, refused[0])
 
 
+@pytest.mark.on("edge")
 def test_connection_limit_answers_429(site: Site) -> None:
     """Requests whose bodies never arrive stay in progress; the one too many is refused."""
     limit = site.settings["nginx_connections_per_client"]
@@ -305,6 +313,7 @@ def test_connection_limit_answers_429(site: Site) -> None:
     assert int(answer.headers["Retry-After"]) >= 1
 
 
+@pytest.mark.on("edge")
 def test_body_over_the_limit_answers_413(site: Site) -> None:
     number, unit = re.fullmatch(r"(\d+)([kmg]?)", site.settings["nginx_body_limit"]).groups()  # type: ignore[union-attr]
     limit = int(number) * 1024 ** " kmg".index(unit or " ")
@@ -317,20 +326,21 @@ def test_body_over_the_limit_answers_413(site: Site) -> None:
 # ---- Answers ----
 
 
+@pytest.mark.on("edge")
 def test_answers_are_compressed(site: Site) -> None:
-    for path in ("/openapi.json", "/api/v1/openapi.json", "/api/v1/products?page_size=100"):
-        plain = site.request(path)
-        if plain.status == 200 and len(plain.body) > 256:
-            break
-    else:
-        pytest.skip("the application has no answer long enough to compress")
+    path = "/api/openapi.json"
+    plain = site.request(path)
+    assert plain.status == 200
     assert plain.headers["Content-Encoding"] is None
     compressed = site.request(path, headers={"Accept-Encoding": "gzip"})
     assert compressed.headers["Content-Encoding"] == "gzip"
     assert "Accept-Encoding" in compressed.headers["Vary"]
-    assert gzip.decompress(compressed.body) == plain.body
+    # Another host may have answered, and another Python words some descriptions differently.
+    paths = [json.loads(body)["paths"].keys() for body in (gzip.decompress(compressed.body), plain.body)]
+    assert paths[0] == paths[1]
 
 
+@pytest.mark.on("edge")
 def test_one_log_line_per_request(host: Host, site: Site) -> None:
     reference = uuid.uuid4().hex
     answer = site.request("/no/such/page?secret=1", headers={"X-Request-ID": reference})
@@ -342,26 +352,29 @@ def test_one_log_line_per_request(host: Host, site: Site) -> None:
     assert "secret" not in json.dumps(line)
 
 
+@pytest.mark.on("edge")
 def test_harmful_request_id_is_replaced(site: Site) -> None:
     answer = site.request("/metrics", headers={"X-Request-ID": 'a b;"c'})
     assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["X-Request-ID"])
 
 
+@pytest.mark.on("edge")
 def test_client_address_cannot_be_chosen(host: Host, site: Site) -> None:
-    if site.settings["nginx_trusted_proxies"]:
-        pytest.skip("this client may be one of the trusted proxies")
+    assert not site.settings["nginx_trusted_proxies"]
     reference = uuid.uuid4().hex
     site.request("/no/such/page", headers={"X-Request-ID": reference, "X-Forwarded-For": "203.0.113.9"})
     (line,) = log_lines(host, reference)
     assert line["client"] != "203.0.113.9"
 
 
+@pytest.mark.on("edge")
 def test_health_is_not_logged(host: Host, site: Site) -> None:
     reference = uuid.uuid4().hex
     assert site.request("/health/live", headers={"X-Request-ID": reference}).status == 200
     assert log_lines(host, reference) == []
 
 
+@pytest.mark.on("edge")
 def test_log_goes_on_after_rotation(host: Host, site: Site) -> None:
     with host.sudo():
         host.check_output("logrotate --force /etc/logrotate.d/nginx")
@@ -370,6 +383,7 @@ def test_log_goes_on_after_rotation(host: Host, site: Site) -> None:
     assert len(log_lines(host, reference)) == 1
 
 
+@pytest.mark.on("app")
 def test_private_listener_serves_metrics(
     host: Host, variables: dict[str, Any], listeners: list[tuple[str, int]]
 ) -> None:
@@ -385,8 +399,7 @@ def test_private_listener_serves_metrics(
             assert host.check_output(shlex.join(["python3", "-c", script, url, *identity])) == "200"
 
 
-def test_unit_is_sandboxed(host: Host, variables: dict[str, Any]) -> None:
-    if not {"edge", "app"} & set(variables["group_names"]):
-        pytest.skip("no nginx on this host")
+@pytest.mark.on("nginx")
+def test_unit_is_sandboxed(host: Host) -> None:
     with host.sudo():
         assert host.run("systemd-analyze security --threshold=30 nginx.service").rc == 0

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import compileall
+import fcntl
 import hashlib
 import os
 import py_compile
@@ -38,6 +39,12 @@ EXAMPLES = r"""
 """
 
 
+def lock_releases(releases: Path) -> None:
+    """Wait for an interrupted run that is still at work on the host; the lock ends with this process."""
+    releases.mkdir(parents=True, exist_ok=True)
+    fcntl.flock(os.open(releases, os.O_RDONLY), fcntl.LOCK_EX)
+
+
 def install(archive: Path, directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -70,9 +77,12 @@ def main() -> None:
     )
     archive, directory = Path(module.params["archive"]), Path(module.params["directory"])
     os.umask(0o022)
-    changed = not (directory / "release.json").exists()
+    marker = directory / "release.json"
+    changed = not marker.exists()
     try:
         if changed and not module.check_mode:
+            lock_releases(directory.parent)
+        if not marker.exists() and not module.check_mode:
             if hashlib.sha256(archive.read_bytes()).hexdigest() != module.params["checksum"]:
                 module.fail_json(msg=f"{archive} is not the archive that was built: run again.")
             install(archive, directory)

@@ -16,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -37,7 +38,7 @@ IMAGE_PACKAGES = (
     "ca-certificates,dbus,gnupg,iproute2,iputils-ping,kmod,nftables,openssh-server,procps,"
     "python3,python3-apt,sudo,systemd,systemd-sysv"
 )
-IMAGE_MAX_AGE_DAYS = 14
+HOST_KEY = "etc/ssh/ssh_host_ed25519_key"
 
 LAUNCH = """
 set -e
@@ -59,7 +60,7 @@ class LabError(Exception):
 
 def run(*argv: str, **kwargs: Any) -> str:
     """Run a command and return its output; raises LabError with its own words."""
-    done = subprocess.run(argv, capture_output=True, text=True, **kwargs)
+    done: subprocess.CompletedProcess[str] = subprocess.run(argv, capture_output=True, text=True, **kwargs)
     if done.returncode:
         raise LabError(f"{shlex.join(argv)} failed: {(done.stderr or done.stdout).strip()}")
     return done.stdout
@@ -219,9 +220,8 @@ class Lab:
         (upper / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
         public = (self.dir / "id_ed25519.pub").read_text()
         write(upper / "root/.ssh/authorized_keys", public, 0o600)
-        ssh = upper / "etc/ssh"
-        ssh.mkdir(parents=True, exist_ok=True)
-        keygen(ssh / "ssh_host_ed25519_key", name)
+        (upper / HOST_KEY).parent.mkdir(parents=True, exist_ok=True)
+        keygen(upper / HOST_KEY, name)
         write(upper / "etc/hostname", f"{name}\n")
 
     def kill(self, name: str) -> None:
@@ -275,7 +275,9 @@ class Lab:
             if not subnet:
                 raise LabError("no free subnet in 10.213.0.0/16: take unused labs down")
             if self.state["subnet"] not in ("", subnet):
-                raise LabError(f"subnet {self.state['subnet']}.0/24 is in use: `labctl.py down {self.name}` first")
+                raise LabError(
+                    f"subnet {self.state['subnet']}.0/24 is in use: `labctl.py down {self.name}` first"
+                )
             self.state["subnet"] = subnet
             self.save()
             forward = Path("/proc/sys/net/ipv4/ip_forward")
@@ -292,7 +294,9 @@ class Lab:
 
     def rules(self, subnet: str) -> str:
         """Hosts reach each other, this machine, the resolver and package mirrors; nothing else."""
-        servers = ", ".join(line.split()[1] for line in resolver().splitlines() if line.startswith("nameserver"))
+        servers = ", ".join(
+            line.split()[1] for line in resolver().splitlines() if line.startswith("nameserver")
+        )
         return f"""
         table inet {self.table} {{
           chain forwarding {{
@@ -313,18 +317,25 @@ class Lab:
 
     def network_down(self) -> None:
         """Remove bridge, route and rules, whatever of them is there."""
+        subnet = self.state["subnet"]
+        if subnet:
+            # Connections that SSH keeps for the next command would outlive their hosts.
+            links = run("ss", "--no-header", "--tcp", "--numeric", "--processes", "dst", f"{subnet}.0/24")
+            for pid in re.findall(r'"ssh",pid=(\d+)', links):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGTERM)
         if Path(f"/sys/class/net/{self.bridge}").exists():
             run("ip", "link", "del", self.bridge)
-        subnet = self.state["subnet"]
         if subnet and f"blackhole {subnet}.0/24" in run("ip", "-4", "route"):
             run("ip", "route", "del", "blackhole", f"{subnet}.0/24", "metric", "9999")
-        if f"table inet {self.table}\n" in run("nft", "list", "tables") + "\n":
+        # A machine that never ran a lab has no nft, and `down` has nothing to do there.
+        if shutil.which("nft") and f"table inet {self.table}\n" in run("nft", "list", "tables") + "\n":
             run("nft", "delete", "table", "inet", self.table)
 
     # --- verbs -----------------------------------------------------------------
 
     def up(self, wanted: dict[str, str | None], progress: Callable[[str], None]) -> bool:
-        """Bring exactly the wanted hosts up ({name: release or None for as it is}); True when anything changed."""
+        """Bring exactly the wanted hosts up ({name: release, or None to keep it}); True if any changed."""
         self.dir.mkdir(parents=True, exist_ok=True)
         if not (self.dir / "id_ed25519").exists():
             keygen(self.dir / "id_ed25519", f"fastmetal-lab-{self.name}")
@@ -364,21 +375,21 @@ class Lab:
         return bool(images or stopped)
 
     def describe(self) -> None:
-        """Write known_hosts and ssh_config, and give the lab's files to whoever called sudo."""
+        """Write known_hosts and ssh_config, and give the lab's files to the checkout's owner, for sudo."""
         lines = [
-            f"{host['address']} {(self.dir / 'hosts' / name / 'upper/etc/ssh/ssh_host_ed25519_key.pub').read_text()}"
+            host["address"] + " " + (self.dir / "hosts" / name / f"upper/{HOST_KEY}.pub").read_text()
             for name, host in self.state["hosts"].items()
         ]
         write(self.dir / "known_hosts", "".join(lines))
-        entries = "".join(f"Host {name}\n  HostName {host['address']}\n" for name, host in self.state["hosts"].items())
+        entries = "".join(
+            f"Host {name}\n  HostName {host['address']}\n" for name, host in self.state["hosts"].items()
+        )
         common = f"Host *\n  User root\n  IdentityFile {self.dir}/id_ed25519\n  IdentitiesOnly yes\n"
         write(self.dir / "ssh_config", f"{entries}{common}  UserKnownHostsFile {self.dir}/known_hosts\n")
-        owner = os.environ.get("SUDO_UID")
-        if owner:
-            ids = int(owner), int(os.environ["SUDO_GID"])
-            for path in (self.dir.parent, self.dir, *self.dir.glob("*")):
-                if path.name != "hosts":
-                    os.chown(path, *ids)
+        owner = ROOT.stat()
+        for path in (self.dir.parent, self.dir, *self.dir.glob("*")):
+            if path.name != "hosts":
+                os.chown(path, owner.st_uid, owner.st_gid)
 
     def down(self) -> bool:
         running = [path.name for path in self.cgroup(".").glob("*/")] if self.cgroup(".").exists() else []
@@ -429,10 +440,14 @@ def resolver() -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("verb", choices=["up", "down", "status", "start", "stop", "restart", "kill", "cut", "mend"])
+    parser.add_argument(
+        "verb", choices=["up", "down", "status", "start", "stop", "restart", "kill", "cut", "mend"]
+    )
     parser.add_argument("lab")
     parser.add_argument("names", nargs="*", help="hosts, for start/stop/restart/kill/cut/mend")
-    parser.add_argument("--host", action="append", default=[], metavar="NAME[:RELEASE]", help="a host, for up")
+    parser.add_argument(
+        "--host", action="append", default=[], metavar="NAME[:RELEASE]", help="a host, for up"
+    )
     options = parser.parse_args()
     if os.geteuid():
         raise LabError("the lab makes network bridges and mounts: run this as root or through sudo")

@@ -1,4 +1,4 @@
-"""Gather a host's facts, packages, free space and listeners; one that cannot be reached is noted, not given up.
+"""Gather a host's facts, packages, space and listeners; one out of reach is noted, not given up.
 
 A host that Ansible itself finds unreachable leaves the play without a word of advice.
 """
@@ -12,6 +12,8 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 NEXT = "--- next ---"
+# What Ansible's apt keeps services from starting with; one that was killed leaves it behind.
+GUARD_FILE, GUARD = "/usr/sbin/policy-rc.d", r"#!/bin/sh\nexit 101\n"
 
 
 class ActionModule(ActionBase):
@@ -29,15 +31,23 @@ class ActionModule(ActionBase):
             looked = self._low_level_execute_command(
                 f"df --block-size=1M --output=avail {directories}; echo '{NEXT}';"
                 f" ss --no-header -l --tcp --numeric --processes; echo '{NEXT}';"
-                " dpkg-query --show --showformat '${db:Status-Abbrev}${Package}\\n'"
+                f" dpkg-query --show --showformat '${{db:Status-Abbrev}}${{Package}}\\n'; echo '{NEXT}';"
+                f" ls -A /var/lib/dpkg/updates;"
+                f" printf '{GUARD}' | cmp --silent - {GUARD_FILE} && echo guarded"
             )
         except AnsibleConnectionFailure as error:
             return result | {"unreachable_because": str(error)}
-        space, listeners, packages = (part.strip().splitlines() for part in looked["stdout"].split(NEXT))
+        space, listeners, packages, interrupted = (
+            part.strip().splitlines() for part in looked["stdout"].split(NEXT)
+        )
         # A task that installs what is there already costs as much as the tasks that do something.
         installed = [line.removeprefix("ii ") for line in packages if line.startswith("ii ")]
+        packages_facts = {
+            "ansible_installed_packages": installed,
+            "ansible_packages_interrupted": bool(interrupted),
+        }
         return result | {
-            "ansible_facts": gathered["ansible_facts"] | {"ansible_installed_packages": installed},
+            "ansible_facts": gathered["ansible_facts"] | packages_facts,
             "free_mb": min((int(x) for x in space[1:]), default=None),
             "listeners": listeners,
         }

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ansible.plugins.callback import CallbackBase  # type: ignore[import-untyped]
+from ansible.plugins.callback import CallbackBase
 
 
-class CallbackModule(CallbackBase):  # type: ignore[misc]
+class CallbackModule(CallbackBase):
     """Prints one JSON line for each host of a play, as the play starts."""
 
     CALLBACK_VERSION = 2.0
