@@ -7,7 +7,6 @@ import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
 from functools import wraps
 from secrets import token_hex
 from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
@@ -20,8 +19,11 @@ from app.redis_link import RedisLink, Unavailable
 LEASE_MARK: Final = b"~"
 # Longer than a read may take: statement timeout, waiting for a connection and Redis together.
 LEASE_MILLISECONDS: Final = 10_000
-# How long a reader waits for another worker's load before it loads for itself.
+# How long a reader waits for another worker's load before it takes the lease over: that worker may be gone.
 WAIT_SECONDS: Final = 2.0
+TAKE_OVER: Final = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+"""
 STORE_UNDER_LEASE: Final = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then
   if ARGV[2] == '' then return redis.call('UNLINK', KEYS[1]) end
@@ -76,24 +78,26 @@ class Cache:
         if not self._link.enabled:
             return await load()
         name = self._link.prefix + key
-        deadline, pause, result = time.monotonic() + WAIT_SECONDS, 0.005, "shared"
+        awaited, deadline, pause, result = b"", 0.0, 0.005, "shared"
         while True:
             try:
                 found = await self._get(name)
             except Unavailable:
-                return await self._load_alone("bypass", load)
+                self._count("bypass")
+                return await load()
             if found is not None and not found.startswith(LEASE_MARK):
                 self._count("hit")
                 return found
             flight = self._flights.get(name)
             if flight is None or (flight.loading and flight.lease != found):
                 if found is not None:  # another worker is loading it
-                    if time.monotonic() > deadline:
-                        return await self._load_alone("timeout", load)
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, 0.05)
-                    continue
-                flight, result = self._take_off(name, load, ttl), "miss"
+                    if found != awaited:
+                        awaited, deadline = found, time.monotonic() + WAIT_SECONDS
+                    if time.monotonic() < deadline:
+                        await asyncio.sleep(pause)
+                        pause = min(2 * pause, 0.05)
+                        continue
+                flight, result = self._take_off(name, load, ttl or self._ttl, found), "miss"
             # One reader's leaving must not end the flight for the others.
             landed, value = await asyncio.shield(flight.task)
             if landed:
@@ -103,26 +107,30 @@ class Cache:
     def _count(self, result: str) -> None:
         self._link.metrics.cache.labels("read", result).inc()
 
-    async def _load_alone(self, result: str, load: Load) -> bytes | None:
-        self._count(result)
-        return await load()
-
-    def _take_off(self, name: str, load: Load, ttl: float | None) -> Flight:
+    def _take_off(self, name: str, load: Load, ttl: float, over: bytes | None) -> Flight:
         flight = self._flights[name] = Flight()
-        flight.task = asyncio.create_task(self._fly(name, flight, load, ttl or self._ttl))
+        flight.task = asyncio.create_task(self._fly(name, flight, load, ttl, over))
         # Should every reader have left, nobody else would look at a failure.
         flight.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return flight
 
-    async def _fly(self, name: str, flight: Flight, load: Load, ttl: float) -> tuple[bool, bytes | None]:
+    async def _fly(
+        self, name: str, flight: Flight, load: Load, ttl: float, over: bytes | None
+    ) -> tuple[bool, bytes | None]:
         """Return whether the load was ours to do, and its value."""
+
+        def lease(client: Redis) -> Awaitable[Any]:
+            if over is None:
+                return client.set(name, flight.lease, nx=True, px=LEASE_MILLISECONDS)
+            return client.eval(TAKE_OVER, 1, name, over, flight.lease, str(LEASE_MILLISECONDS))
+
         value = None
         try:
-            with suppress(Unavailable):
-                if not await self._link.call(
-                    "lease", lambda client: client.set(name, flight.lease, nx=True, px=LEASE_MILLISECONDS)
-                ):
+            try:
+                if not await self._link.call("lease", lease):
                     return False, None
+            except Unavailable:
+                self._missed.add(name)  # Redis may have it all the same
             flight.loading = True
             value = await load()
             return True, value
@@ -135,8 +143,10 @@ class Cache:
     async def _land(self, name: str, lease: bytes, value: bytes, ttl: float) -> None:
         store = self._store
         lifetime = int(ttl * 1000 * random.uniform(0.9, 1.1))  # noqa: S311
-        with suppress(Unavailable):
+        try:
             await self._link.call("store", lambda _: store([name], [lease, value, lifetime]))  # type: ignore[misc]
+        except Unavailable:
+            self._missed.add(name)  # nobody shall wait for a lease that nobody holds
 
     async def _get(self, name: str) -> bytes | None:
         """Read a key; what is asked for in one turn of the loop goes to Redis as one command."""

@@ -132,9 +132,31 @@ async def test_a_reader_waits_for_another_worker_but_not_for_ever(
         first = asyncio.ensure_future(one.fetch("k", slow.load))
         await slow.started.wait()
         assert await two.fetch("k", quick.load) == b"[2]"
+        assert await two.fetch("k", quick.load) == b"[2]"
         slow.gate.set()
-        await first
-        assert await two.fetch("k", quick.load) == b"[1]"
+        assert await first == b"[1]"  # and it does not replace what the quicker one stored
+        assert await one.fetch("k", slow.load) == b"[2]"
+    assert (slow.loads, quick.loads) == (1, 1)
+
+
+async def test_a_lease_from_before_redis_went_away_holds_nobody_up(
+    service: Callable[..., Settings], proxy: Proxy
+) -> None:
+    source = Source(b"[1]")
+    source.gate = asyncio.Event()
+    async with make_cache(service(REDIS_URL=proxy.url, REDIS_RETRY_AFTER="0.1")) as cache:
+        slow = asyncio.ensure_future(cache.fetch("k", source.load))
+        await source.started.wait()
+        await proxy.down()
+        source.gate.set()
+        assert await slow == b"[1]"
+        await proxy.up()
+        await asyncio.sleep(0.15)
+        started = time.monotonic()
+        assert await cache.fetch("k", source.load) == b"[1]"
+        assert await cache.fetch("k", source.load) == b"[1]"
+        assert time.monotonic() - started < 1
+        assert source.loads == 2
 
 
 async def test_a_failed_load_fails_its_readers_and_frees_the_key(cache: Cache) -> None:
