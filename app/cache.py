@@ -1,78 +1,49 @@
-"""Cached reads in Redis that a write removes for certain, and that cost nothing while Redis is away."""
+"""Cached reads in Redis that a write removes for certain, loaded once however many ask for them."""
 
-import logging
+import asyncio
+import hashlib
+import inspect
 import random
+import re
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import wraps
 from secrets import token_hex
-from typing import Any, Final
+from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
 
-from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import MaxConnectionsError, RedisError
+import orjson
+from redis.asyncio import Redis
 
-from app.metrics import Metrics
-from app.settings import Settings
-
-logger = logging.getLogger(__name__)
+from app.redis_link import RedisLink, Unavailable
 
 LEASE_MARK: Final = b"~"
 # Longer than a read may take: statement timeout, waiting for a connection and Redis together.
 LEASE_MILLISECONDS: Final = 10_000
+# How long a reader waits for another worker's load before it takes the lease over: that worker may be gone.
+WAIT_SECONDS: Final = 2.0
+TAKE_OVER: Final = """
+if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
+"""
 STORE_UNDER_LEASE: Final = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then
+  if ARGV[2] == '' then return redis.call('UNLINK', KEYS[1]) end
   return redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 end
 """
 MOST_MISSED_KEYS: Final = 10_000
+LONGEST_KEY: Final = 200
+BATCH: Final = 500
+
+Load = Callable[[], Awaitable[bytes | None]]
 
 
-class Unavailable(Exception):  # noqa: N818  (a state, not a fault of the caller)
-    """Redis failed, or is not being asked because it failed a moment ago."""
+class Flight:
+    """One load of one key under one lease, and everybody on this worker who waits for it."""
 
-
-class Breaker:
-    """Lets calls through until one fails, then one in every `retry_after` seconds until one succeeds."""
-
-    def __init__(self, retry_after: float) -> None:
-        self.retry_after = retry_after
-        self.closed = True
-        self._next_try = 0.0
-
-    def allows(self) -> bool:
-        """Whether this call may go to Redis; in the open state that makes it the probe."""
-        if self.closed:
-            return True
-        now = time.monotonic()
-        if now < self._next_try:
-            return False
-        self._next_try = now + self.retry_after
-        return True
-
-    def failed(self) -> None:
-        """Stop calls for a while."""
-        self.closed = False
-        self._next_try = time.monotonic() + self.retry_after
-
-
-def create_client(settings: Settings) -> Redis | None:
-    """Return a client with short timeouts and no retries of its own, or None without REDIS_URL."""
-    if not settings.redis_url:
-        return None
-    arguments: dict[str, Any] = {
-        "username": settings.redis_username,
-        "password": settings.redis_password.get_secret_value() if settings.redis_password else None,
-        "max_connections": settings.redis_max_connections,
-        "socket_timeout": settings.redis_timeout,
-        "socket_connect_timeout": settings.redis_timeout,
-        "retry": Retry(NoBackoff(), 0),
-    }
-    if settings.redis_url.startswith("rediss://") and settings.redis_ssl_ca:
-        arguments |= {"ssl_ca_certs": str(settings.redis_ssl_ca), "ssl_check_hostname": True}
-    pool: ConnectionPool = ConnectionPool.from_url(settings.redis_url, **arguments)
-    return Redis.from_pool(pool)
+    def __init__(self) -> None:
+        self.lease = LEASE_MARK + token_hex(8).encode()
+        self.loading = False
+        self.task: asyncio.Task[tuple[bool, bytes | None]]
 
 
 class Cache:
@@ -82,119 +53,242 @@ class Cache:
     the lease is still there. A writer removes the key, and the lease with it, after its commit: so a value
     read before the commit can never be stored after it. Should a worker die between commit and removal,
     the old value lives until its ttl.
+
+    A source is read once on a miss: readers on the same worker share the flight, readers on others wait for
+    the value to appear. Nobody gets what was loaded before a write that ended before the reader came: a
+    flight is joined only before its load begins, or while its lease still stands in Redis.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self._client = create_client(settings)
-        self._prefix = settings.redis_key_prefix
-        self._ttl_milliseconds = settings.cache_ttl * 1000
-        self._metrics = metrics
-        self._breaker = Breaker(settings.redis_retry_after)
+    def __init__(self, link: RedisLink, ttl: float) -> None:
+        self._link = link
+        self._ttl = ttl
+        self._flights: dict[str, Flight] = {}
+        self._asked: list[tuple[str, asyncio.Future[bytes | None]]] = []
+        self._answers: set[asyncio.Task[None]] = set()
         self._missed: set[str] = set()
-        self._store = self._client.register_script(STORE_UNDER_LEASE) if self._client else None
-        metrics.cache_up.set(1 if self._client else 0)
+        self._missed_patterns: set[str] = set()
+        self._store = link.client.register_script(STORE_UNDER_LEASE) if link.client else None
+        link.recoveries.append(self._remove_missed)
 
-    @property
-    def enabled(self) -> bool:
-        """Whether a Redis is configured."""
-        return self._client is not None
+    async def fetch(self, key: str, load: Load, ttl: float | None = None) -> bytes | None:
+        """Return the cached value of `key`, or load and store it; None is passed on, never stored.
 
-    async def fetch(self, key: str, load: Callable[[], Awaitable[bytes | None]]) -> bytes | None:
-        """Return the cached value of `key`, or load and store it; None is passed on, never stored."""
-        client = self._client
-        if client is None:
+        The load may run in a task of its own: it must not depend on a transaction around this call.
+        """
+        if not self._link.enabled:
             return await load()
-        name = self._prefix + key
+        name = self._link.prefix + key
+        awaited, deadline, pause, result = b"", 0.0, 0.005, "shared"
+        while True:
+            try:
+                found = await self._get(name)
+            except Unavailable:
+                self._count("bypass")
+                return await load()
+            if found is not None and not found.startswith(LEASE_MARK):
+                self._count("hit")
+                return found
+            flight = self._flights.get(name)
+            if flight is None or (flight.loading and flight.lease != found):
+                if found is not None:  # another worker is loading it
+                    if found != awaited:
+                        awaited, deadline = found, time.monotonic() + WAIT_SECONDS
+                    if time.monotonic() < deadline:
+                        await asyncio.sleep(pause)
+                        pause = min(2 * pause, 0.05)
+                        continue
+                flight, result = self._take_off(name, load, ttl or self._ttl, found), "miss"
+            # One reader's leaving must not end the flight for the others.
+            landed, value = await asyncio.shield(flight.task)
+            if landed:
+                self._count(result)
+                return value
+
+    def _count(self, result: str) -> None:
+        self._link.metrics.cache.labels("read", result).inc()
+
+    def _take_off(self, name: str, load: Load, ttl: float, over: bytes | None) -> Flight:
+        flight = self._flights[name] = Flight()
+        flight.task = asyncio.create_task(self._fly(name, flight, load, ttl, over))
+        # Should every reader have left, nobody else would look at a failure.
+        flight.task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return flight
+
+    async def _fly(
+        self, name: str, flight: Flight, load: Load, ttl: float, over: bytes | None
+    ) -> tuple[bool, bytes | None]:
+        """Return whether the load was ours to do, and its value."""
+
+        def lease(client: Redis) -> Awaitable[Any]:
+            if over is None:
+                return client.set(name, flight.lease, nx=True, px=LEASE_MILLISECONDS)
+            return client.eval(TAKE_OVER, 1, name, over, flight.lease, str(LEASE_MILLISECONDS))
+
+        value = None
         try:
-            found = await self._call("get", lambda: client.get(name))
-        except Unavailable:
-            self._metrics.cache.labels("read", "bypass").inc()
-            return await load()
-        if found is not None and not found.startswith(LEASE_MARK):
-            self._metrics.cache.labels("read", "hit").inc()
-            return bytes(found)
-        self._metrics.cache.labels("read", "miss").inc()
-        if found is not None:  # somebody else is loading it
-            return await load()
-        return await self._load_under_lease(client, name, load)
+            try:
+                if not await self._link.call("lease", lease):
+                    return False, None
+            except Unavailable:
+                self._missed.add(name)  # Redis may have it all the same
+            flight.loading = True
+            value = await load()
+            return True, value
+        finally:
+            if flight.loading:  # without a value, the lease is given back
+                await self._land(name, flight.lease, value or b"", ttl)
+            if self._flights.get(name) is flight:
+                del self._flights[name]
 
-    async def _load_under_lease(
-        self, client: Redis, name: str, load: Callable[[], Awaitable[bytes | None]]
-    ) -> bytes | None:
-        lease = LEASE_MARK + token_hex(8).encode()
-        try:
-            leased = await self._call(
-                "lease", lambda: client.set(name, lease, nx=True, px=LEASE_MILLISECONDS)
-            )
-        except Unavailable:
-            leased = False
-        value = await load()
+    async def _land(self, name: str, lease: bytes, value: bytes, ttl: float) -> None:
         store = self._store
-        if leased and value is not None and store is not None:
-            lifetime = int(self._ttl_milliseconds * random.uniform(0.9, 1.1))  # noqa: S311
-            with suppress(Unavailable):
-                await self._call("store", lambda: store([name], [lease, value, lifetime]))
-        return value
+        lifetime = int(ttl * 1000 * random.uniform(0.9, 1.1))  # noqa: S311
+        try:
+            await self._link.call("store", lambda _: store([name], [lease, value, lifetime]))  # type: ignore[misc]
+        except Unavailable:
+            self._missed.add(name)  # nobody shall wait for a lease that nobody holds
+
+    async def _get(self, name: str) -> bytes | None:
+        """Read a key; what is asked for in one turn of the loop goes to Redis as one command."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[bytes | None] = loop.create_future()
+        self._asked.append((name, future))
+        if len(self._asked) == 1:
+            loop.call_soon(self._ask)
+        return await future
+
+    def _ask(self) -> None:
+        asked, self._asked = self._asked, []
+        task = asyncio.create_task(self._answer(asked))
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
+
+    async def _answer(self, asked: list[tuple[str, asyncio.Future[bytes | None]]]) -> None:
+        names = list(dict.fromkeys(name for name, _ in asked))
+        found: dict[str, bytes | None] = {}
+        failure: Exception | None = None
+        try:
+            values: list[Any] = await self._link.call("get", lambda client: client.mget(names))
+            found = dict(zip(names, values, strict=True))
+        except Exception as error:
+            failure = error
+        for name, future in asked:
+            if future.done():  # its reader left
+                continue
+            if failure is not None:
+                future.set_exception(failure)
+            else:
+                future.set_result(found[name])
 
     async def invalidate(self, *keys: str) -> None:
         """Remove keys after a commit; what Redis could not be told is told before it is used again."""
-        client = self._client
-        if client is None:
+        if not self._link.enabled:
             return
-        names = [self._prefix + key for key in keys]
+        names = [self._link.prefix + key for key in keys]
         try:
-            await self._call("invalidate", lambda: client.unlink(*names))
+            for start in range(0, len(names), BATCH):
+                batch = names[start : start + BATCH]
+                await self._link.call("invalidate", lambda client, batch=batch: client.unlink(*batch))  # type: ignore[misc]
         except Unavailable:
             self._missed.update(names)
 
-    async def ping(self) -> bool:
-        """Whether Redis answers now; also how an idle worker notices that it is back."""
-        client = self._client
-        if client is None:
-            return False
+    async def clear(self, pattern: str = "*") -> None:
+        """Remove every key that matches, such as `Key.pattern`, without blocking Redis."""
+        if not self._link.enabled:
+            return
         try:
-            await self._call("ping", client.ping)
+            await self._link.call("clear", lambda client: self._clear(client, pattern))
         except Unavailable:
-            return False
-        return True
+            self._missed_patterns.add(pattern)
 
-    async def close(self) -> None:
-        """Close every connection."""
-        if self._client is not None:
-            await self._client.aclose()
+    async def _clear(self, client: Redis, pattern: str) -> None:
+        batch = []
+        async for name in client.scan_iter(match=_literally(self._link.prefix) + pattern, count=1000):
+            batch.append(name)
+            if len(batch) >= BATCH:
+                await client.unlink(*batch)
+                batch.clear()
+        if batch:
+            await client.unlink(*batch)
 
-    async def _call(self, operation: str, command: Callable[[], Awaitable[Any]]) -> Any:
-        """Run one command under the breaker; any failure of Redis becomes Unavailable."""
-        client = self._client
-        if client is None or not self._breaker.allows():
-            raise Unavailable
-        started = time.perf_counter()
-        try:
-            if not self._breaker.closed:
-                await self._recover(client)
-            return await command()
-        except MaxConnectionsError as error:  # busy, not broken
-            self._metrics.cache.labels(operation, "error").inc()
-            raise Unavailable from error
-        except (RedisError, OSError, TimeoutError) as error:
-            self._metrics.cache.labels(operation, "error").inc()
-            if self._breaker.closed:
-                logger.warning("Redis failed, serving without cache", extra={"error": type(error).__name__})
-            self._breaker.failed()
-            self._metrics.cache_up.set(0)
-            raise Unavailable from error
-        finally:
-            self._metrics.cache_durations.labels(operation).observe(time.perf_counter() - started)
-
-    async def _recover(self, client: Redis) -> None:
-        """Make good the removals that failed, then use Redis again."""
+    async def _remove_missed(self, client: Redis) -> None:
+        if len(self._missed) > MOST_MISSED_KEYS:
+            self._missed_patterns.add("*")
+            self._missed.clear()
+        for pattern in list(self._missed_patterns):
+            await self._clear(client, pattern)
+            self._missed_patterns.discard(pattern)
         missed = list(self._missed)
-        if len(missed) > MOST_MISSED_KEYS:
-            missed = [name async for name in client.scan_iter(match=f"{self._prefix}*", count=1000)]
-        for start in range(0, len(missed), 500):
-            await client.unlink(*missed[start : start + 500])
-        await client.ping()
-        self._missed.clear()
-        self._breaker.closed = True
-        self._metrics.cache_up.set(1)
-        logger.info("Redis is back", extra={"removed": len(missed)})
+        for start in range(0, len(missed), BATCH):
+            await client.unlink(*missed[start : start + BATCH])
+        self._missed.difference_update(missed)
+
+
+class Key:
+    """A family of cache keys: a prefix, and the names of the arguments that tell one value from another.
+
+    The same object makes the key that is stored and the key that is removed. Arguments are what JSON can
+    hold; anything else, a session say, is refused rather than put into the key by its address.
+    """
+
+    def __init__(self, prefix: str, *arguments: str) -> None:
+        self.prefix = prefix
+        self.arguments = arguments
+        self.pattern = f"{_literally(prefix)}:*"
+
+    def __call__(self, **values: Any) -> str:
+        """Return the key for these values, the same in every process."""
+        if values.keys() != set(self.arguments):
+            raise TypeError(f"{self.prefix} needs {', '.join(self.arguments)}")
+        ordered = [values[name] for name in self.arguments]
+        text = orjson.dumps(ordered, option=orjson.OPT_SORT_KEYS)[1:-1]
+        if len(text) > LONGEST_KEY:
+            text = b"#" + hashlib.sha256(text).hexdigest().encode()
+        return f"{self.prefix}:{text.decode()}"
+
+
+def _literally(text: str) -> str:
+    return re.sub(r"([*?\[\]\\^])", r"\\\1", text)
+
+
+class HasCache(Protocol):
+    """What `cached` asks of a method's object."""
+
+    @property
+    def cache(self) -> Cache: ...
+
+
+S = TypeVar("S", bound=HasCache)
+P = ParamSpec("P")
+Method = Callable[Concatenate[S, P], Coroutine[Any, Any, bytes | None]]
+
+
+def cached(
+    key: Key, *, ttl: float | None = None, skip: Callable[..., bool] | None = None
+) -> Callable[[Method[S, P]], Method[S, P]]:
+    """Cache a method that returns JSON bytes or None, under `key` of its own arguments.
+
+    `skip` gets the arguments too; where it is true, the method runs as if it were not decorated.
+    """
+
+    def decorate(method: Method[S, P]) -> Method[S, P]:
+        parameters = list(inspect.signature(method).parameters.values())[1:]
+        defaults = {parameter.name: parameter.default for parameter in parameters}
+        if unknown := set(key.arguments) - set(defaults):
+            raise TypeError(f"the method has no argument {', '.join(sorted(unknown))}")
+        places = {parameter.name: place for place, parameter in enumerate(parameters)}
+        taken = [(name, places[name], defaults[name]) for name in key.arguments]
+
+        @wraps(method)
+        async def read(self: S, /, *args: P.args, **kwargs: P.kwargs) -> bytes | None:
+            if skip is not None and skip(*args, **kwargs):
+                return await method(self, *args, **kwargs)
+            values = {
+                name: args[place] if place < len(args) else kwargs.get(name, default)
+                for name, place, default in taken
+            }
+            return await self.cache.fetch(key(**values), lambda: method(self, *args, **kwargs), ttl)
+
+        return read
+
+    return decorate

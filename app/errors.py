@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 MEDIA_TYPE = "application/problem+json"
+MOST_FAULTS = 100
 
 
 class ProblemError(Exception):
@@ -19,9 +20,16 @@ class ProblemError(Exception):
     status: ClassVar[int] = 500
     headers: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, detail: str, *, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        headers: dict[str, str] | None = None,
+        errors: list[dict[str, str]] | None = None,
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.errors = errors
         self.extra_headers = {**self.headers, **(headers or {})}
 
 
@@ -64,7 +72,9 @@ def _request_id(request: Request) -> str:
 
 
 async def _on_problem(request: Request, error: ProblemError) -> Response:
-    return problem(error.status, error.detail, _request_id(request), headers=error.extra_headers)
+    return problem(
+        error.status, error.detail, _request_id(request), headers=error.extra_headers, errors=error.errors
+    )
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
@@ -75,21 +85,25 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
     }
     detail = details.get(error.status_code, error.detail)
     headers = dict(error.headers or {})
+    if error.status_code == 405:
+        # Each method is a route of its own, and the error names only the first one's.
+        methods = request.app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", ""), {})
+        headers["Allow"] = ", ".join(sorted(method.upper() for method in methods)) or headers["Allow"]
     return problem(error.status_code, detail, _request_id(request), headers=headers)
 
 
 async def _on_validation_error(request: Request, error: RequestValidationError) -> Response:
+    all_faults = error.errors()
     faults = [
         {
             "in": str(fault["loc"][0]),
             "field": ".".join(str(part) for part in fault["loc"][1:]),
             "detail": str(fault["msg"]).removeprefix("Value error, "),
         }
-        for fault in error.errors()
+        for fault in all_faults[:MOST_FAULTS]
     ]
-    return problem(
-        422, "The request is not valid; `errors` names each fault.", _request_id(request), errors=faults
-    )
+    detail = f"The request is not valid; `errors` names the faults, {len(faults)} of {len(all_faults)}."
+    return problem(422, detail, _request_id(request), errors=faults)
 
 
 # The request middleware answers what is not listed here.

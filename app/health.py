@@ -2,21 +2,46 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable
+from pathlib import Path
+from typing import Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel
 from sqlalchemy import text
 
-from app.cache import Cache
+from app import __version__
+from app.auth import READ_OPERATIONS, require_scope
 from app.db import Database
+from app.errors import problems
+from app.monitor import collect
+from app.redis_link import RedisLink
 
 logger = logging.getLogger(__name__)
 router = APIRouter(tags=["operations"])
 
 CHECK_SECONDS = 1.5
+JSON = "application/json"
 NO_STORE = {"Cache-Control": "no-store"}
+
+
+class Drain:
+    """Whether this worker is on its way out: not ready, and no connection is kept alive.
+
+    What starts and stops instances makes the file a moment before it stops one, so that proxies have let go
+    of their connections by then.
+    """
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self.begun = False
+
+    def look(self) -> None:
+        """See whether the file is there."""
+        self.begun = self._file is not None and self._file.exists()
 
 
 class Health:
@@ -27,9 +52,9 @@ class Health:
     instances serve on after the migration.
     """
 
-    def __init__(self, database: Database, cache: Cache, revisions: list[str]) -> None:
+    def __init__(self, database: Database, redis: RedisLink, revisions: list[str]) -> None:
         self._database = database
-        self._cache = cache
+        self._redis = redis
         self._revisions = revisions
 
     async def report(self) -> tuple[bool, dict[str, str]]:
@@ -55,9 +80,22 @@ class Health:
         return "behind" if revision is None or revision in self._revisions else "newer"
 
     async def _check_cache(self) -> str:
-        if not self._cache.enabled:
+        if not self._redis.enabled:
             return "off"
-        return "ok" if await self._cache.ping() else "failed"
+        return "ok" if await self._redis.ping() else "failed"
+
+
+class Detail(BaseModel):
+    """Documents what operators are told."""
+
+    ready: bool
+    checks: dict[str, str]
+    version: str
+    release: str
+    environment: str
+    host: str
+    pool: dict[str, int]
+    database: dict[str, Any] | None
 
 
 async def _within_deadline(name: str, check: Awaitable[str]) -> str:
@@ -72,7 +110,7 @@ async def _within_deadline(name: str, check: Awaitable[str]) -> str:
 @router.get("/health/live", summary="The process answers")
 async def live() -> Response:
     """Touch nothing: a restart would not cure a database."""
-    return Response(b'{"status":"alive"}', headers=NO_STORE, media_type="application/json")
+    return Response(b'{"status":"alive"}', headers=NO_STORE, media_type=JSON)
 
 
 @router.get(
@@ -81,10 +119,37 @@ async def live() -> Response:
 async def ready(request: Request) -> Response:
     """Answer 200 (ready or degraded) or 503 (not ready) with a word for each check."""
     health: Health = request.app.state.health
+    if request.app.state.drain.begun:
+        return Response(b'{"status":"draining"}', 503, NO_STORE, JSON)
     is_ready, checks = await health.report()
     status = "not ready" if not is_ready else "degraded" if checks["cache"] == "failed" else "ready"
     body = orjson.dumps({"status": status, "checks": checks})
-    return Response(body, 200 if is_ready else 503, NO_STORE, "application/json")
+    return Response(body, 200 if is_ready else 503, NO_STORE, JSON)
+
+
+@router.get(
+    "/health/detail",
+    summary="What an operator wants to know",
+    response_model=Detail,
+    responses=problems(401, 403, 503),
+    dependencies=[require_scope(READ_OPERATIONS)],
+)
+async def detail(request: Request) -> Response:
+    """Tell about the release, the checks, and what Postgres says about itself."""
+    app = request.app
+    is_ready, checks = await app.state.health.report()
+    figures = await app.state.database.on_driver("monitor", collect) if checks["database"] == "ok" else None
+    body = {
+        "ready": is_ready and not app.state.drain.begun,
+        "checks": checks,
+        "version": __version__,
+        "release": app.state.settings.release,
+        "environment": app.state.settings.environment,
+        "host": socket.gethostname(),
+        "pool": app.state.database.sample_pool(),
+        "database": figures,
+    }
+    return Response(orjson.dumps(body), headers=NO_STORE, media_type=JSON)
 
 
 @router.get("/metrics", include_in_schema=False)

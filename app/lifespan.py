@@ -3,22 +3,30 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 
 from app.cache import Cache
 from app.db import Database
+from app.error_tracking import start_error_tracking, stop_error_tracking
 from app.health import Health
+from app.idempotency import Idempotency
 from app.metrics import Metrics
 from app.migrations import known_revisions
+from app.monitor import DatabaseMonitor
 from app.products.repository import ProductRepository
 from app.products.service import ProductService
+from app.redis_link import RedisLink
 from app.settings import Settings
+from app.users.repository import UserRepository
+from app.users.service import UserService
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_SECONDS = 5
+DRAIN_LOOK_SECONDS = 0.25
 
 
 @asynccontextmanager
@@ -26,30 +34,41 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Build the worker's services from the settings; nothing is connected until it is needed."""
     settings: Settings = app.state.settings
     metrics: Metrics = app.state.metrics
-    database = Database(settings, metrics)
-    cache = Cache(settings, metrics)
-    app.state.products = ProductService(ProductRepository(database), cache)
-    app.state.health = Health(database, cache, known_revisions())
+    start_error_tracking(settings)
+    redis = RedisLink(settings, metrics)
+    cache = Cache(redis, settings.cache_ttl)
+    app.state.database = database = Database(settings, metrics)
+    app.state.idempotency = idempotency = Idempotency(database)
+    app.state.products = ProductService(ProductRepository(database), cache, idempotency)
+    app.state.users = UserService(UserRepository(database), app.state.tokens, metrics)
+    app.state.health = Health(database, redis, known_revisions())
 
     def sample() -> None:
         metrics.sample_process()
         database.sample_pool()
 
     app.state.sample = sample
-    sampler = asyncio.create_task(_repeat(sample))
+    monitor = DatabaseMonitor(settings, metrics, idempotency.purge)
+    tasks = [
+        asyncio.create_task(_repeat(sample, SAMPLE_SECONDS)),
+        asyncio.create_task(_repeat(app.state.drain.look, DRAIN_LOOK_SECONDS)),
+        asyncio.create_task(monitor.run()),
+    ]
     logger.info("Started", extra={"release": settings.release, "environment": settings.environment.value})
     try:
         yield
     finally:
-        sampler.cancel()
-        with suppress(asyncio.CancelledError):
-            await sampler
-        await cache.close()
+        app.state.drain.begun = True
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await redis.close()
         await database.close()
+        await stop_error_tracking(settings)
         logger.info("Stopped")
 
 
-async def _repeat(sample: Callable[[], None]) -> None:
+async def _repeat(action: Callable[[], Any], seconds: float) -> None:
     while True:
-        sample()
-        await asyncio.sleep(SAMPLE_SECONDS)
+        action()
+        await asyncio.sleep(seconds)

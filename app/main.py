@@ -11,9 +11,10 @@ from app.errors import ERROR_HANDLERS
 from app.lifespan import lifespan
 from app.logging import AccessLog, configure_logging, write_access_line
 from app.metrics import Metrics
-from app.middleware import RequestMiddleware
+from app.middleware import SECURITY_HEADERS, GuardMiddleware, RequestMiddleware
 from app.products import endpoints as products
 from app.settings import EXIT_SETTINGS, Settings, SettingsError, load_settings
+from app.users import endpoints as users
 
 
 def create_app(settings: Settings | None = None, access_log: AccessLog = write_access_line) -> FastAPI:
@@ -39,22 +40,38 @@ def create_app(settings: Settings | None = None, access_log: AccessLog = write_a
     app.state.settings = settings
     app.state.metrics = Metrics(settings.release)
     app.state.tokens = Tokens(settings)
+    app.state.drain = health.Drain(settings.drain_file)
+    # The last one added is the outermost.
+    app.add_middleware(
+        GuardMiddleware, max_body_bytes=settings.max_body_bytes, timeout=settings.request_timeout
+    )
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_credentials=settings.cors_allow_credentials,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
-            expose_headers=["X-Request-ID", "Location"],
+            allow_headers=[
+                *(
+                    "Authorization",
+                    "Content-Type",
+                    "X-Request-ID",
+                    "Idempotency-Key",
+                    "If-Match",
+                    "If-None-Match",
+                )
+            ],
+            expose_headers=["X-Request-ID", "Location", "ETag", "Idempotency-Replayed", "Retry-After"],
         )
-    # Added last, so it is outermost and accounts for what the others answer.
     app.add_middleware(
         RequestMiddleware,
         metrics=app.state.metrics,
         access_log=access_log,
-        max_body_bytes=settings.max_body_bytes,
+        drain=app.state.drain,
+        headers={} if settings.debug else SECURITY_HEADERS,  # the interactive pages need scripts
     )
     app.include_router(products.router)
+    app.include_router(products.bulk_router)
+    app.include_router(users.router)
     app.include_router(health.router)
     return app

@@ -1,22 +1,28 @@
-"""The operator's command: `python -m app.manage migrate | current | token | check`."""
+"""The operator's command: `python -m app.manage migrate | current | check | token | user-…`."""
 
 import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from getpass import getpass
+from typing import Any
 
 from sqlalchemy import exc
 
-from app.auth import WRITE_PRODUCTS, Tokens
-from app.cache import Cache
+from app.auth import SCOPES, WRITE_PRODUCTS, Tokens
 from app.db import Database
+from app.errors import ProblemError
 from app.health import Health
 from app.logging import configure_logging
 from app.metrics import Metrics
 from app.migrations import head_revision, known_revisions
 from app.migrations.run import MigrationError, current_revision, migrate
+from app.redis_link import RedisLink
 from app.settings import EXIT_SETTINGS, Settings, SettingsError, load_settings
+from app.users.repository import UserRepository
+from app.users.service import UserRuleError, UserService
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,14 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configure_logging(settings.log_level)
     logging.getLogger("alembic").setLevel(logging.WARNING)  # app.migrations says what happened
     try:
-        if options.command == "token":
-            return _token(settings, options)
-        if options.command == "migrate":
-            return asyncio.run(_migrate(settings, options))
-        if options.command == "current":
-            return asyncio.run(_current(settings))
-        return asyncio.run(_check(settings))
-    except MigrationError as error:
+        status: int = asyncio.run(options.run(settings, options))
+        return status
+    except (MigrationError, UserRuleError, ProblemError) as error:
         return _fail(str(error))
     except (OSError, TimeoutError, exc.DBAPIError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()
@@ -46,21 +47,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="app.manage", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    step = commands.add_parser("migrate", help="bring the database's schema to this release's")
+
+    def command(
+        name: str, run: Callable[..., Coroutine[Any, Any, int]], text: str
+    ) -> argparse.ArgumentParser:
+        subparser = commands.add_parser(name, help=text)
+        subparser.set_defaults(run=run)
+        return subparser
+
+    step = command("migrate", _migrate, "bring the database's schema to this release's")
     step.add_argument("--to", default="head", metavar="REVISION", help="another revision, or base")
     step.add_argument("--lock-timeout", type=float, default=5, metavar="SECONDS")
-    commands.add_parser("current", help="show the database's revision and this release's")
-    token = commands.add_parser("token", help="print a bearer token, and nothing else")
+    command("current", _current, "show the database's revision and this release's")
+    command("check", _check, "settings, database, schema and cache; status 0 if the service can serve")
+    token = command("token", _token, "print a bearer token, and nothing else")
     token.add_argument("--subject", required=True, metavar="NAME")
     token.add_argument("--scope", action="append", metavar="SCOPE", help=f"default: {WRITE_PRODUCTS}")
     token.add_argument("--lifetime", type=int, metavar="SECONDS")
-    commands.add_parser(
-        "check", help="settings, database, schema and cache; status 0 if the service can serve"
-    )
+    user = command("user-add", _user_add, "add a user, the password on standard input")
+    user.add_argument("name")
+    user.add_argument("--scope", action="append", choices=SCOPES, help=f"default: {WRITE_PRODUCTS}")
+    user.add_argument("--replace", action="store_true", help="if there is one: new password, old tokens end")
+    user = command("user-disable", _user_disable, "refuse a user and the tokens it has")
+    user.add_argument("name")
+    command("user-list", _user_list, "show the users")
     return parser
 
 
-def _token(settings: Settings, options: argparse.Namespace) -> int:
+async def _token(settings: Settings, options: argparse.Namespace) -> int:
     if not settings.secret_key.get_secret_value():
         return _fail("SECRET_KEY is required to sign a token.", EXIT_SETTINGS)
     if options.lifetime is not None and options.lifetime < 1:
@@ -72,22 +86,53 @@ def _token(settings: Settings, options: argparse.Namespace) -> int:
 
 async def _migrate(settings: Settings, options: argparse.Namespace) -> int:
     await migrate(settings, options.to, options.lock_timeout)
-    return await _current(settings)
+    return await _current(settings, options)
 
 
-async def _current(settings: Settings) -> int:
+async def _current(settings: Settings, _options: argparse.Namespace) -> int:
     revision = await current_revision(settings)
     _print(f"database {revision or 'base'}, release {head_revision()}")
     return 0
 
 
-async def _check(settings: Settings) -> int:
-    metrics = Metrics(settings.release)
-    database, cache = Database(settings, metrics), Cache(settings, metrics)
+@asynccontextmanager
+async def _users(settings: Settings) -> AsyncIterator[UserRepository]:
+    database = Database(settings, Metrics(settings.release))
     try:
-        ready, checks = await Health(database, cache, known_revisions()).report()
+        yield UserRepository(database)
     finally:
-        await cache.close()
+        await database.close()
+
+
+async def _user_add(settings: Settings, options: argparse.Namespace) -> int:
+    line = getpass() if sys.stdin.isatty() else sys.stdin.readline()
+    scopes = frozenset(options.scope or [WRITE_PRODUCTS])
+    async with _users(settings) as users:
+        service = UserService(users, Tokens(settings), Metrics(settings.release))
+        if not await service.add(options.name, line.rstrip("\r\n"), scopes, replace=options.replace):
+            return _fail(f"There is a user {options.name} already: --replace gives it a new password.")
+    return 0
+
+
+async def _user_disable(settings: Settings, options: argparse.Namespace) -> int:
+    async with _users(settings) as users:
+        return 0 if await users.disable(options.name) else _fail(f"There is no user {options.name}.")
+
+
+async def _user_list(settings: Settings, _options: argparse.Namespace) -> int:
+    async with _users(settings) as users:
+        for user in await users.all():
+            _print(f"{user.name} {'enabled' if user.enabled else 'disabled'} {','.join(sorted(user.scopes))}")
+    return 0
+
+
+async def _check(settings: Settings, _options: argparse.Namespace) -> int:
+    metrics = Metrics(settings.release)
+    database, redis = Database(settings, metrics), RedisLink(settings, metrics)
+    try:
+        ready, checks = await Health(database, redis, known_revisions()).report()
+    finally:
+        await redis.close()
         await database.close()
     for name, word in checks.items():
         _print(f"{name}: {word}")

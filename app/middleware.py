@@ -1,5 +1,6 @@
-"""The one middleware: request id, body limit, access line, metrics and the answer to an unexpected error."""
+"""Request id, access line and metrics around every request; limits and the last resort inside."""
 
+import asyncio
 import logging
 import re
 import time
@@ -7,9 +8,11 @@ from datetime import UTC, datetime
 from uuid import uuid4
 
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import problem
+from app.health import Drain
 from app.logging import AccessLog, request_id_variable
 from app.metrics import Metrics
 
@@ -20,24 +23,39 @@ TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[
 ADDRESS = re.compile(rb"[0-9a-fA-F.:]{2,45}")
 LOCAL_PEERS = frozenset({"127.0.0.1", "::1", ""})
 QUIET_ROUTES = frozenset({"/health/live", "/health/ready", "/metrics"})
+# For when no proxy in front adds them; one that does leaves these alone.
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
 CLIENT_CLOSED_REQUEST = 499
 
 
 class RequestMiddleware:
-    """Pure ASGI, outermost of the service's own middleware.
+    """Pure ASGI, outermost: identifies a request and accounts for its answer, however it ends.
 
     The id of a request is the caller's X-Request-ID if it is well-formed, else its W3C trace id, else new.
     The client's address is X-Real-IP where a local proxy or a unix socket handed the request over.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, access_log: AccessLog, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        access_log: AccessLog,
+        drain: Drain,
+        headers: dict[str, str],
+    ) -> None:
         self.app = app
         self.metrics = metrics
         self.access_log = access_log
-        self.max_body_bytes = max_body_bytes
+        self.drain = drain
+        self.headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request and account for it, however it ends."""
+        """Serve one request and account for it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -46,32 +64,35 @@ class RequestMiddleware:
         state = scope.setdefault("state", {})
         state["request_id"] = request_id
         token = request_id_variable.set(request_id)
-        status = 0
+        status = received = sent = 0
 
-        async def send_with_id(message: Message) -> None:
-            nonlocal status
+        async def counted_receive() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            return message
+
+        async def accounted_send(message: Message) -> None:
+            nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
+                own = [(b"x-request-id", request_id.encode()), *self.headers]
+                if self.drain.begun:
+                    own.append((b"connection", b"close"))
+                message["headers"] = [*message.get("headers", ()), *own]
+            else:
+                sent += len(message.get("body", b""))
             await send(message)
 
         self.metrics.in_flight.inc()
         try:
-            await self.app(scope, self._limited(receive), send_with_id)
-        except Exception:
-            logger.exception("Unhandled error", extra={"route": _route(scope)})
-            if status:
-                raise  # the answer has begun: the server must cut the connection
-            answer = problem(
-                500, "The service failed; the request id finds the cause in its log.", request_id
-            )
-            await answer(scope, receive, send_with_id)
+            await self.app(scope, counted_receive, accounted_send)
         finally:
             seconds = time.perf_counter() - started
             status = status or CLIENT_CLOSED_REQUEST
             route = _route(scope)
             self.metrics.in_flight.dec()
-            self.metrics.observe_request(scope["method"], route, status, seconds)
+            self.metrics.observe_request(scope["method"], route, status, seconds, received, sent)
             if route not in QUIET_ROUTES or status >= 400:
                 self.access_log(
                     {
@@ -86,11 +107,53 @@ class RequestMiddleware:
                         "route": route,
                         "status": status,
                         "duration_ms": round(seconds * 1000, 3),
+                        "bytes": sent,
                         "client": client,
                         "user": state.get("user"),
                     }
                 )
             request_id_variable.reset(token)
+
+
+class GuardMiddleware:
+    """Pure ASGI, innermost, so that CORS headers go onto its answers too: limits, and unexpected errors."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int, timeout: float) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+        self.timeout = timeout
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request within its limits."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun = False
+
+        async def noted_send(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        answer: Response | None = None
+        request_id = scope["state"]["request_id"]
+        try:
+            async with asyncio.timeout(self.timeout) as deadline:
+                await self.app(scope, self._limited(receive), noted_send)
+        except Exception as error:
+            if isinstance(error, TimeoutError) and deadline.expired():
+                logger.warning("Request timed out", extra={"route": _route(scope)})
+                answer = problem(
+                    503, "This took too long; try again.", request_id, headers={"Retry-After": "5"}
+                )
+            else:
+                logger.exception("Unhandled error", extra={"route": _route(scope)})
+                text = "The service failed; the request id finds the cause in its log."
+                answer = problem(500, text, request_id)
+            if begun:
+                raise  # the server must cut the connection
+        if answer is not None:
+            await answer(scope, receive, send)
 
     def _limited(self, receive: Receive) -> Receive:
         """Refuse a body as soon as it is too large, whatever its headers claim."""

@@ -25,6 +25,10 @@ WELL_KNOWN = (
     "01234567",
     "abcdefgh",
 )
+WELL_KNOWN_PASSWORDS = frozenset(
+    {"admin", "api", "changeme", "example", "password", "postgres", "redis", "root", "secret", "test"}
+)
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class SettingsError(Exception):
@@ -94,6 +98,9 @@ class Settings(BaseSettings):
     )
 
     secret_key: SecretStr = Field(SecretStr(""), description="Signs tokens; at least 32 characters.")
+    secret_keys_old: SecretStr = Field(
+        SecretStr(""), description="More keys whose tokens are accepted, separated by spaces or commas."
+    )
     token_algorithm: Literal["HS256", "HS384", "HS512"] = Field("HS256", description="Signature of tokens.")
     token_lifetime_seconds: int = Field(3600, ge=1, le=31_536_000, description="Default lifetime of a token.")
 
@@ -102,6 +109,10 @@ class Settings(BaseSettings):
     )
     cors_allow_credentials: bool = Field(False, description="Whether browsers may send credentials.")
     max_body_bytes: int = Field(1_048_576, ge=0, description="Largest request body accepted.")
+    request_timeout: float = Field(30, gt=0, le=600, description="Seconds a request may take.")
+    drain_file: Path | None = Field(
+        None, description="While this file exists the service is not ready and ends kept-alive connections."
+    )
     sentry_dsn: SecretStr | None = Field(None, description="Where errors are reported; empty: nowhere.")
 
     @classmethod
@@ -127,6 +138,15 @@ class Settings(BaseSettings):
             except ValueError:
                 raise ValueError("is neither a comma list nor a JSON list") from None
         return [item.strip() for item in value.split(",") if item.strip()]
+
+    @field_validator("cors_origins", mode="after")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            parts = urlsplit(origin)
+            if origin != "*" and (not parts.hostname or origin != f"{parts.scheme}://{parts.netloc}"):
+                raise ValueError("must name origins, as in https://shop.example, without a path")
+        return value
 
     @field_validator("database_url", mode="after")
     @classmethod
@@ -154,17 +174,19 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _refuse_unsafe_values(self) -> Self:
-        secret = self.secret_key.get_secret_value()
         if self.environment.is_live:
-            if not secret:
+            if not self.secret_key.get_secret_value():
                 raise ValueError("SECRET_KEY is required: generate one with `openssl rand -base64 48`")
-            if len(secret) < MINIMUM_SECRET_LENGTH:
-                raise ValueError(f"SECRET_KEY is too short: use at least {MINIMUM_SECRET_LENGTH} characters")
-            letters = "".join(character for character in secret.lower() if character.isalnum())
-            if len(set(secret)) < 10 or any(word in letters for word in WELL_KNOWN):
-                raise ValueError("SECRET_KEY is a well-known or guessable value: generate a random one")
+            for number, key in enumerate(self.signing_keys):
+                _refuse_weak_key("SECRET_KEYS_OLD" if number else "SECRET_KEY", key)
             if self.debug:
                 raise ValueError("DEBUG must be off in staging and production")
+            for name in ("database_password", "database_owner_password", "redis_password"):
+                password = getattr(self, name)
+                if password and password.get_secret_value().lower() in WELL_KNOWN_PASSWORDS:
+                    raise ValueError(f"{name.upper()} is a well-known password: generate a random one")
+            if not self.database_ssl_ca and not _is_local(make_url(self.database_url)):
+                raise ValueError("DATABASE_SSL_CA is required where the database is on another host")
         if "*" in self.cors_origins and self.cors_allow_credentials:
             raise ValueError(
                 "CORS_ORIGINS must not be * while CORS_ALLOW_CREDENTIALS is on: name the origins"
@@ -172,9 +194,38 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def signing_keys(self) -> list[str]:
+        """Every key whose tokens are accepted; the first one signs."""
+        keys = [self.secret_key.get_secret_value()]
+        keys += self.secret_keys_old.get_secret_value().replace(",", " ").split()
+        return [key for key in keys if key]
+
+    def secrets(self) -> list[str]:
+        """Return every secret value, so that they can be kept out of what is sent elsewhere."""
+        values = [getattr(self, name) for name in type(self).model_fields]
+        return [
+            value.get_secret_value() for value in values if isinstance(value, SecretStr)
+        ] + self.signing_keys
+
+    @property
     def owner(self) -> str:
         """The Postgres role that owns and migrates the schema."""
         return self.database_owner or f"{make_url(self.database_url).username}_owner"
+
+
+def _refuse_weak_key(name: str, key: str) -> None:
+    if len(key) < MINIMUM_SECRET_LENGTH:
+        raise ValueError(f"{name} is too short: use at least {MINIMUM_SECRET_LENGTH} characters")
+    letters = "".join(character for character in key.lower() if character.isalnum())
+    if len(set(key)) < 10 or any(word in letters for word in WELL_KNOWN):
+        raise ValueError(f"{name} is a well-known or guessable value: generate a random one")
+
+
+def _is_local(url: URL) -> bool:
+    """Whether every endpoint is this host itself."""
+    given = url.query.get("host", ())
+    hosts = [given] if isinstance(given, str) else [host.rpartition(":")[0].strip("[]") for host in given]
+    return all(host in LOOPBACK or host.startswith("/") for host in [*hosts, url.host or "localhost"])
 
 
 def parse_database_url(value: str) -> URL:

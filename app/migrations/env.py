@@ -6,8 +6,10 @@ from typing import Any, cast
 from alembic import context
 from alembic.runtime.migration import MigrationInfo
 
+from app import idempotency as _idempotency  # noqa: F401  (these register the tables)
 from app.db import Base
-from app.products import models  # noqa: F401  (registers the tables)
+from app.products import models as _products  # noqa: F401
+from app.users import models as _users  # noqa: F401
 
 logger = logging.getLogger("app.migrations")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 
 from alembic import command
@@ -9,6 +10,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.util import CommandError
 from sqlalchemy import Connection, exc, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import create_engine
 from app.migrations import head_revision, known_revisions
@@ -56,8 +58,8 @@ async def migrate(settings: Settings, target: str = "head", lock_timeout: float 
             try:
                 async with engine.connect() as connection:
                     await connection.execute(text(f"SET lock_timeout = '{int(lock_timeout * 1000)}ms'"))
-                    await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": LOCK_KEY})
                     await connection.commit()
+                    await _take_turn(connection, lock_timeout)
                     await connection.run_sync(_run, target)
                 return
             except CommandError as error:
@@ -66,11 +68,24 @@ async def migrate(settings: Settings, target: str = "head", lock_timeout: float 
                 if getattr(error.orig, "sqlstate", None) != "55P03":
                     raise
                 if attempt == ATTEMPTS:
-                    raise MigrationError("Another migration or a long transaction holds the lock.") from None
+                    raise MigrationError("A long transaction holds the lock on a table.") from None
                 logger.warning("Migration waits for a lock", extra={"attempt": attempt})
                 await asyncio.sleep(attempt * lock_timeout / 5)
     finally:
         await engine.dispose()
+
+
+async def _take_turn(connection: AsyncConnection, lock_timeout: float) -> None:
+    """Wait for the lock without a snapshot: CREATE INDEX CONCURRENTLY waits for those who have one."""
+    deadline = time.monotonic() + ATTEMPTS * lock_timeout
+    while True:
+        taken = await connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": LOCK_KEY})
+        await connection.commit()
+        if taken:
+            return
+        if time.monotonic() > deadline:
+            raise MigrationError("Another migration holds the lock.")
+        await asyncio.sleep(0.1)
 
 
 def _run(connection: Connection, target: str) -> None:

@@ -16,6 +16,8 @@ class Product(Base):
         CheckConstraint("price >= 0", name="price_not_negative"),
         CheckConstraint("stock >= 0", name="stock_not_negative"),
         Index(None, "category", "id"),
+        Index(None, "price", "id"),
+        Index(None, "category", "price", "id"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)

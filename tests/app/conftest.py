@@ -4,7 +4,8 @@ import asyncio
 import logging
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from secrets import token_hex
@@ -14,11 +15,12 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import make_url
 
 from app import manage
 from app.auth import WRITE_PRODUCTS, Tokens
 from app.main import create_app
-from app.settings import Settings, load_settings
+from app.settings import Settings, load_settings, parse_database_url
 
 SECRET = "Zk3vQ9xN7mB2wL5tR8yU1cP4aH6jD0fGsTeXoV"
 OPTIONAL = (
@@ -94,9 +96,11 @@ def migrated(service_environment: dict[str, str]) -> dict[str, str]:
 @pytest.fixture
 def service(migrated: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
     """Make settings as the service reads them, with some changed."""
+    # After a migration down and up ids start again: no test may hit what another one cached.
+    own = {"REDIS_KEY_PREFIX": f"{migrated['REDIS_KEY_PREFIX']}{token_hex(2)}:"}
 
     def make(**changes: str) -> Settings:
-        for name, value in (migrated | changes).items():
+        for name, value in (migrated | own | changes).items():
             monkeypatch.setenv(name, value)
         return load_settings()
 
@@ -156,24 +160,25 @@ def category() -> str:
 
 
 class Proxy:
-    """A loopback port that leads to the real Redis, and that can be cut or made to hang."""
+    """A loopback port that leads to a real server, and that can be cut or made to hang."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
-        self._target = urlsplit(environment["REDIS_URL"])
-        self._ca = environment.get("REDIS_SSL_CA")
+    def __init__(
+        self, connect: Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
+    ) -> None:
+        self._connect = connect
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._port = 0
+        self.port = 0
         self._flowing = asyncio.Event()
         self._flowing.set()
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self._port}/0"
+        return f"redis://127.0.0.1:{self.port}/0"
 
     async def up(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
-        self._port = self._server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
 
     async def down(self) -> None:
         assert self._server is not None
@@ -195,15 +200,7 @@ class Proxy:
         self._tasks.add(task)
         far_writer = None
         try:
-            if self._target.scheme == "unix":
-                far_reader, far_writer = await asyncio.open_unix_connection(self._target.path)
-            else:
-                context = (
-                    ssl.create_default_context(cafile=self._ca) if self._target.scheme == "rediss" else None
-                )
-                far_reader, far_writer = await asyncio.open_connection(
-                    self._target.hostname, self._target.port or 6379, ssl=context
-                )
+            far_reader, far_writer = await self._connect()
             await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
         except (asyncio.CancelledError, ConnectionError):
             pass
@@ -224,7 +221,36 @@ class Proxy:
 @pytest.fixture
 async def proxy(service_environment: dict[str, str]) -> AsyncIterator[Proxy]:
     """A way to the real Redis that a test can break."""
-    proxy = Proxy(service_environment)
+    target = urlsplit(service_environment["REDIS_URL"])
+
+    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if target.scheme == "unix":
+            return await asyncio.open_unix_connection(target.path)
+        ca = service_environment.get("REDIS_SSL_CA")
+        context = ssl.create_default_context(cafile=ca) if target.scheme == "rediss" else None
+        return await asyncio.open_connection(target.hostname, target.port or 6379, ssl=context)
+
+    async with _running(Proxy(connect)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def postgres_proxy(service_environment: dict[str, str]) -> AsyncIterator[Proxy]:
+    """A way to the real Postgres that a test can break; TLS, if any, passes through."""
+    target = make_url(parse_database_url(service_environment["DATABASE_URL"]))
+    directory = str(target.query.get("host", ""))
+
+    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if directory.startswith("/"):
+            return await asyncio.open_unix_connection(f"{directory}/.s.PGSQL.{target.port or 5432}")
+        return await asyncio.open_connection(target.host, target.port or 5432)
+
+    async with _running(Proxy(connect)) as proxy:
+        yield proxy
+
+
+@asynccontextmanager
+async def _running(proxy: Proxy) -> AsyncIterator[Proxy]:
     await proxy.up()
     yield proxy
     proxy.flow()
@@ -241,7 +267,8 @@ def run_manage(
         for name, value in (migrated | changes).items():
             monkeypatch.setenv(name, value)
         capsys.readouterr()
-        status = manage.main(arguments)
+        with ThreadPoolExecutor(1) as pool:  # the test's own loop may be running in this thread
+            status = pool.submit(manage.main, arguments).result()
         out, err = capsys.readouterr()
         return status, out, err
 

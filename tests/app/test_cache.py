@@ -3,13 +3,18 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
-from app.cache import Cache, create_client
+from app.cache import Cache, Key, cached
 from app.metrics import Metrics
+from app.redis_link import RedisLink, create_client
 from app.settings import Settings
 from tests.app.conftest import Proxy
 
@@ -18,9 +23,16 @@ URL = "/api/v1/products"
 
 @pytest.fixture
 async def cache(service: Callable[..., Settings]) -> AsyncIterator[Cache]:
-    cache = Cache(service(), Metrics("test"))
-    yield cache
-    await cache.close()
+    async with make_cache(service()) as cache:
+        yield cache
+
+
+@asynccontextmanager
+async def make_cache(settings: Settings) -> AsyncIterator[Cache]:
+    """A cache as one more worker would have it."""
+    link = RedisLink(settings, Metrics("test"))
+    yield Cache(link, settings.cache_ttl)
+    await link.close()
 
 
 class Source:
@@ -78,26 +90,194 @@ async def test_what_was_read_before_a_write_is_not_stored_after_it(cache: Cache)
     assert source.loads == 2
 
 
-async def test_a_reader_beside_a_loading_one_does_not_wait_or_store(cache: Cache) -> None:
-    slow_source, quick_source = Source(b'{"slow":1}'), Source(b'{"quick":1}')
-    slow_source.gate = asyncio.Event()
-    slow = asyncio.ensure_future(cache.fetch("k4", slow_source.load))
-    await slow_source.started.wait()
-    assert await cache.fetch("k4", quick_source.load) == b'{"quick":1}'
-    slow_source.gate.set()
-    await slow
-    assert await cache.fetch("k4", quick_source.load) == b'{"slow":1}'
+async def test_a_thousand_readers_of_one_cold_key_load_it_once(service: Callable[..., Settings]) -> None:
+    source = Source(b"[1]")
+
+    async def load() -> bytes | None:
+        await asyncio.sleep(0.05)
+        return await source.load()
+
+    async with make_cache(service()) as one, make_cache(service()) as two:
+        values = await asyncio.gather(*((one, two)[n % 2].fetch("cold", load) for n in range(1000)))
+    assert values == [b"[1]"] * 1000
+    assert source.loads == 1
+
+
+async def test_a_reader_after_a_write_does_not_share_a_load_from_before(
+    service: Callable[..., Settings],
+) -> None:
+    old, new = Source(b"[1]"), Source(b"[2]")
+    old.gate = asyncio.Event()
+    async with make_cache(service()) as one, make_cache(service()) as two:
+        slow = asyncio.ensure_future(one.fetch("k", old.load))
+        await old.started.wait()
+        shared = asyncio.ensure_future(one.fetch("k", new.load))
+        await asyncio.sleep(0.05)
+        assert not shared.done()
+        await two.invalidate("k")
+        assert await one.fetch("k", new.load) == b"[2]"
+        old.gate.set()
+        assert await slow == await shared == b"[1]"  # both came before the write
+        assert await two.fetch("k", new.load) == b"[2]"
+    assert (old.loads, new.loads) == (1, 1)
+
+
+async def test_a_reader_waits_for_another_worker_but_not_for_ever(
+    service: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.cache.WAIT_SECONDS", 0.1)
+    slow, quick = Source(b"[1]"), Source(b"[2]")
+    slow.gate = asyncio.Event()
+    async with make_cache(service()) as one, make_cache(service()) as two:
+        first = asyncio.ensure_future(one.fetch("k", slow.load))
+        await slow.started.wait()
+        assert await two.fetch("k", quick.load) == b"[2]"
+        assert await two.fetch("k", quick.load) == b"[2]"
+        slow.gate.set()
+        assert await first == b"[1]"  # and it does not replace what the quicker one stored
+        assert await one.fetch("k", slow.load) == b"[2]"
+    assert (slow.loads, quick.loads) == (1, 1)
+
+
+async def test_a_lease_from_before_redis_went_away_holds_nobody_up(
+    service: Callable[..., Settings], proxy: Proxy
+) -> None:
+    source = Source(b"[1]")
+    source.gate = asyncio.Event()
+    async with make_cache(service(REDIS_URL=proxy.url, REDIS_RETRY_AFTER="0.1")) as cache:
+        slow = asyncio.ensure_future(cache.fetch("k", source.load))
+        await source.started.wait()
+        await proxy.down()
+        source.gate.set()
+        assert await slow == b"[1]"
+        await proxy.up()
+        await asyncio.sleep(0.15)
+        started = time.monotonic()
+        assert await cache.fetch("k", source.load) == b"[1]"
+        assert await cache.fetch("k", source.load) == b"[1]"
+        assert time.monotonic() - started < 1
+        assert source.loads == 2
+
+
+async def test_a_failed_load_fails_its_readers_and_frees_the_key(cache: Cache) -> None:
+    async def fail() -> bytes | None:
+        await asyncio.sleep(0.02)
+        raise ZeroDivisionError
+
+    results = await asyncio.gather(*(cache.fetch("k", fail) for _ in range(5)), return_exceptions=True)
+    assert [type(result) for result in results] == [ZeroDivisionError] * 5
+    started = time.monotonic()
+    assert await cache.fetch("k", Source().load) == b"{}"
+    assert time.monotonic() - started < 1.5  # it would wait 2 s for a lease that stood
+
+
+async def test_a_reader_that_leaves_does_not_end_the_load(cache: Cache) -> None:
+    source = Source(b"[1]")
+    source.gate = asyncio.Event()
+    first = asyncio.ensure_future(cache.fetch("k", source.load))
+    await source.started.wait()
+    second = asyncio.ensure_future(cache.fetch("k", source.load))
+    leaving = asyncio.ensure_future(cache.fetch("other", source.load))
+    await asyncio.sleep(0.02)
+    first.cancel()
+    leaving.cancel()
+    source.gate.set()
+    assert await second == b"[1]"
+    assert source.loads == 2
+    # One that leaves while Redis is being asked is no trouble either.
+    third = asyncio.ensure_future(cache.fetch("k", source.load))
+    await asyncio.sleep(0)
+    third.cancel()
+    assert await cache.fetch("k", source.load) == b"[1]"
+
+
+class Shop:
+    """Something with a cached method."""
+
+    key = Key("shop", "name", "page")
+    loads = 0
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+
+    @cached(key, ttl=5, skip=lambda *_, page=1, **__: page > 9)
+    async def read(self, _session: object, name: str, page: int = 1) -> bytes | None:
+        assert name
+        assert page
+        self.loads += 1
+        return f"[{self.loads}]".encode()
+
+
+async def test_a_method_is_cached_by_its_declared_arguments(
+    cache: Cache, service: Callable[..., Settings]
+) -> None:
+    shop = Shop(cache)
+    assert [await shop.read(object(), "a"), await shop.read(object(), name="a", page=1)] == [b"[1]"] * 2
+    assert await shop.read(None, "a", 2) == b"[2]"
+    assert await shop.read(None, "a", page=10) == b"[3]"
+    assert await shop.read(None, "a", page=10) == b"[4]"
+    assert await shop.read(None, "a") == b"[1]"
+    await cache.invalidate(Shop.key(name="a", page=1))
+    assert await shop.read(None, "a") == b"[5]"
+    assert await shop.read(None, "a", 2) == b"[2]"
+    settings = service()
+    client = create_client(settings)
+    assert client is not None
+    async with client:
+        assert 4_000 < await client.pttl(f'{settings.redis_key_prefix}shop:"a",1') < 5_600
+    with pytest.raises(TypeError):
+        await shop.read(None, object())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="needs name, page"):
+        Shop.key(name="a")
+    with pytest.raises(TypeError, match="no argument name"):
+        cached(Shop.key)(lambda _self, page: shop.read(None, page))
+
+
+async def test_a_family_of_keys_is_cleared_and_no_other(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.cache.BATCH", 3)
+    star, other = Key("sta*", "n"), Key("start", "n")
+    source = Source()
+    for number in range(10):
+        await cache.fetch(star(n=number), source.load)
+        await cache.fetch(other(n=number), source.load)
+    await cache.clear(star.pattern)
+    for number in range(10):
+        await cache.fetch(star(n=number), source.load)
+        await cache.fetch(other(n=number), source.load)
+    assert source.loads == 30
+    await cache.invalidate(*(other(n=number) for number in range(10)))
+    await cache.clear()
+    await cache.fetch(star(n=1), source.load)
+    await cache.fetch(other(n=1), source.load)
+    assert source.loads == 32
+
+
+json_values = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=300)
+
+
+@hypothesis_settings(max_examples=200)
+@given(st.tuples(json_values, json_values), st.tuples(json_values, json_values))
+def test_keys_are_equal_only_for_equal_arguments(one: tuple[Any, ...], two: tuple[Any, ...]) -> None:
+    key = Key("k", "a", "b")
+    try:
+        keys = [key(a=a, b=b) for a, b in (one, two)]
+    except TypeError:  # half a surrogate pair is no text
+        return
+    assert (keys[0] == keys[1]) == (repr(one) == repr(two))
+    assert all(len(made) < 210 for made in keys)
 
 
 async def test_without_a_redis_url_everything_is_loaded(service: Callable[..., Settings]) -> None:
-    cache = Cache(service(REDIS_URL=""), Metrics("test"))
     source = Source()
-    for _ in range(2):
-        assert await cache.fetch("k", source.load) == b"{}"
-    await cache.invalidate("k")
-    assert source.loads == 2
-    assert not await cache.ping()
-    await cache.close()
+    async with make_cache(service(REDIS_URL="")) as cache:
+        for _ in range(2):
+            assert await cache.fetch("k", source.load) == b"{}"
+        await cache.invalidate("k")
+        await cache.clear()
+        assert source.loads == 2
+        assert not await cache._link.ping()
 
 
 async def test_redis_gone_costs_one_timeout_and_is_noticed_when_back(
@@ -162,25 +342,31 @@ async def test_very_many_missed_removals_clear_the_prefix(
     monkeypatch.setattr("app.cache.MOST_MISSED_KEYS", 2)
     prefix = migrated["REDIS_KEY_PREFIX"] + "many:"
     settings = service(REDIS_URL=proxy.url, REDIS_RETRY_AFTER="0.05", REDIS_KEY_PREFIX=prefix)
-    cache = Cache(settings, Metrics("test"))
     source = Source(b"[]")
-    for number in range(5):
-        await cache.fetch(f"many{number}", source.load)
-    await proxy.down()
-    for number in range(4):
-        await cache.invalidate(f"many{number}")
-    await proxy.up()
-    await asyncio.sleep(0.1)
-    for number in range(5):
-        await cache.fetch(f"many{number}", source.load)
-    assert source.loads == 10
-    await cache.close()
+    async with make_cache(settings) as cache:
+        for number in range(5):
+            await cache.fetch(f"many{number}", source.load)
+        await proxy.down()
+        for number in range(4):
+            await cache.invalidate(f"many{number}")
+        await proxy.up()
+        await asyncio.sleep(0.1)
+        for number in range(5):
+            await cache.fetch(f"many{number}", source.load)
+        assert source.loads == 10
+        await proxy.down()
+        await cache.clear("many1*")
+        await proxy.up()
+        await asyncio.sleep(0.1)
+        for number in range(5):
+            await cache.fetch(f"many{number}", source.load)
+        assert source.loads == 11
 
 
-async def test_a_full_pool_is_busy_not_broken(service: Callable[..., Settings], proxy: Proxy) -> None:
-    cache = Cache(service(REDIS_URL=proxy.url, REDIS_MAX_CONNECTIONS="1"), Metrics("test"))
+async def test_a_full_pool_is_waited_for(service: Callable[..., Settings], proxy: Proxy) -> None:
     source = Source()
-    values = await asyncio.gather(*(cache.fetch(f"full{n}", source.load) for n in range(20)))
-    assert values == [b"{}"] * 20
-    assert await cache.ping()
-    await cache.close()
+    async with make_cache(service(REDIS_URL=proxy.url, REDIS_MAX_CONNECTIONS="1")) as cache:
+        values = await asyncio.gather(*(cache.fetch(f"full{n}", source.load) for n in range(20)))
+        assert values == [b"{}"] * 20
+        assert source.loads == 20
+        assert await cache._link.ping()

@@ -1,9 +1,11 @@
 """The pool survives a server that drops connections, and every failure has a meaning."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 from sqlalchemy import bindparam, literal, select, text
@@ -12,6 +14,7 @@ from app.db import Base, Database, Statement
 from app.errors import ConflictError, UnavailableError
 from app.metrics import Metrics
 from app.products.models import Product
+from app.products.repository import LOCK, ProductRepository
 from app.settings import Settings
 
 URL = "/api/v1/products"
@@ -92,6 +95,62 @@ async def test_a_programming_error_is_not_hidden(database: Database) -> None:
             await session.execute(text("SELECT nothing_like_it"))
 
 
+async def test_a_transaction_that_postgres_undid_is_run_again(service: Callable[..., Settings]) -> None:
+    database = Database(service(), Metrics("test"))
+    repository = ProductRepository(database)
+    values = {"name": "n", "category": "c", "price": 1, "stock": 0}
+    ids = [(await repository.create(values))[0] for _ in range(2)]
+    runs: list[int] = []
+    both = asyncio.Barrier(2)
+
+    async def cross(first: int, second: int) -> None:
+        runs.append(first)
+        await database.fetch(LOCK, id=first)
+        if len(runs) <= 2:
+            await both.wait()
+        await database.fetch(LOCK, id=second)
+
+    await asyncio.gather(
+        database.transact("cross", lambda: cross(*ids)), database.transact("cross", lambda: cross(*ids[::-1]))
+    )
+    assert len(runs) == 3  # one of the two was the victim of the deadlock
+    await database.close()
+
+
+async def test_a_transaction_gives_up_and_undoes_everything(
+    database: Database, monkeypatch: pytest.MonkeyPatch, category: str
+) -> None:
+    monkeypatch.setattr("app.db.UNDONE", (asyncpg.QueryCanceledError,))
+    repository = ProductRepository(database)
+    runs = 0
+
+    async def work() -> None:
+        nonlocal runs
+        runs += 1
+        await repository.create({"name": "n", "category": category, "price": 1, "stock": 0})
+        await database.fetch(Statement("slow", select(text("pg_sleep(5)"))))
+
+    with pytest.raises(UnavailableError):
+        await database.transact("work", work)
+    assert runs == 3
+    async with database.session("check") as session:
+        assert await session.scalar(select(Product.id).where(Product.category == category)) is None
+
+
+async def test_a_connection_lost_in_a_transaction_is_not_replaced(database: Database) -> None:
+    one = Statement("quick", select(literal(1)))
+
+    async def work() -> None:
+        await database.fetch(one)
+        assert await drop_connections(database) > 0
+        await database.fetch(one)
+
+    # drop_connections joins no transaction: it takes a connection of its own.
+    with pytest.raises(UnavailableError):
+        await database.transact("work", work)
+    assert (await database.fetch(one))[0][0] == 1
+
+
 async def test_an_exhausted_pool_says_unavailable(database: Database) -> None:
     async with database.engine.connect(), database.engine.connect():
         with pytest.raises(UnavailableError):
@@ -130,6 +189,9 @@ async def test_a_connection_that_sat_idle_is_asked_first(
         adapted = (await connection.get_raw_connection()).dbapi_connection
     monkeypatch.setattr(type(adapted), "ping", broken)
     monkeypatch.setattr("app.db.PING_AFTER_SECONDS", 3600)
+    assert (await database.fetch(one))[0][0] == 1
+    # As after the loss of another one: what was idle since before is asked, and replaced if it is silent.
+    database._lost_at = time.monotonic()
     assert (await database.fetch(one))[0][0] == 1
 
 

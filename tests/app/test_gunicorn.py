@@ -143,6 +143,21 @@ def test_two_workers_serve_count_and_log_as_one(server: Server) -> None:
     assert [line for line in errors if "never" in line["message"] or "Traceback" in str(line)] == []
 
 
+def test_a_cold_key_is_read_once_over_the_workers(server: Server, writer: dict[str, str]) -> None:
+    with server.client() as client:
+        product = {"name": "n", "category": "c", "price": "1"}
+        address = client.post("/api/v1/products", json=product, headers=writer).headers["location"]
+
+    def ask(_: int) -> int:
+        with server.client() as client:
+            return client.get(address).status_code
+
+    with ThreadPoolExecutor(32) as pool:
+        assert set(pool.map(ask, range(300))) == {200}
+    with server.client() as client:
+        assert metric(client, 'database_query_duration_seconds_count{query="products.read"}') == 1
+
+
 def test_the_backlog_is_the_configured_one(server: Server) -> None:
     with server.client() as client:
         assert client.get("/health/live").status_code == 200
@@ -151,6 +166,26 @@ def test_the_backlog_is_the_configured_one(server: Server) -> None:
         ["ss", "-Hxl", "src", str(server.path)], capture_output=True, text=True, check=True
     )
     assert listing.stdout.split()[3] == "4096"
+
+
+def test_a_draining_instance_is_not_ready_and_lets_its_connections_go(
+    migrated: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = tmp_path_factory.mktemp("g")
+    server = Server(directory, migrated | {"DRAIN_FILE": str(directory / "drain")})
+    try:
+        assert b"READY=1" in server.notify.recv(1000)
+        with server.client() as client:
+            assert client.get("/health/ready").status_code == 200
+            (directory / "drain").touch()
+            time.sleep(1)
+            for _ in range(20):  # each on a fresh connection, so that both workers answer
+                ready = client.get("/health/ready")
+                assert (ready.status_code, ready.headers["connection"]) == (503, "close")
+                assert client.get("/api/v1/products").status_code == 200
+        assert server.stop() == 0
+    finally:
+        server.close()
 
 
 def test_requests_under_way_are_finished_on_stop(server: Server) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 
 import jwt
 import pytest
@@ -12,8 +13,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from app import manage
-from app.db import Base, create_engine
+from app.db import Base, Database, create_engine
+from app.metrics import Metrics
 from app.migrations import head_revision, known_revisions, run
+from app.products.repository import ProductRepository
 from app.settings import Settings
 
 Run = Callable[..., tuple[int, str, str]]
@@ -105,18 +108,36 @@ async def test_migrations_started_together_happen_once(service: Callable[..., Se
     assert await run.current_revision(settings) == head_revision()
 
 
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        (f"SELECT pg_advisory_lock({run.LOCK_KEY})", "Another migration holds the lock"),
+        ("LOCK TABLE products", "A long transaction holds the lock"),
+    ],
+)
 async def test_a_migration_gives_up_on_a_held_lock(
-    service: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+    service: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, statement: str, message: str
 ) -> None:
     settings = service()
     monkeypatch.setattr(run, "ATTEMPTS", 2)
     engine = create_engine(settings, owner=True)
     async with engine.connect() as connection:
-        await connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": run.LOCK_KEY})
-        await connection.commit()
-        with pytest.raises(run.MigrationError, match="holds the lock"):
-            await run.migrate(settings, lock_timeout=0.1)
+        await connection.execute(text(statement))
+        with pytest.raises(run.MigrationError, match=message):
+            await run.migrate(settings, "base", lock_timeout=0.1)
     await engine.dispose()
+
+
+async def test_rows_outlive_a_migration_down_and_up(service: Callable[..., Settings]) -> None:
+    settings = service()
+    database = Database(settings, Metrics("test"))
+    created, _ = await ProductRepository(database).create(
+        {"name": "n", "category": "c", "price": Decimal(1), "stock": 0}
+    )
+    await run.migrate(settings, "0001")
+    await run.migrate(settings)
+    assert await ProductRepository(database).read(created) is not None
+    await database.close()
 
 
 async def test_a_newer_database_is_left_alone(service: Callable[..., Settings]) -> None:

@@ -2,14 +2,18 @@
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
 import pytest
 from fastapi.responses import StreamingResponse
+from sqlalchemy import select, text
 
+from app.db import Statement
 from app.errors import UnavailableError
+from app.middleware import SECURITY_HEADERS
 
 URL = "/api/v1/products"
 
@@ -176,6 +180,48 @@ async def test_cors_answers_the_named_origins_only(start: Callable[..., Any]) ->
     assert "access-control-allow-origin" not in answer.headers
 
 
+async def test_a_browser_may_read_the_answer_to_an_unexpected_error(start: Callable[..., Any]) -> None:
+    client = await start(CORS_ORIGINS="https://shop.example", REQUEST_TIMEOUT="0.1")
+
+    @client.app.get("/boom")  # type: ignore[untyped-decorator]
+    async def boom(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        raise TimeoutError
+
+    for seconds, status in ((0, 500), (5, 503)):
+        answer = await client.get(f"/boom?seconds={seconds}", headers={"Origin": "https://shop.example"})
+        assert answer.status_code == status
+        assert answer.headers["access-control-allow-origin"] == "https://shop.example"
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    assert answer.headers["retry-after"] == "5"
+
+
+async def test_a_request_that_takes_too_long_gives_its_connection_back(start: Callable[..., Any]) -> None:
+    client = await start(REQUEST_TIMEOUT="0.2", DATABASE_POOL_SIZE="1", REDIS_URL="")
+    database = client.app.state.database
+
+    @client.app.get("/slow")  # type: ignore[untyped-decorator]
+    async def slow() -> None:
+        await database.fetch(Statement("slow", select(text("pg_sleep(3)"))))
+
+    started = time.monotonic()
+    assert (await client.get("/slow")).status_code == 503
+    assert (await client.get(URL)).status_code == 200
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize(("method", "url"), [("GET", URL), ("GET", "/nowhere"), ("BREW", URL), ("POST", URL)])
+async def test_every_answer_has_the_security_headers(
+    client: httpx.AsyncClient, start: Callable[..., Any], method: str, url: str
+) -> None:
+    answer = await client.request(method, url)
+    for name, value in SECURITY_HEADERS.items():
+        assert answer.headers.get_list(name) == [value]
+    debugging = await start(ENVIRONMENT="testing", DEBUG="true")
+    assert "content-security-policy" not in (await debugging.request(method, url)).headers
+
+
 async def test_random_paths_and_methods_add_no_series(client: httpx.AsyncClient) -> None:
     async def series() -> int:
         return sum(not line.startswith("#") for line in (await client.get("/metrics")).text.splitlines())
@@ -195,7 +241,7 @@ async def test_metrics_describe_the_service(client: httpx.AsyncClient, writer: d
     created = await client.post(URL, json={"name": "n", "category": "c", "price": "1"}, headers=writer)
     for _ in range(3):
         await client.get(created.headers["location"])
-    text = (await client.get("/metrics")).text
+    exposed = (await client.get("/metrics")).text
     for line in (
         'http_requests_total{method="GET",route="/api/v1/products/{id}",status="200"} 3.0',
         'http_requests_total{method="POST",route="/api/v1/products",status="201"} 1.0',
@@ -204,10 +250,14 @@ async def test_metrics_describe_the_service(client: httpx.AsyncClient, writer: d
         'database_query_duration_seconds_count{query="products.read"} 1.0',
         'database_pool_connections{state="used"} 0.0',
         "cache_up 1.0",
+        'http_request_bytes_total{method="POST",route="/api/v1/products"} 39.0',
     ):
-        assert line in text
-    assert re.search('app_build_info{python="3[^"]*",release="test",version="[^"]+"} 1.0', text)
-    assert "app_resident_memory_bytes" in text
+        assert line in exposed
+    assert re.search('app_build_info{python="3[^"]*",release="test",version="[^"]+"} 1.0', exposed)
+    assert "app_resident_memory_bytes" in exposed
+    sent = re.search(r'http_response_bytes_total{method="GET",route="/api/v1/products/{id}"} (\S+)', exposed)
+    assert sent is not None
+    assert float(sent[1]) == 3 * len(created.content)
 
 
 async def test_an_unavailable_service_says_when_to_come_back(client: httpx.AsyncClient) -> None:

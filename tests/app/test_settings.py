@@ -17,7 +17,7 @@ SECRET = "Zk3vQ9xN7mB2wL5tR8yU1cP4aH6jD0fGsTeXoV"
 @pytest.fixture(autouse=True)
 def _minimum(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENVIRONMENT", "production")
-    monkeypatch.setenv("DATABASE_URL", "postgresql://api@db/api")
+    monkeypatch.setenv("DATABASE_URL", "postgresql://api@/api?host=/run/postgresql")
     monkeypatch.setenv("SECRET_KEY", SECRET)
 
 
@@ -47,6 +47,7 @@ def test_the_environment_is_production_unless_it_says_otherwise(monkeypatch: pyt
 def test_a_database_url_is_normalised_to_the_async_driver(
     monkeypatch: pytest.MonkeyPatch, given_url: str, driver_url: str
 ) -> None:
+    monkeypatch.setenv("ENVIRONMENT", "testing")
     monkeypatch.setenv("DATABASE_URL", given_url)
     assert make_url(load_settings().database_url) == make_url(driver_url)
 
@@ -59,7 +60,14 @@ def test_a_database_url_is_normalised_to_the_async_driver(
         ("SECRET_KEY", "change-me-change-me-change-me-change-me", "SECRET_KEY is a well-known"),
         ("SECRET_KEY", "your-secret-key-that-nobody-may-know-9x", "SECRET_KEY is a well-known"),
         ("SECRET_KEY", "a" * 64, "SECRET_KEY is a well-known"),
+        ("SECRET_KEYS_OLD", f"{SECRET} short", "SECRET_KEYS_OLD is too short"),
+        ("SECRET_KEYS_OLD", f"{SECRET},{'a' * 40}", "SECRET_KEYS_OLD is a well-known"),
+        ("DATABASE_PASSWORD", "Postgres", "DATABASE_PASSWORD is a well-known password"),
+        ("REDIS_PASSWORD", "secret", "REDIS_PASSWORD is a well-known password"),
         ("DEBUG", "true", "DEBUG must be off"),
+        ("DATABASE_URL", "postgresql://api@db/api", "DATABASE_SSL_CA is required"),
+        ("DATABASE_URL", "postgresql://api@127.0.0.1:5432,10.0.0.2/api", "DATABASE_SSL_CA is required"),
+        ("DATABASE_URL", "postgresql://api@/api?host=db", "DATABASE_SSL_CA is required"),
         ("DATABASE_URL", "mysql://api@db/api", "DATABASE_URL must start with postgresql://"),
         ("DATABASE_URL", "nonsense", "DATABASE_URL must start with postgresql://"),
         ("DATABASE_URL", "postgresql://db/api", "DATABASE_URL must name a user"),
@@ -70,6 +78,9 @@ def test_a_database_url_is_normalised_to_the_async_driver(
         ("REDIS_URL", "http://cache", "REDIS_URL must start with unix://"),
         ("ENVIRONMENT", "live", "ENVIRONMENT: Input should be 'development'"),
         ("TOKEN_ALGORITHM", "none", "TOKEN_ALGORITHM: Input should be 'HS256'"),
+        ("CORS_ORIGINS", "shop.example", "CORS_ORIGINS must name origins"),
+        ("CORS_ORIGINS", "https://shop.example/", "CORS_ORIGINS must name origins"),
+        ("REQUEST_TIMEOUT", "0", "REQUEST_TIMEOUT: Input should be greater than 0"),
         ("CORS_ORIGINS", "[1,", "CORS_ORIGINS is neither a comma list nor a JSON list"),
     ],
 )
@@ -134,6 +145,14 @@ def test_an_env_file_is_for_development_only(monkeypatch: pytest.MonkeyPatch, tm
     (tmp_path / ".env.development").write_text("LOG_LEVLE=DEBUG\n")
     with pytest.raises(SettingsError, match="LOG_LEVLE is not a setting"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://api@127.0.0.1/api", "postgresql://api@localhost,[::1]/api", "postgresql://api@/api"]
+)
+def test_a_database_on_this_host_needs_no_ca(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    load_settings()
 
 
 def test_every_setting_is_described() -> None:

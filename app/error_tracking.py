@@ -1,0 +1,78 @@
+"""Sentry, if a DSN is set: errors that are logged become events, without anything secret."""
+
+import asyncio
+import logging
+import re
+from typing import TYPE_CHECKING, Any
+
+from app.logging import request_id_variable
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from sentry_sdk.types import Event, Hint
+
+HIDDEN = "[hidden]"
+# What looks like a secret, whoever put it into a message: tokens, and values of telling names.
+SECRET_LOOKING = re.compile(
+    r"(?i)\b(?:bearer|basic)\s+[\w.~+/=-]+|\beyJ[\w-]+\.[\w-]+\.[\w-]+"
+    r"|(?<=[/:@])[^\s/:@]+(?=@)|\b\w*(?:password|passwd|secret|token|api_?key|dsn)\w*['\"]?\s*[:=]\s*\S+"
+)
+FLUSH_SECONDS = 2
+
+
+class Scrubber:
+    """Removes the service's own secrets, and whatever looks like one, from every string of an event."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._secrets = sorted((value for value in settings.secrets() if value), key=len, reverse=True)
+
+    def __call__(self, event: "Event", _hint: "Hint") -> "Event":
+        """Return the event as it may leave the host."""
+        for part in ("request", "user", "server_name", "modules", "breadcrumbs"):
+            event.pop(part, None)  # type: ignore[misc]
+        if request_id := request_id_variable.get():
+            event.setdefault("tags", {})["request_id"] = request_id
+        clean: Event = self._clean(event)
+        return clean
+
+    def _clean(self, value: Any) -> Any:
+        if isinstance(value, str):
+            for secret in self._secrets:
+                value = value.replace(secret, HIDDEN)
+            return SECRET_LOOKING.sub(HIDDEN, value)
+        if isinstance(value, dict):
+            return {name: self._clean(item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._clean(item) for item in value]
+        return value
+
+
+def start_error_tracking(settings: Settings) -> None:
+    """Connect to Sentry; without a DSN nothing is even imported."""
+    if not settings.sentry_dsn or not settings.sentry_dsn.get_secret_value():
+        return
+    import sentry_sdk
+    from sentry_sdk.integrations.logging import LoggingIntegration
+
+    sentry_sdk.init(
+        dsn=settings.sentry_dsn.get_secret_value(),
+        environment=settings.environment.value,
+        release=settings.release,
+        default_integrations=False,
+        auto_enabling_integrations=False,
+        integrations=[LoggingIntegration(level=None, event_level=logging.ERROR)],
+        before_send=Scrubber(settings),
+        include_local_variables=False,
+        include_source_context=False,
+        max_breadcrumbs=0,
+        auto_session_tracking=False,
+        send_client_reports=False,
+    )
+
+
+async def stop_error_tracking(settings: Settings) -> None:
+    """Send what is still waiting."""
+    if settings.sentry_dsn and settings.sentry_dsn.get_secret_value():
+        import sentry_sdk
+
+        await asyncio.to_thread(sentry_sdk.get_client().close, FLUSH_SECONDS)

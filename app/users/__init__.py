@@ -1,0 +1,1 @@
+"""The users domain: who may sign in, and with which scopes."""

@@ -1,0 +1,52 @@
+"""Signing in over HTTP; the public edge limits how often."""
+
+from typing import Annotated
+
+import orjson
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.errors import problems
+from app.users.service import MAXIMUM_PASSWORD_LENGTH, UserService
+
+router = APIRouter(prefix="/api/v1/auth", tags=["auth"], responses=problems(400, 401, 413, 422, 503))
+
+# Postgres text cannot hold NUL, and no name has a control character.
+Username = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+class Credentials(BaseModel):
+    """A name, a password, and the scopes wanted, separated by spaces; without them all of the user's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    username: Username
+    password: str = Field(min_length=1, max_length=MAXIMUM_PASSWORD_LENGTH)
+    scope: str = Field("", max_length=1000)
+
+
+class Token(BaseModel):
+    """A bearer token."""
+
+    access_token: str
+    token_type: str = Field(pattern="^bearer$")
+    expires_in: int
+    scope: str
+
+
+@router.post("/token", response_model=Token)
+async def sign_in(request: Request, credentials: Credentials) -> Response:
+    """Exchange a name and a password for a bearer token."""
+    users: UserService = request.app.state.users
+    wanted = frozenset(credentials.scope.split())
+    token, scopes = await users.sign_in(credentials.username, credentials.password, wanted)
+    request.state.user = credentials.username
+    body = Token(
+        access_token=token,
+        token_type="bearer",  # noqa: S106
+        expires_in=request.app.state.settings.token_lifetime_seconds,
+        scope=" ".join(sorted(scopes)),
+    )
+    return Response(
+        orjson.dumps(body.model_dump()), headers={"Cache-Control": "no-store"}, media_type="application/json"
+    )

@@ -1,0 +1,91 @@
+"""Signing in, and whether a user's token still counts."""
+
+import asyncio
+import re
+import time
+
+from argon2 import PasswordHasher
+from argon2.exceptions import VerifyMismatchError
+
+from app.auth import Principal, Tokens, UnauthorizedError, invalid_token
+from app.metrics import Metrics
+from app.users.repository import StoredUser, UserRepository
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+MINIMUM_PASSWORD_LENGTH = 12
+MAXIMUM_PASSWORD_LENGTH = 256
+# A disabled user's tokens are refused by every worker within this time.
+RECHECK_SECONDS = 5
+MOST_REMEMBERED = 10_000
+HASHES_AT_ONCE = 2
+
+_hasher = PasswordHasher()
+# What an unknown user's password is compared with, so that the answer takes as long as for a known one.
+_NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$JYYqy5472Y4Vw6DzMierhw$bXHg3WsucvQkV7k7/ilRkznTAatTGe1l2Oy1KO4dEDA"
+
+
+class UserRuleError(ValueError):
+    """A name or a password that is not acceptable; the message says why."""
+
+
+class UserService:
+    """What can be done with users."""
+
+    def __init__(self, repository: UserRepository, tokens: Tokens, metrics: Metrics) -> None:
+        self._repository = repository
+        self._metrics = metrics
+        self._tokens = tokens
+        self._hashing = asyncio.Semaphore(HASHES_AT_ONCE)
+        self._recent: dict[int, tuple[float, StoredUser | None]] = {}
+
+    async def sign_in(self, name: str, password: str, wanted: frozenset[str]) -> tuple[str, frozenset[str]]:
+        """Return a token and its scopes, those asked for or all; which part was wrong is not told."""
+        user = await self._repository.find(name)
+        async with self._hashing:  # each hash takes 64 MiB
+            known = await asyncio.to_thread(_matches, user.password_hash if user else _NOBODY, password)
+        admitted = user is not None and known and user.enabled
+        self._metrics.sign_ins.labels("admitted" if admitted else "refused").inc()
+        if user is None or not admitted:
+            raise UnauthorizedError(
+                "The name or the password is wrong.", headers={"WWW-Authenticate": "Bearer"}
+            )
+        scopes = user.scopes & wanted if wanted else user.scopes
+        return self._tokens.issue(user.name, scopes, user_id=user.id), scopes
+
+    async def check(self, principal: Principal) -> Principal:
+        """Return what the holder of a user's token may do now; tokens the operator signed stand alone."""
+        if principal.user_id is None:
+            return principal
+        user = await self._recall(principal.user_id)
+        if user is None or not user.enabled or principal.issued_at < user.valid_from:
+            raise invalid_token()
+        return Principal(user.name, principal.scopes & user.scopes, principal.user_id, principal.issued_at)
+
+    async def _recall(self, user_id: int) -> StoredUser | None:
+        now = time.monotonic()
+        checked_at, user = self._recent.get(user_id, (-RECHECK_SECONDS, None))
+        if now - checked_at < RECHECK_SECONDS:
+            return user
+        user = await self._repository.read(user_id)
+        if len(self._recent) >= MOST_REMEMBERED:
+            self._recent.clear()
+        self._recent[user_id] = now, user
+        return user
+
+    async def add(self, name: str, password: str, scopes: frozenset[str], *, replace: bool) -> bool:
+        """Store a user with a fresh hash; return False if the name is taken."""
+        if not NAME.fullmatch(name):
+            raise UserRuleError("A user's name is lower-case letters, digits, dots and dashes, 64 at most.")
+        if not MINIMUM_PASSWORD_LENGTH <= len(password) <= MAXIMUM_PASSWORD_LENGTH:
+            raise UserRuleError(
+                f"A password has {MINIMUM_PASSWORD_LENGTH} to {MAXIMUM_PASSWORD_LENGTH} characters."
+            )
+        hashed = await asyncio.to_thread(_hasher.hash, password)
+        return await self._repository.add(name, hashed, scopes, replace=replace)
+
+
+def _matches(hashed: str, password: str) -> bool:
+    try:
+        return _hasher.verify(hashed, password)
+    except VerifyMismatchError:
+        return False

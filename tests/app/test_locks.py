@@ -1,0 +1,98 @@
+"""The lock has one holder, an end, and an owner who alone can extend or release it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from app.locks import Lock, NotAcquired
+from app.metrics import Metrics
+from app.redis_link import RedisLink
+from app.settings import Settings
+from tests.app.conftest import Proxy
+
+
+@pytest.fixture
+async def links(service: Callable[..., Settings]) -> AsyncIterator[list[RedisLink]]:
+    """Two workers."""
+    links = [RedisLink(service(), Metrics("test")) for _ in range(2)]
+    yield links
+    for link in links:
+        await link.close()
+
+
+async def test_one_holder_at_a_time(links: list[RedisLink]) -> None:
+    inside = done = 0
+
+    async def work(number: int) -> None:
+        nonlocal inside, done
+        async with Lock(links[number % 2], "work", 5).held(wait=20):
+            inside += 1
+            assert inside == 1
+            await asyncio.sleep(0.001)
+            inside -= 1
+            done += 1
+
+    await asyncio.gather(*(work(number) for number in range(40)))
+    assert done == 40
+
+
+async def test_only_the_owner_extends_and_releases(links: list[RedisLink]) -> None:
+    one, two = (Lock(link, "owned", 0.2) for link in links)
+    assert not await one.extend()
+    assert not await one.release()
+    assert await one.acquire()
+    assert not await two.acquire()
+    assert not await two.release()
+    for _ in range(3):
+        await asyncio.sleep(0.1)
+        assert await one.extend()
+    await asyncio.sleep(0.25)
+    assert await two.acquire()  # it had expired
+    assert not await one.extend()
+    assert not await one.release()
+    assert not await one.acquire()
+    assert await two.release()
+    assert await one.acquire()
+
+
+async def test_waiting_ends_at_the_deadline(links: list[RedisLink]) -> None:
+    holder, waiter = (Lock(link, "held", 5) for link in links)
+    async with holder.held():
+        started = time.monotonic()
+        assert not await waiter.acquire(wait=0.3)
+        assert 0.28 < time.monotonic() - started < 0.6
+        with pytest.raises(NotAcquired):
+            async with waiter.held():
+                pytest.fail("there were two")
+        later = asyncio.ensure_future(waiter.acquire(wait=5))
+        await asyncio.sleep(0.05)
+    assert await later
+    text = links[1].metrics.render().decode()
+    assert 'lock_wait_seconds_count{lock="held",result="given up"} 2.0' in text
+    assert 'lock_wait_seconds_count{lock="held",result="acquired"} 1.0' in text
+
+
+async def test_an_error_in_the_block_releases(links: list[RedisLink]) -> None:
+    async def fail() -> Any:
+        async with Lock(links[0], "error", 5).held():
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
+    assert await Lock(links[1], "error", 5).acquire()
+
+
+async def test_without_redis_nobody_holds_it(service: Callable[..., Settings], proxy: Proxy) -> None:
+    link = RedisLink(service(REDIS_URL=proxy.url, REDIS_RETRY_AFTER="0.1"), Metrics("test"))
+    lock = Lock(link, "gone", 1)
+    assert await lock.acquire()
+    await proxy.down()
+    assert not await lock.extend()
+    assert not await lock.release()
+    assert not await lock.acquire(wait=0.05)
+    await proxy.up()
+    assert await Lock(link, "another", 1).acquire(wait=5)
+    await link.close()

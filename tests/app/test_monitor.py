@@ -1,0 +1,100 @@
+"""What Postgres says about itself reaches metrics from one worker, and an operator."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.auth import READ_OPERATIONS, Tokens
+from app.settings import Settings
+from tests.app.test_db import drop_connections
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.monitor.INTERVAL_SECONDS", 0.05)
+    monkeypatch.setattr("app.lifespan.DRAIN_LOOK_SECONDS", 0.02)
+
+
+@pytest.fixture
+def operator(service: Callable[..., Settings]) -> dict[str, str]:
+    token = Tokens(service()).issue("olga", frozenset({READ_OPERATIONS}), 60)
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def figure(client: httpx.AsyncClient, name: str) -> float:
+    found = re.search(rf"^{re.escape(name)} (\S+)$", (await client.get("/metrics")).text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+async def leaders(*clients: httpx.AsyncClient) -> list[bool]:
+    """Who has collected lately."""
+    before = [await figure(client, "database_monitor_timestamp_seconds") for client in clients]
+    await asyncio.sleep(0.4)
+    after = [await figure(client, "database_monitor_timestamp_seconds") for client in clients]
+    return [new > old for new, old in zip(after, before, strict=True)]
+
+
+async def test_one_worker_collects_and_another_takes_over(start: Callable[..., Any]) -> None:
+    workers = [await start() for _ in range(2)]
+    for _ in range(3):
+        await asyncio.sleep(0.2)
+        assert sorted(await leaders(*workers)) == [False, True]
+        assert await drop_connections(workers[0].app.state.database) > 0
+    collecting = workers[(await leaders(*workers)).index(True)]
+    assert await figure(collecting, 'database_connections{state="active"}') >= 0
+    assert await figure(collecting, 'database_connections{state="idle"}') >= 1
+    assert await figure(collecting, "database_size_bytes") > 1_000_000
+    assert await figure(collecting, "database_max_connections") > 10
+    assert await figure(collecting, 'database_table_size_bytes{table="products"}') > 0
+
+
+async def test_a_monitor_without_its_database_goes_on_trying(
+    start: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    await start(DATABASE_URL="postgresql://api_test@127.0.0.1:1/api_test")
+    await asyncio.sleep(0.3)
+    assert caplog.text.count("The database monitor stopped") >= 2
+
+
+async def test_operators_are_told_the_details(client: httpx.AsyncClient, operator: dict[str, str]) -> None:
+    answer = await client.get("/health/detail", headers=operator)
+    assert answer.status_code == 200
+    body = answer.json()
+    assert (body["ready"], body["release"], body["environment"]) == (True, "test", "production")
+    assert body["checks"] == {"database": "ok", "migrations": "ok", "cache": "ok"}
+    assert {"used", "idle"} == set(body["pool"])
+    database = body["database"]
+    assert {table["table"] for table in database["tables"]} >= {"products", "users"}
+    assert database["standbys"] == 0
+    assert database["replication_lag_seconds"] == 0
+    assert database["longest_transaction_seconds"] >= 0
+
+
+async def test_details_without_a_database_say_so(start: Callable[..., Any], operator: dict[str, str]) -> None:
+    client = await start(DATABASE_URL="postgresql://api_test@127.0.0.1:1/api_test", REDIS_URL="")
+    body = (await client.get("/health/detail", headers=operator)).json()
+    assert (body["ready"], body["database"], body["checks"]["cache"]) == (False, None, "off")
+
+
+async def test_a_draining_worker_is_not_ready_and_keeps_no_connection(
+    start: Callable[..., Any], tmp_path: Path, operator: dict[str, str]
+) -> None:
+    file = tmp_path / "drain"
+    client = await start(DRAIN_FILE=str(file))
+    assert (await client.get("/health/ready")).status_code == 200
+    file.touch()
+    await asyncio.sleep(0.1)
+    ready = await client.get("/health/ready")
+    assert (ready.status_code, ready.json()) == (503, {"status": "draining"})
+    served = await client.get("/api/v1/products")
+    assert (served.status_code, served.headers["connection"]) == (200, "close")
+    assert not (await client.get("/health/detail", headers=operator)).json()["ready"]
+    file.unlink()
+    await asyncio.sleep(0.1)
+    assert (await client.get("/health/ready")).status_code == 200
+    assert "connection" not in (await client.get("/api/v1/products")).headers

@@ -1,0 +1,74 @@
+"""Two users against every route of the OpenAPI document: what each may do is written down here."""
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from app.auth import READ_OPERATIONS, WRITE_PRODUCTS, Tokens
+from app.settings import Settings
+
+PRODUCTS = "/api/v1/products"
+# Every operation and the scope it needs; a route that is not listed fails the test.
+ROUTES: dict[tuple[str, str], str | None] = {
+    ("GET", PRODUCTS): None,
+    ("POST", PRODUCTS): WRITE_PRODUCTS,
+    ("POST", "/api/v1/bulk/products"): WRITE_PRODUCTS,
+    ("GET", PRODUCTS + "/{id}"): None,
+    ("PUT", PRODUCTS + "/{id}"): WRITE_PRODUCTS,
+    ("PATCH", PRODUCTS + "/{id}"): WRITE_PRODUCTS,
+    ("DELETE", PRODUCTS + "/{id}"): WRITE_PRODUCTS,
+    ("POST", "/api/v1/auth/token"): None,
+    ("GET", "/health/live"): None,
+    ("GET", "/health/ready"): None,
+    ("GET", "/health/detail"): READ_OPERATIONS,
+}
+METHODS = {"GET", "PUT", "POST", "DELETE", "PATCH", "HEAD", "OPTIONS"}
+
+
+def operations(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {
+        (method.upper(), path): operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+async def test_the_document_names_every_route_its_scope_and_its_errors(client: httpx.AsyncClient) -> None:
+    listed = operations((await client.get("/api/openapi.json")).json())
+    assert set(listed) == set(ROUTES)
+    for (method, path), operation in listed.items():
+        scopes = [scope for entry in operation.get("security", []) for scope in entry["HTTPBearer"]]
+        wanted = ROUTES[method, path]
+        assert scopes == ([wanted] if wanted else []), path
+        if path.startswith("/api/"):
+            assert "application/problem+json" in operation["responses"]["422"]["content"]
+        if wanted:
+            assert {"401", "403"} <= set(operation["responses"])
+
+
+@pytest.mark.parametrize("scope", [None, "", WRITE_PRODUCTS, READ_OPERATIONS])
+async def test_each_user_may_do_what_its_scopes_allow_and_nothing_else(
+    client: httpx.AsyncClient, service: Callable[..., Settings], scope: str | None
+) -> None:
+    headers = {}
+    if scope is not None:
+        token = Tokens(service()).issue("ann", frozenset(scope.split()))
+        headers = {"Authorization": f"Bearer {token}"}
+    for (method, path), needed in ROUTES.items():
+        answer = await client.request(method, path.replace("{id}", "9000000000000000000"), headers=headers)
+        if needed is None:
+            assert answer.status_code not in (401, 403), path
+        elif scope is None:
+            assert answer.status_code == 401, path
+        elif needed != scope:
+            assert answer.status_code == 403, path
+        else:
+            assert answer.status_code in (200, 204, 404, 422), path
+    for path in {path for _, path in ROUTES}:
+        listed = {method for method, other in ROUTES if other == path}
+        for method in METHODS - listed:
+            answer = await client.request(method, path.replace("{id}", "1"), headers=headers)
+            assert answer.status_code == 405, (method, path)
+            assert answer.headers["allow"] == ", ".join(sorted(listed))

@@ -1,0 +1,32 @@
+"""The service's settings are documented, and nothing in the tree sets one that does not exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+from app.settings import Settings
+from tests.lab import ROOT
+from tests.repo.test_specs import own_files
+
+
+def test_settings_are_documented() -> None:
+    done = subprocess.run([sys.executable, ROOT / "docs/settings.py", "--check"], check=False)
+    assert done.returncode == 0, "run docs/settings.py"
+
+
+def test_known_names_are_the_services() -> None:
+    known = (ROOT / "app/settings.txt").read_text().splitlines()
+    assert known == sorted(name.upper() for name in Settings.model_fields)
+
+
+def test_only_known_settings_are_set() -> None:
+    known = {name.upper() for name in Settings.model_fields}
+    used = set()
+    for path in own_files("group_vars/*", "inventories/*", "molecule/*.yml", "playbooks/*.yml"):
+        used |= set(re.findall(r"^\s+([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+):", path.read_text(), re.MULTILINE))
+    assert used - known == set()
+    wiring = (ROOT / "group_vars/all/wiring.yml").read_text()
+    for block in re.findall(r"^app_(?:manage_)?secrets:\n((?:  .+\n)+)", wiring, re.MULTILINE):
+        assert set(re.findall(r"^  (\w+):", block, re.MULTILINE)) <= set(Settings.model_fields)
