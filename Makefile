@@ -74,9 +74,11 @@ lint: venv ## Run the linters
 	@for folder in $(MYPY_FOLDERS); do mypy $$folder; done
 	shellcheck .ci/run
 	python docs/reference.py --check
+	python docs/settings.py --check
 
-reference: venv ## Write docs/roles.md from the argument specs
+reference: venv ## Write docs/roles.md and docs/settings.md from the code
 	python docs/reference.py
+	python docs/settings.py
 
 test-repo: venv $(LAB_SECRETS) ## Test the repository, preflight and the lab
 	pytest tests/repo

@@ -87,7 +87,7 @@ def test_roles_come_after_preflight(playbook: Path) -> None:
     for play in yaml.safe_load(playbook.read_text()):
         if play.get("hosts", "localhost") == "localhost" or "roles" not in play:
             continue
-        assert play["roles"][0]["role"] == "preflight", play["name"]
+        assert play["pre_tasks"][0]["ansible.builtin.include_role"] == {"name": "preflight"}, play["name"]
         assert play["any_errors_fatal"] is True, play["name"]
 
 
