@@ -65,7 +65,7 @@ test: lint test-repo test-app test-demo test-roles ## Run every test
 
 # A plugin is found by its folder, not by a package.
 MYPY_FOLDERS := $(wildcard playbooks/library roles/*/library roles/*/action_plugins) molecule/shared/tests
-lint: venv ## Run the linters
+lint: venv $(LAB_SECRETS) ## Run the linters
 	yamllint --strict .
 	ansible-lint --strict
 	ruff check .
