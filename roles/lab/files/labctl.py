@@ -375,12 +375,14 @@ class Lab:
         return bool(images or stopped)
 
     def describe(self) -> None:
-        """Write known_hosts and ssh_config, and give the lab's files to the checkout's owner, for sudo."""
+        """Write how to reach the hosts, and give the files to the checkout's owner, for sudo."""
         lines = [
             host["address"] + " " + (self.dir / "hosts" / name / f"upper/{HOST_KEY}.pub").read_text()
             for name, host in self.state["hosts"].items()
         ]
         write(self.dir / "known_hosts", "".join(lines))
+        for name, host in self.state["hosts"].items():
+            write(self.dir / "hosts" / name / "address", host["address"] + "\n")
         entries = "".join(
             f"Host {name}\n  HostName {host['address']}\n" for name, host in self.state["hosts"].items()
         )

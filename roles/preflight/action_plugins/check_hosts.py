@@ -146,6 +146,8 @@ def variable_faults(
             hint = advice(name, known) or "remove it, or list it in preflight_own_variables"
             yield f"{name} is unknown: {hint}"
     secrets = set()
+    # A variable that is demanded for itself is not reported again for each one that is made of it.
+    demands = {name for role in roles for name, option in specs[role].items() if demanded(option)}
     for name, option in ((name, option) for role in roles for name, option in specs[role].items()):
         if name not in variables:
             if name in GENERATED and demanded(option):
@@ -159,9 +161,9 @@ def variable_faults(
             missing = re.search(r"'(\w+)' is undefined", str(error))
             if missing and missing[1].startswith("secret_"):
                 secrets.add(missing[1])
-            elif missing:
+            elif missing and missing[1] not in demands:
                 yield f"{missing[1]} is not set, and {name} needs it"
-            else:
+            elif not missing:
                 yield f"{name} cannot be worked out: {str(error).rstrip('.')}"
         else:
             yield from value_faults(name, option, value)
