@@ -16,7 +16,7 @@ export UV_SYSTEM_CERTS := true
 # What the caller's shell sets must not leak into a run: these would override ansible.cfg.
 unexport ANSIBLE_INVENTORY
 
-.PHONY: help venv lock demo demo-down secrets reference lint test test-repo test-app test-demo test-roles clean
+.PHONY: help venv lock lab demo demo-down secrets reference lint test test-repo test-app test-demo test-roles clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,16 +80,19 @@ reference: venv ## Write docs/roles.md and docs/settings.md from the code
 	python docs/reference.py
 	python docs/settings.py
 
-test-repo: venv $(LAB_SECRETS) ## Test the repository, preflight and the lab
+lab: venv ## Install what lab hosts need on this machine
+	@ansible-playbook playbooks/lab.yml -e lab_state=prepared
+
+test-repo: venv lab $(LAB_SECRETS) ## Test the repository, preflight and the lab
 	pytest tests/repo
 
-test-app: venv $(LAB_SECRETS) ## Test the service against Postgres and Redis on a lab host
+test-app: venv lab $(LAB_SECRETS) ## Test the service against Postgres and Redis on a lab host
 	coverage erase
 	coverage run -m pytest tests/app
 	coverage combine --quiet
 	coverage report --fail-under=95
 
-test-demo: venv ## Test the demo in a clone: from nothing, again, interrupted, and away
+test-demo: venv lab ## Test the demo in a clone: from nothing, again, interrupted, and away
 	pytest tests/demo
 
 test-roles: venv $(LAB_SECRETS) ## Run Molecule on both Debian releases and on the split shape

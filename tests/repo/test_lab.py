@@ -66,6 +66,14 @@ def reaches(lab: Lab, host: str, address: str, port: int) -> bool:
     return "yes" in lab.ssh(host, f"{{ {command}; }} 2>/dev/null")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def images() -> None:
+    """Have both images built, which the first lab of a machine waits for."""
+    lab = Lab("pytest-images")
+    lab.up(a="trixie", b="bookworm")
+    lab.down()
+
+
 @pytest.fixture
 def one() -> Iterator[Lab]:
     """A lab of the test's own, still down."""
@@ -104,7 +112,7 @@ def test_up_again_changes_nothing(one: Lab) -> None:
     assert one.ssh("a", "cat /proc/1/stat").split()[21] == booted
 
 
-@pytest.mark.parametrize("seconds", [0.15, 0.3, 0.6])
+@pytest.mark.parametrize("seconds", [0.1, 0.125, 0.15, 0.175, 0.2, 0.3, 0.6])
 def test_recovers_from_a_killed_up(one: Lab, seconds: float) -> None:
     kill_up(one, seconds)
     one.up(a="trixie", b="bookworm")

@@ -197,14 +197,15 @@ class Lab:
             bridge=self.bridge,
         )
         with (directory / "console.log").open("wb") as console:
-            launcher = subprocess.Popen(
+            subprocess.Popen(
                 ["unshare", "--mount", "bash", "-c", script],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
                 start_new_session=True,
+                # Before it does anything: what is not in the cgroup, nobody would find after a kill.
+                preexec_fn=lambda: (self.cgroup(name) / "cgroup.procs").write_text("0"),
             )
-        (self.cgroup(name) / "cgroup.procs").write_text(str(launcher.pid))
 
     def prepare(self, name: str, upper: Path) -> None:
         """Write what differs between hosts; what the host itself changed since stays."""
@@ -220,9 +221,16 @@ class Lab:
         (upper / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
         public = (self.dir / "id_ed25519.pub").read_text()
         write(upper / "root/.ssh/authorized_keys", public, 0o600)
-        (upper / HOST_KEY).parent.mkdir(parents=True, exist_ok=True)
-        keygen(upper / HOST_KEY, name)
+        self.keygen(upper / HOST_KEY, name)
         write(upper / "etc/hostname", f"{name}\n")
+
+    def keygen(self, path: Path, comment: str) -> None:
+        """Make a key pair, whole or not at all: a killed run's may be half there, or still in the making."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.dir) as scratch:
+            run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", f"{scratch}/key")
+            Path(f"{scratch}/key.pub").rename(f"{path}.pub")
+            Path(f"{scratch}/key").rename(path)
 
     def kill(self, name: str) -> None:
         """Power cut: every process of the host ends at once."""
@@ -338,7 +346,7 @@ class Lab:
         """Bring exactly the wanted hosts up ({name: release, or None to keep it}); True if any changed."""
         self.dir.mkdir(parents=True, exist_ok=True)
         if not (self.dir / "id_ed25519").exists():
-            keygen(self.dir / "id_ed25519", f"fastmetal-lab-{self.name}")
+            self.keygen(self.dir / "id_ed25519", f"fastmetal-lab-{self.name}")
         for name in set(self.state["hosts"]) - set(wanted):
             progress(f"removing host {name}")
             self.forget(name)
@@ -427,10 +435,6 @@ def remove_cgroup(cgroup: Path) -> None:
         for child in sorted((path for path in cgroup.rglob("*") if path.is_dir()), reverse=True):
             child.rmdir()
         cgroup.rmdir()
-
-
-def keygen(path: Path, comment: str) -> None:
-    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path))
 
 
 def resolver() -> str:
