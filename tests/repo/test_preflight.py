@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -150,6 +152,63 @@ def test_refuses_a_taken_port(lab: Lab, environment: Path, playbook: str) -> Non
     with broken(lab, f"{listen} && timeout 10 bash -c {wait!r}", "systemctl stop squatter"):
         run = play("-i", environment, playbook)
     assert_refused(run, "db13: port 443 is taken by python3, and nginx needs it: stop or move that program")
+
+
+APP = {
+    "setting": (
+        {"app_settings": {"DATABSE_URL": "x"}},
+        "The app knows no setting DATABSE_URL: correct app_settings",
+    ),
+    "secret": (
+        {"app_secrets": {"sentry_dns": "x"}},
+        "The app knows no setting SENTRY_DNS: correct app_settings",
+    ),
+    "known": (
+        {"app_known_settings": ["ENVIRONMENT"]},
+        "The app knows no setting DATABASE_OWNER_PASSWORD, DATABASE_PASSWORD, DATABASE_POOL_SIZE",
+    ),
+    "gunicorn": (
+        {"app_gunicorn": {"keep_alive": 3}},
+        "Gunicorn has no setting keep_alive: correct app_gunicorn",
+    ),
+    "workers": (
+        {"app_workers": 44},
+        "may need 176 database connections during a release (2 instances of 44 workers with 2 each) and its"
+        " share of postgresql_max_connections is 87: raise postgresql_max_connections, or lower app_workers",
+    ),
+    "pool": (
+        {"app_settings": {"DATABASE_POOL_SIZE": 60}, "app_workers": 1},
+        "may need 122 database connections during a release (2 instances of 1 workers with 61 each)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("variables", "part"), APP.values(), ids=APP.keys())
+@pytest.mark.usefixtures("unchanged")
+def test_refuses_what_the_app_cannot_run_with(
+    environment: Path, variables: dict[str, Any], part: str
+) -> None:
+    run = play("-i", environment, "site.yml", "-e", json.dumps(variables))
+    assert run.status != 0
+    assert run.sentences, run.output
+    assert all(part in sentence for sentence in run.sentences), run.output
+    assert not any(run.changed.values())
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_refuses_a_python_that_is_too_old_for_the_app(environment: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "app"
+    tree.mkdir()
+    text = (ROOT / "pyproject.toml").read_text()
+    (tree / "pyproject.toml").write_text(
+        text.replace('requires-python = ">=3.11"', 'requires-python = ">=3.12"')
+    )
+    run = play("-i", environment, "site.yml", "-e", f"app_source={tree}")
+    assert [sentence.partition(".")[0] for sentence in run.sentences] == ["The app needs Python >=3"], (
+        run.output
+    )
+    assert ">=3.12 and db12 has 3.11" in run.sentences[0]
+    assert not any(run.changed.values())
 
 
 @pytest.mark.usefixtures("unchanged")

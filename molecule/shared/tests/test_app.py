@@ -111,6 +111,7 @@ class Service:
         self.manage = f"/usr/local/sbin/{self.name}-manage"
         self.release = self.host.check_output(f"basename $(readlink /srv/{self.name}/current)")
         self.unit = f"{self.name}@{self.release}.service"
+        self.secrets = {**self.variables["app_base_secrets"], **self.variables["app_secrets"]}
 
     def _client(self, **want: Any) -> Any:
         want = {"name": "localhost", "address": self.socket, "tls": "", "body": None, "during": "", **want}
@@ -186,12 +187,12 @@ def test_a_wrong_token_is_refused(service: Service, product: dict[str, Any], for
 def test_secrets_are_nowhere_to_be_read(service: Service) -> None:
     directories = f"/etc/systemd /usr/local /run/systemd/transient /srv/{service.name}/current/"
     found = service.host.check_output(f"python3 -c %s {service.credentials} {directories}", SEARCH)
-    expected = len({**service.variables["app_secrets"], **service.variables["app_manage_secrets"]})
+    expected = len({**service.secrets, **service.variables["app_manage_secrets"]})
     assert found == f"searched {expected}"
 
 
 def test_credentials_are_for_root_only(service: Service) -> None:
-    names = sorted({**service.variables["app_secrets"], **service.variables["app_manage_secrets"]})
+    names = sorted({**service.secrets, **service.variables["app_manage_secrets"]})
     files = service.host.check_output(f"stat --format '%U %a %n' {service.credentials}/*").splitlines()
     assert files == [f"root 400 {service.credentials}/{name}" for name in names]
     for user in (service.name, "www-data"):
@@ -200,7 +201,7 @@ def test_credentials_are_for_root_only(service: Service) -> None:
 
 def test_the_service_does_not_get_what_only_the_manage_command_needs(service: Service) -> None:
     given = service.host.check_output(f"ls /run/credentials/{service.unit}").split()
-    assert sorted(given) == sorted(service.variables["app_secrets"])
+    assert sorted(given) == sorted(service.secrets)
 
 
 def test_every_process_runs_as_the_service_user(service: Service) -> None:
