@@ -64,7 +64,7 @@ secrets: venv ## Generate an environment's secrets once: make secrets ENV=produc
 test: lint test-repo test-app test-demo test-roles ## Run every test
 
 # A plugin is found by its folder, not by a package.
-MYPY_FOLDERS := $(wildcard playbooks/library roles/*/library roles/*/action_plugins roles/*/filter_plugins) molecule/shared/tests
+MYPY_FOLDERS := $(wildcard playbooks/library roles/*/library roles/*/action_plugins roles/*/filter_plugins molecule/*/tests)
 lint: venv $(LAB_SECRETS) ## Run the linters
 	yamllint --strict .
 	ansible-lint --strict
@@ -84,7 +84,7 @@ lab: venv ## Install what lab hosts need on this machine
 	@ansible-playbook playbooks/lab.yml -e lab_state=prepared
 
 test-repo: venv lab $(LAB_SECRETS) ## Test the repository, preflight and the lab
-	pytest tests/repo
+	pytest tests/repo tests/load
 
 test-app: venv lab $(LAB_SECRETS) ## Test the service against Postgres and Redis on a lab host
 	coverage erase
