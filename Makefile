@@ -16,7 +16,7 @@ export UV_SYSTEM_CERTS := true
 # What the caller's shell sets must not leak into a run: these would override ansible.cfg.
 unexport ANSIBLE_INVENTORY
 
-.PHONY: help venv lock lab demo demo-down secrets reference lint test test-repo test-app test-demo test-roles clean
+.PHONY: help venv lock lab demo demo-down secrets reference lint test test-repo test-app test-demo test-roles bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +98,10 @@ test-demo: venv lab ## Test the demo in a clone: from nothing, again, interrupte
 test-roles: venv $(LAB_SECRETS) ## Run Molecule on both Debian releases and on the split shape
 	molecule test --scenario-name default
 	MOLECULE_INVENTORY=split molecule test --scenario-name split
+
+# Not a part of `make test`: it needs a quiet machine for twenty minutes.
+bench: venv $(LAB_SECRETS) ## Measure the service beside a tutorial's on one lab host
+	@python -m tests.bench
 
 clean: demo-down ## Remove everything that was built here
 	rm -rf $(VENV) .lab .artifacts

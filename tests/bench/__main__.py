@@ -1,0 +1,225 @@
+"""`make bench`: the service as deployed beside a tutorial's, on one lab host, and what the host can do.
+
+BENCH_ROUNDS (5) and BENCH_SECONDS (8) make it shorter, BENCH_PARTS (rounds,limits,edge_cache,growth) leave
+parts out, BENCH_KEEP=1 keeps the host for the next run, BENCH_BUSY=1 measures on a busy machine.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tests.bench import report
+from tests.bench.limits import measure_limits
+from tests.bench.measure import Host, Load, Sample, busy_share, measure
+from tests.lab import ROOT, Lab, clean_environment
+
+INVENTORY = Path(__file__).parent / "inventory"
+PARTS = ("rounds", "limits", "edge_cache", "growth")
+SERVED = {"api": "ours", "uncached": "ours", "reference": "reference", "bare": "bare"}
+ROWS = 100_000
+GROWTH = (1_000, ROWS, 5_000_000)
+BUSY = 0.1
+PRODUCTS = "/api/v1/products"
+PRODUCT = b'{"name":"Lamp","category":"bench","price":"19.90","stock":3}'
+SEED = r"""set -eu -o pipefail
+query() {{ runuser -u postgres -- psql -qX -v ON_ERROR_STOP=1 -d api "$@"; }}
+query -c 'TRUNCATE products RESTART IDENTITY'
+seq {rows} |
+  awk '{{ print "Product " $1 "\tcategory-" $1 % 50 "\t" $1 * 7919 % 100000 / 100 "\t" $1 % 100 }}' |
+  query -c 'COPY products (name, category, price, stock) FROM STDIN'
+query -c 'VACUUM ANALYZE products' -c CHECKPOINT"""
+EDGE_CACHE = {"nginx_cached_paths": [{"path": PRODUCTS, "seconds": 1}]}
+
+BY_KEY = Load("by_key", "uncached", f"/uncached{PRODUCTS}/:id", 2000, ROWS)
+CACHED = Load("cached", "api", f"{PRODUCTS}/:id", 100, ROWS)
+LIST = Load("list", "api", f"{PRODUCTS}?page_size=20")
+REFERENCE_CACHED = Load("cached", "reference", "/reference/api/v1/cached/:id", 100, ROWS)
+REFERENCE_LIST = Load("list", "reference", f"/reference{PRODUCTS}?limit=20")
+# In the order of a round.
+LOADS = (
+    Load("no_io", "api", "/api/v1/nothing"),
+    Load("no_io", "reference", "/reference/api/v1/nothing"),
+    Load("no_io", "bare", "/bare/"),
+    BY_KEY,
+    Load("by_key", "reference", f"/reference{PRODUCTS}/:id", 2000, ROWS),
+    CACHED,
+    REFERENCE_CACHED,
+    LIST,
+    REFERENCE_LIST,
+    Load("insert", "api", PRODUCTS, method="POST"),
+    Load("insert", "reference", f"/reference{PRODUCTS}", method="POST"),
+)
+
+
+def say(what: str) -> None:
+    """Tell how far the run is."""
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def play(*arguments: str) -> None:
+    """Run a playbook; what it says is shown only if it fails."""
+    command = ["ansible-playbook", "-i", str(INVENTORY), *arguments]
+    done = subprocess.run(
+        command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+
+
+class Bench:
+    """One run against one host."""
+
+    def __init__(self, host: Host, rounds: int, seconds: float) -> None:
+        self.host = host
+        self.rounds = rounds
+        self.seconds = seconds
+        self.token = ""
+
+    def build(self) -> None:
+        """Deploy the service and what it is compared with."""
+        self.host.pin()
+        say("deploying the service with site.yml")
+        play("site.yml")
+        say("deploying what it is compared with")
+        play("tests/bench/services.yml")
+        mint = "api-manage token --subject bench --scope products:write --lifetime 86400"
+        self.token = self.host.ssh(mint).strip()
+
+    def ask(self, path: str, data: bytes | None = None) -> Any:
+        """Return the JSON that a path answers with."""
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE  # wrk does not look at it either
+        connection = http.client.HTTPSConnection(self.host.address, timeout=10, context=context)
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"}
+        connection.request("POST" if data else "GET", path, data, headers if data else {})
+        response = connection.getresponse()
+        body = response.read()
+        if response.status not in (200, 201):
+            sys.exit(f"{path} answers {response.status} {body.decode()}: nothing was measured.")
+        return json.loads(body)
+
+    def check(self, loads: Iterable[Load]) -> None:
+        """Refuse to measure a service whose answers are wrong."""
+        for load in loads:
+            body = self.ask(load.path.replace(":id", "1"), PRODUCT if load.method == "POST" else None)
+            if load.route == "list":
+                items = body["items"] if load.service == "api" else body
+                right = [item["id"] for item in items] == [*range(1, 21)]
+            elif load.route in ("by_key", "cached"):
+                right = (body["id"], body["name"]) == (1, "Product 1")
+            else:
+                right = body.get("name", body.get("status")) in ("Lamp", "nothing")
+            if not right:
+                sys.exit(f"{load.service} answers {load.path} with {body}: nothing was measured.")
+
+    def seed(self, rows: int) -> None:
+        """Fill the table anew."""
+        say(f"seeding {rows:,} products")
+        self.host.ssh(SEED.format(rows=rows))
+
+    def measure(self, loads: Iterable[Load], rounds: int, seconds: float) -> dict[Load, list[Sample]]:
+        """Measure every load once in each round, so that a slow minute meets all of them."""
+        found: dict[Load, list[Sample]] = {load: [] for load in loads}
+        for load in found:  # code, caches and connections get warm
+            measure(self.host, load, 1, self.token)
+        for number in range(rounds):
+            for load, samples in found.items():
+                sample = measure(self.host, load, seconds, self.token)
+                samples.append(sample)
+                say(
+                    f"{number + 1}/{rounds} {load.route:>7} {load.service:<9} {sample.rps:8.0f}/s"
+                    f" {sum(sample.cpu_us.values()):6.0f} µs p99 {sample.p99_ms:6.1f} ms,"
+                    f" {sample.errors} failed, others used {sample.others:.0%}"
+                )
+        return found
+
+    def growth(self, rows: int) -> list[dict[str, Any]]:
+        """Measure reads with one worker and with two."""
+        half = self.ask(f"{PRODUCTS}?page_size=100&page={rows // 200 or 1}")["next"]
+        loads = (
+            Load("by key", "uncached", f"/uncached{PRODUCTS}/:id", 2000, rows),
+            Load("first page", "api", f"{PRODUCTS}?page_size=20"),
+            Load("page halfway", "api", f"{PRODUCTS}?page_size=20&after={half}"),
+        )
+        found: list[dict[str, Any]] = [{"route": load.route, "rows": rows, "rps": {}} for load in loads]
+        for workers in (1, 2):
+            self.host.set_workers(workers, "api", "uncached")
+            samples = self.measure(loads, min(self.rounds, 3), self.seconds / 2)
+            for one, load in zip(found, loads, strict=True):
+                one["rps"][str(workers)] = report.figures(samples[load])["rps"]
+        return found
+
+    def run(self, parts: Iterable[str]) -> dict[str, Any]:
+        """Measure the parts and return all figures."""
+        result: dict[str, Any] = {"rounds": self.rounds, "seconds": self.seconds, "rows": ROWS}
+        self.seed(ROWS)
+        self.check(LOADS)
+        if "rounds" in parts:
+            found = self.measure(LOADS, self.rounds, self.seconds)
+            result |= report.by_route(found, SERVED)
+            for route in report.ROUTES:  # the bare callable answers any path alike
+                result[route]["bare"] = result["no_io"]["bare"]
+            result["others"] = max(sample.others for samples in found.values() for sample in samples)
+            result["memory"] = {
+                who: self.host.memory(service)
+                for who, service in (("ours", "api"), ("reference", "reference"), ("bare", "bare"))
+            }
+        if "limits" in parts:
+            say("measuring the limits")
+            result["limits"] = measure_limits(self.host, self.rounds, self.seconds / 2, self.token)
+        if "edge_cache" in parts:
+            say("switching the edge cache on")
+            play("playbooks/edge.yml", "-e", json.dumps(EDGE_CACHE))
+            loads = (CACHED, REFERENCE_CACHED, LIST, REFERENCE_LIST)
+            found = self.measure(loads, min(self.rounds, 3), self.seconds)
+            result["edge_cache"] = report.by_route(found, SERVED)
+            play("playbooks/edge.yml")
+        if "growth" in parts:
+            result["growth"] = []
+            for rows in GROWTH:
+                self.seed(rows)
+                result["growth"] += self.growth(rows)
+        return result
+
+
+def main() -> None:
+    """Build, measure, report, and take everything away."""
+    rounds, seconds = int(os.environ.get("BENCH_ROUNDS", "5")), float(os.environ.get("BENCH_SECONDS", "8"))
+    parts = os.environ.get("BENCH_PARTS", ",".join(PARTS)).split(",")
+    started = time.monotonic()
+    if (busy := busy_share(3)) > BUSY and os.environ.get("BENCH_BUSY") != "1":
+        sys.exit(
+            f"This machine is {busy:.0%} busy: wait until it is idle, or set BENCH_BUSY=1 to try things."
+        )
+    say("building the lab host")
+    play("tests/bench/lab.yml")
+    lab = Lab("bench")
+    try:
+        bench = Bench(Host(lab, "bench"), rounds, seconds)
+        bench.build()
+        result = bench.run(parts)
+    finally:
+        if os.environ.get("BENCH_KEEP") != "1":
+            lab.down()
+    result["minutes"] = round((time.monotonic() - started) / 60, 1)
+    if set(PARTS) <= set(parts):
+        result["goals"] = report.goals(result)
+    folder = ROOT / ".lab"
+    (folder / "bench.json").write_text(json.dumps(result, indent=2) + "\n")
+    if "growth" in result:
+        (folder / "bench.svg").write_text(report.plot(result["growth"]))
+    print(report.text(result))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What `make bench` makes of the words of its tools, and of its figures; measuring is its own affair."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.bench import report
+from tests.bench.limits import parse_pgbench, parse_redis_benchmark
+from tests.bench.measure import Load, Sample, parse_usage, parse_wrk
+
+FIGURES = '{"requests":120,"microseconds":1000000,"p50_us":900,"p99_us":4000,"refused":2,"broken":1}'
+WHO = {"api": "ours", "uncached": "ours", "reference": "reference", "bare": "bare"}
+
+
+def sample(rps: float, **changes: Any) -> Sample:
+    cpu = {"app": 1e6 / rps, "postgres": 10, "redis": 5, "nginx": 40, "journal": 30}
+    values: dict[str, Any] = {"errors": 0, "cpu_us": cpu, "others": 0.0} | changes
+    return Sample(rps=rps, p50_ms=1, p99_ms=1000 / rps, **values)
+
+
+def make_result(ours: float = 5000, errors: int = 0) -> dict[str, Any]:
+    """Figures of a run in which everything but ours is fixed."""
+    services = {"api": ours, "reference": 1000.0, "bare": 10_000.0}
+    found = {
+        Load(route, service, "/"): [sample(rps, errors=errors if service == "api" else 0)]
+        for route in report.ROUTES
+        for service, rps in services.items()
+    }
+    result: dict[str, Any] = dict(report.by_route(found, WHO))
+    edge_cache = {Load("list", "api", "/"): [sample(9000)], Load("list", "reference", "/"): [sample(1000)]}
+    result["edge_cache"] = report.by_route(edge_cache, WHO)
+    result["limits"] = {"nginx_return": 50_000.0}
+    result["memory"] = {
+        "ours": {"processes": 3, "pss_mb": 100},
+        "reference": {"processes": 6, "pss_mb": 300},
+    }
+    result["growth"] = [
+        {"route": "by key", "rows": rows, "rps": {"1": 2000.0, "2": 3500.0}} for rows in (1000, 5_000_000)
+    ]
+    result["goals"] = report.goals(result)
+    return result
+
+
+def test_wrk_figures_are_the_last_line_of_its_output() -> None:
+    output = f"Running 1s test @ https://host\n  Non-2xx or 3xx responses: 2\n\n{FIGURES}\n"
+    assert parse_wrk(output)["refused"] == 2
+    with pytest.raises(RuntimeError, match="unable to connect"):
+        parse_wrk("unable to connect to host:https Connection refused")
+
+
+def test_tools_that_say_nothing_are_errors() -> None:
+    assert parse_usage("usage_usec 25268499\nuser_usec 19519940\n") == 25268499
+    words = "latency average = 0.4 ms\ntps = 41234.567 (without initial connection time)\n"
+    assert parse_pgbench(words) == 41234.567
+    assert (
+        parse_redis_benchmark("GET api: rps=1.0\rGET api: 73000.00 requests per second, p50=0.4 msec")
+        == 73000
+    )
+    for parse in (parse_pgbench, parse_redis_benchmark):
+        with pytest.raises(RuntimeError, match="FATAL: no"):
+            parse("FATAL: no")
+
+
+def test_medians_are_of_rounds_and_failures_are_summed() -> None:
+    samples = [sample(100, errors=1), sample(300, errors=2), sample(200)]
+    figures = report.figures(samples)
+    assert (figures["rps"], figures["errors"], figures["rps_of_rounds"]) == (200, 3, [100, 300, 200])
+    # The journal is shown, not counted.
+    assert figures["cpu_us"] == 5000 + 10 + 5 + 40
+    assert figures["cpu_us_of"]["journal"] == 30
+
+
+@pytest.mark.parametrize(
+    ("changes", "missed"),
+    [
+        ({}, set()),
+        ({"ours": 4500}, {"insert: requests/s of the reference's"}),
+        ({"errors": 1}, {f"{route}: failed" for route in report.ROUTES}),
+    ],
+)
+def test_goals_tell_what_was_missed(changes: dict[str, Any], missed: set[str]) -> None:
+    result = make_result(**changes)
+    found = {goal["name"] for goal in result["goals"] if not goal["met"]}
+    # 0.4 of the bare callable is 4000, so 4500 is enough there.
+    assert found == missed
+
+
+def test_report_has_every_part() -> None:
+    text = report.text(make_result())
+    for word in ("no_io", "reference", "nginx_return", "edge cache", "5,000,000 rows", "PSS", "met"):
+        assert word in text
+    lines = [line for line in text.splitlines() if line]
+    assert all(line.startswith("| ") and line.endswith(" |") for line in lines)
+
+
+def test_a_short_run_reports_what_it_has() -> None:
+    assert report.text({"limits": {"nginx_return": 1.0}}).count("nginx_return") == 1
+
+
+def test_plot_is_an_image_of_every_figure() -> None:
+    growth = make_result()["growth"]
+    image = report.plot(growth)
+    assert image.startswith("<svg ")
+    tall = [
+        float(height)
+        for height in re.findall(r'<rect x="[^"]+" y="[^"]+" width="27" height="([^"]+)"', image)
+    ]
+    assert tall == pytest.approx([150 * 2000 / 3500, 150] * 2, abs=0.1)
