@@ -383,6 +383,66 @@ def test_log_goes_on_after_rotation(host: Host, site: Site) -> None:
     assert len(log_lines(host, reference)) == 1
 
 
+# ---- Kept answers ----
+
+
+@dataclass
+class Readers:
+    """Readers of a page that nobody has read before; how nginx served each is in its log."""
+
+    host: Host
+    site: Site
+    path: str
+    references: list[str] = field(default_factory=list)
+
+    def read(self, **headers: str) -> Answer:
+        self.references.append(uuid.uuid4().hex)
+        return self.site.request(self.path, headers={**headers, "X-Request-ID": self.references[-1]})
+
+    def outcomes(self) -> list[str]:
+        lines = {line["request_id"]: line["cache"] for line in log_lines(self.host, self.path.split("?")[0])}
+        return [lines[reference] for reference in self.references]
+
+
+@pytest.fixture
+def readers(host: Host, site: Site) -> Readers:
+    (route,) = site.settings["nginx_cached_paths"]
+    return Readers(host, site, f"{route['path']}?category={uuid.uuid4()}")
+
+
+@pytest.mark.on("edge")
+def test_an_answer_is_kept_for_a_moment(readers: Readers) -> None:
+    first, second = readers.read(), readers.read()
+    assert (first.status, second.status) == (200, 200)
+    assert first.body == second.body
+    assert second.headers["X-Request-ID"] == readers.references[-1]
+    assert_headers(readers.site, second)
+    time.sleep(readers.site.settings["nginx_cached_paths"][0]["seconds"] + 0.5)
+    readers.read()
+    assert readers.outcomes() == ["MISS", "HIT", "EXPIRED"]
+
+
+@pytest.mark.parametrize("value", ["session=ann", "0"])
+@pytest.mark.parametrize("credential", ["Authorization", "Cookie"])
+@pytest.mark.on("edge")
+def test_an_answer_to_somebody_is_for_nobody_else(readers: Readers, credential: str, value: str) -> None:
+    readers.read(**{credential: value})
+    readers.read()
+    readers.read(**{credential: value})
+    assert readers.outcomes() == ["BYPASS", "MISS", "BYPASS"]
+
+
+@pytest.mark.on("edge_beside_app")
+def test_a_kept_answer_outlives_the_application(host: Host, readers: Readers) -> None:
+    first = readers.read()
+    with dead_application(host, readers.site.settings):
+        time.sleep(readers.site.settings["nginx_cached_paths"][0]["seconds"])
+        late, of_somebody = readers.read(), readers.read(Authorization="session=ann")
+    assert (late.status, late.body) == (200, first.body)
+    assert of_somebody.status == 502
+    assert readers.outcomes() == ["MISS", "STALE", "BYPASS"]
+
+
 @pytest.mark.on("app")
 def test_private_listener_serves_metrics(
     host: Host, variables: dict[str, Any], listeners: list[tuple[str, int]]
