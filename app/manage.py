@@ -1,4 +1,4 @@
-"""The operator's command: `python -m app.manage migrate | current | check | token | user-…`."""
+"""The operator's command: `python -m app.manage migrate | current | check | token | user-… | purge`."""
 
 import argparse
 import asyncio
@@ -15,6 +15,7 @@ from app.auth import SCOPES, WRITE_PRODUCTS, Tokens
 from app.db import Database
 from app.errors import ProblemError
 from app.health import Health
+from app.idempotency import Idempotency
 from app.logging import configure_logging
 from app.metrics import Metrics
 from app.migrations import head_revision, known_revisions
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     user = command("user-disable", _user_disable, "refuse a user and the tokens it has")
     user.add_argument("name")
     command("user-list", _user_list, "show the users")
+    command("purge", _purge, "forget idempotency keys that no client may repeat any more")
     return parser
 
 
@@ -123,6 +125,15 @@ async def _user_list(settings: Settings, _options: argparse.Namespace) -> int:
     async with _users(settings) as users:
         for user in await users.all():
             _print(f"{user.name} {'enabled' if user.enabled else 'disabled'} {','.join(sorted(user.scopes))}")
+    return 0
+
+
+async def _purge(settings: Settings, _options: argparse.Namespace) -> int:
+    database = Database(settings, Metrics(settings.release))
+    try:
+        _print(f"purged {await Idempotency(database).purge()}")
+    finally:
+        await database.close()
     return 0
 
 

@@ -66,6 +66,10 @@ def test_check_tells_what_works(run_manage: Run) -> None:
     assert (status, out.splitlines()[0]) == (1, "database: failed")
 
 
+def test_purge_says_how_many_keys_went(run_manage: Run) -> None:
+    assert run_manage("purge")[:2] == (0, "purged 0\n")
+
+
 def test_migrations_go_down_and_up_again(run_manage: Run) -> None:
     head = head_revision()
     for target, shown in (("base", "base"), ("head", head), ("base", "base"), ("head", head)):

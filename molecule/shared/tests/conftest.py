@@ -96,7 +96,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
 
 
 @pytest.fixture(scope="session")
-def all_variables() -> dict[str, dict[str, Any]]:
+def ansible() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return what runs one of Ansible's commands on the scenario's hosts."""
+
+    def run(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        words = [command, "-i", str(INVENTORY), *arguments]
+        return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def all_variables(ansible: Callable[..., subprocess.CompletedProcess[str]]) -> dict[str, dict[str, Any]]:
     """Return {host: {variable: value}}, resolved by Ansible itself, once."""
     names = sorted(
         name
@@ -106,14 +118,7 @@ def all_variables() -> dict[str, dict[str, Any]]:
         if not name.startswith("lab_") and name != "app_source"
     )
     arguments = json.dumps({"variable_names": ["group_names", *names], "variables_directory": str(LAB)})
-    play = ROOT / "molecule/shared/variables.yml"
-    subprocess.run(
-        ["ansible-playbook", "-i", INVENTORY, play, "-e", arguments],
-        check=True,
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
-        capture_output=True,
-    )
+    ansible("ansible-playbook", "molecule/shared/variables.yml", "-e", arguments).check_returncode()
     hosts = json.loads((LAB / "state.json").read_text())["hosts"]
     return {name: json.loads((LAB / f"{name}.json").read_text()) for name in hosts}
 

@@ -1,0 +1,156 @@
+"""The jobs beside the service: they run its release in its sandbox, and one that fails is seen."""
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+pytestmark = pytest.mark.on("app")
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+WORKER = """\
+== probe-workers.target
+[Unit]
+Description=probe
+
+[Install]
+WantedBy=multi-user.target
+== probe-job-work.service
+[Unit]
+PartOf=probe-workers.target
+
+[Service]
+Type=exec
+ExecStart=/bin/sleep infinity
+
+[Install]
+WantedBy=probe-workers.target
+"""
+SCHEDULED = """\
+== probe-job-work.service
+[Service]
+Type=oneshot
+ExecStart=/bin/true
+== probe-job-work.timer
+[Timer]
+OnCalendar={}
+
+[Install]
+WantedBy=timers.target
+"""
+
+
+@pytest.fixture
+def job(variables: dict[str, Any]) -> str:
+    return f"{variables['app_name']}-job-"
+
+
+def value(host: Host, unit: str, name: str) -> str:
+    return str(host.check_output(f"systemctl show --value --property={name} {unit}"))
+
+
+def test_a_worker_runs_the_live_release_in_the_sandbox(
+    host: Host, variables: dict[str, Any], job: str
+) -> None:
+    unit = f"{job}idle.service"
+    live = json.loads(host.file(f"/srv/{variables['app_name']}/current/release.json").content)["id"]
+    process = f"/proc/{value(host, unit, 'MainPID')}"
+    assert (
+        host.check_output(f"readlink {process}/cwd") == f"/srv/{variables['app_name']}/releases/{live}/venv"
+    )
+    assert host.check_output(f"stat -c %U {process}") == variables["app_name"]
+    environment = host.check_output(f"tr '\\0' '\\n' < {process}/environ").splitlines()
+    assert f"RELEASE={live}" in environment
+    assert f"ENVIRONMENT={variables['app_base_settings']['ENVIRONMENT']}" in environment
+    given = host.check_output(f"ls /run/credentials/{unit}").split()
+    assert sorted(given) == sorted({**variables["app_base_secrets"], **variables["app_secrets"]})
+    report = host.check_output(f"systemd-analyze security --no-pager {unit}")
+    exposure = re.search(r"Overall exposure level.*: ([\d.]+)", report)
+    assert exposure
+    assert float(exposure[1]) <= 1.5, report
+
+
+def test_workers_go_with_the_release_and_come_back_after_a_kill(
+    host: Host, variables: dict[str, Any], job: str
+) -> None:
+    unit = f"{job}idle.service"
+    first = value(host, unit, "MainPID")
+    host.check_output(f"systemctl try-restart {variables['app_name']}-workers.target")
+    second = value(host, unit, "MainPID")
+    assert second not in ("0", first)
+    host.check_output(f"kill -9 {second}; sleep 6")
+    assert value(host, unit, "ActiveState") == "active"
+    assert value(host, unit, "MainPID") not in ("0", second)
+
+
+@pytest.mark.on("postgres")
+def test_the_purge_takes_expired_keys_and_no_others(host: Host, variables: dict[str, Any], job: str) -> None:
+    assert host.service(f"{job}purge.timer").is_enabled
+    assert value(host, f"{job}purge.timer", "NextElapseUSecRealtime") not in ("", "0")
+    psql = f"runuser -u postgres -- psql --no-psqlrc -Atd {variables['app_name']} -c %s"
+    row = "'verify', '{}', '', '/', '', now() - interval '{} hours'"
+    rows = f"({row.format('old', 25)}), ({row.format('new', 1)})"
+    columns = "(owner, key, fingerprint, location, body, created_at)"
+    host.check_output(psql, f"INSERT INTO idempotency_keys {columns} VALUES {rows}")
+    host.check_output(f"systemctl start {job}purge.service")
+    left = host.check_output(psql, "DELETE FROM idempotency_keys WHERE owner = 'verify' RETURNING key")
+    assert left.splitlines()[0] == "new"
+    journal = host.check_output(f"journalctl --unit {job}purge.service --output cat --lines 20")
+    assert re.search(r"^purged \d+$", journal, re.MULTILINE)
+
+
+def test_scheduled_jobs_run_on_one_host_only(host: Host, variables: dict[str, Any], job: str) -> None:
+    assert host.file(f"/etc/systemd/system/{job}purge.timer").exists == variables["app_schedule"]
+    assert variables["app_schedule"] == variables["app_migrate"]
+
+
+def test_a_job_that_fails_is_seen(host: Host, job: str, ansible: Run) -> None:
+    drop_in = f"/run/systemd/system/{job}idle.service.d"
+    text = r"[Service]\nExecStart=\nExecStart=/bin/false\n"
+    change = f"mkdir {drop_in} && printf '{text}' > {drop_in}/fail.conf && systemctl daemon-reload"
+    host.check_output(f"{change} && systemctl restart {job}idle.service; sleep 1")
+    try:
+        done = ansible("ansible-playbook", "playbooks/status.yml")
+    finally:
+        host.check_output(
+            f"rm -r {drop_in} && systemctl daemon-reload && systemctl restart {job}idle.service"
+        )
+    assert f"{host.backend.hostname}: {job}idle.service is activating (auto-restart): look at" in done.stdout
+
+
+def test_jobs_change_and_go(host: Host, ansible: Run) -> None:
+    def bring(units: str) -> dict[str, Any]:
+        arguments = json.dumps({"name": "probe", "units": units})
+        words = ("--module-path", "roles/app/library", "-m", "app_jobs", "-a", arguments)
+        done = ansible("ansible", host.backend.hostname, "--one-line", *words)
+        answer: dict[str, Any] = json.loads(done.stdout.partition("=>")[2])
+        return answer
+
+    def processes() -> str:
+        return str(host.run("pgrep --full 'sleep infinity' --uid root").stdout)
+
+    try:
+        assert bring(WORKER)["changed"]
+        first = processes()
+        assert first
+        assert not bring(WORKER)["changed"]
+        assert processes() == first
+        assert bring(WORKER.replace("PartOf", "# A changed unit.\nPartOf"))["changed"]
+        assert processes() not in ("", first)
+        refused = bring(SCHEDULED.format("whenever"))
+        assert "nothing was written" in refused["msg"]
+        assert "whenever" in refused["msg"]
+        assert processes()
+        assert bring(SCHEDULED.format("hourly"))["changed"]
+        assert not processes()
+        assert host.service("probe-job-work.timer").is_running
+        assert not host.file("/etc/systemd/system/probe-workers.target.wants/probe-job-work.service").exists
+    finally:
+        bring("")
+        host.check_output("systemctl disable --now --quiet probe-workers.target")
+        host.check_output("rm /etc/systemd/system/probe-workers.target && systemctl daemon-reload")
+    assert host.run("systemctl list-units --all --no-legend 'probe-*'").stdout == ""

@@ -1,0 +1,146 @@
+"""Clients kept out at the edge, and let in again, without one request dropped."""
+
+import http.client
+import json
+import ssl
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+pytestmark = pytest.mark.on("edge")
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+PATH = "/api/v1/products"
+MESSAGE = """Back at six, <b>"friends"</b>"""
+
+
+@pytest.fixture
+def connect(host: Host, variables: dict[str, Any]) -> Callable[[], http.client.HTTPSConnection]:
+    """Return what opens a client's connection, from a machine that is no operator's."""
+    context = ssl.create_default_context(cadata=host.file("/etc/fastmetal/tls/ca.crt").content_string)
+    name = variables["nginx_server_names"][0]
+    return lambda: http.client.HTTPSConnection(name, timeout=10, context=context)
+
+
+@pytest.fixture
+def maintain(host: Host, ansible: Run) -> Iterator[Callable[..., str]]:
+    """Return what turns maintenance on or off on this edge, and gives the recap of the run."""
+
+    def turn(word: str) -> str:
+        arguments = json.dumps({"maintenance": word, "maintenance_message": MESSAGE})
+        limit = ("--limit", host.backend.hostname)
+        done = ansible("ansible-playbook", "playbooks/maintenance.yml", *limit, "-e", arguments)
+        assert done.returncode == 0, done.stdout
+        return done.stdout.splitlines()[-2]
+
+    yield turn
+    turn("off")
+
+
+@contextmanager
+def asking(connect: Callable[[], http.client.HTTPSConnection], answers: Counter[str]) -> Iterator[None]:
+    """Keep asking, on connections kept alive and on fresh ones, and count every answer and failure."""
+    over = threading.Event()
+
+    def ask(*, fresh: bool) -> None:
+        connection = connect()
+        while not over.is_set():
+            try:
+                connection.request("GET", PATH)
+                response = connection.getresponse()
+                response.read()
+                answers[str(response.status)] += 1
+            except (OSError, http.client.HTTPException) as error:
+                answers[repr(error)] += 1
+                connection.close()
+            if fresh:
+                connection.close()
+            over.wait(0.08)
+        connection.close()
+
+    threads = [threading.Thread(target=ask, kwargs={"fresh": fresh}) for fresh in (False, False, True)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_on_and_off_drop_no_request(
+    connect: Callable[[], http.client.HTTPSConnection], maintain: Callable[..., str]
+) -> None:
+    answers: Counter[str] = Counter()
+    with asking(connect, answers):
+        assert "changed=1 " in maintain("on")
+        assert "changed=0 " in maintain("on")
+        assert "changed=1 " in maintain("off")
+        time.sleep(0.3)
+    assert set(answers) == {"200", "503"}, answers
+
+
+def test_clients_are_told_operators_let_through_and_a_run_changes_nothing(
+    host: Host,
+    connect: Callable[[], http.client.HTTPSConnection],
+    variables: dict[str, Any],
+    maintain: Callable[..., str],
+    ansible: Run,
+) -> None:
+    maintain("on")
+
+    def ask(path: str, method: str = "GET", accept: str = "*/*") -> tuple[http.client.HTTPResponse, str]:
+        connection = connect()
+        connection.request(method, path, headers={"Accept": accept})
+        response = connection.getresponse()
+        body = response.read().decode()
+        connection.close()
+        return response, body
+
+    for method in ("GET", "POST", "DELETE"):
+        answer, body = ask(PATH, method)
+        assert answer.status == 503
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert (json.loads(body)["status"], json.loads(body)["detail"]) == (503, MESSAGE)
+        assert int(answer.headers["Retry-After"]) > 0
+        for name in (*variables["nginx_headers"], "X-Request-ID", "Strict-Transport-Security"):
+            assert len(answer.headers.get_all(name) or []) == 1, name
+    answer, body = ask("/", accept="text/html,application/xhtml+xml,*/*;q=0.8")
+    assert (answer.status, answer.headers["Content-Type"]) == (503, "text/html; charset=utf-8")
+    assert answer.headers["Content-Security-Policy"] == variables["nginx_headers"]["Content-Security-Policy"]
+    assert "Back at six, &lt;b&gt;" in body
+    assert "<b>" not in body
+    # This process lives, but there is nothing to be had from it; and what is private stays so.
+    assert ask("/health/live")[0].status == 200
+    assert ask("/health/ready")[0].status == 503
+    assert ask("/etc/nginx/maintenance/on")[0].status == 404
+
+    script = (
+        "import ssl, urllib.request as r; c = ssl.create_default_context(cafile='/etc/fastmetal/tls/ca.crt');"
+        f"print(r.urlopen('https://{variables['nginx_server_names'][0]}{PATH}', context=c).status)"
+    )
+    assert variables["nginx_maintenance_allowed"] == [variables["private_address"]]
+    assert host.check_output("python3 -c %s", script) == "200"
+
+    name = host.backend.hostname
+    done = ansible("ansible-playbook", "playbooks/edge.yml", "playbooks/status.yml", "--limit", name)
+    assert f"{name} keeps clients out since " in done.stdout
+    assert MESSAGE in done.stdout
+    assert "changed=0 " in done.stdout.splitlines()[-2]
+    assert ask(PATH)[0].status == 503
+
+
+@pytest.mark.parametrize("words", [[], ["-e", "maintenance=perhaps"]])
+def test_anything_else_is_refused(host: Host, ansible: Run, words: list[str]) -> None:
+    done = ansible("ansible-playbook", "playbooks/maintenance.yml", "--limit", host.backend.hostname, *words)
+    assert done.returncode != 0
+    assert "Say -e maintenance=on or -e maintenance=off" in done.stdout
+    assert not host.file("/etc/nginx/maintenance/on").exists

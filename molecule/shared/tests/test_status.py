@@ -1,0 +1,104 @@
+"""One look over the fleet: what status.yml says is what the hosts do."""
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from testinfra.host import Host
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def look(ansible: Run) -> dict[str, Any]:
+    """Return the fleet's state."""
+    done = ansible("ansible-playbook", "playbooks/status.yml", "-e", "status_format=json")
+    assert done.returncode == 0, done.stdout
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("{"))
+    state: dict[str, Any] = json.loads(line)
+    return state
+
+
+@pytest.fixture(scope="module")
+def fleet(ansible: Run) -> dict[str, Any]:
+    """The fleet's state as the scenario left it."""
+    return look(ansible)
+
+
+def test_nothing_is_wrong_with_what_was_just_built(
+    host: Host, variables: dict[str, Any], fleet: dict[str, Any]
+) -> None:
+    assert fleet["problems"] == []
+    state = fleet["hosts"][host.backend.hostname]
+    assert set(state["units"].values()) == {"active"}
+    assert all(0 < days <= variables["tls_lifetime_days"] for days in state["certificates"].values())
+    assert ("served" in state["certificates"]) == ("edge" in variables["group_names"])
+    assert (state["revision"] is not None) == ("postgres" in variables["group_names"])
+    assert (state["release"] is not None) == ("app" in variables["group_names"])
+
+
+@pytest.mark.on("app")
+def test_the_release_and_its_workers_are_those_that_run(
+    host: Host, variables: dict[str, Any], fleet: dict[str, Any]
+) -> None:
+    state = fleet["hosts"][host.backend.hostname]
+    current = f"/srv/{variables['app_name']}/current"
+    assert state["release"]["id"] == json.loads(host.file(f"{current}/release.json").content)["id"]
+    assert state["release"]["since"] == pytest.approx(
+        float(host.check_output(f"stat -c %Y {current}")), abs=1
+    )
+    assert state["workers"] == (variables["app_workers"] or int(host.check_output("nproc")))
+
+
+@contextmanager
+def changed(host: Host, change: str, back: str) -> Iterator[None]:
+    host.check_output(change)
+    try:
+        yield
+    finally:
+        host.check_output(back)
+
+
+@pytest.mark.on("app")
+def test_drift_and_faults_are_told(host: Host, variables: dict[str, Any], ansible: Run) -> None:
+    name, home = host.backend.hostname, f"/srv/{variables['app_name']}"
+    fake = (
+        f"cp -aL {home}/current {home}/drifted"
+        f""" && sed -i 's/"id": "[^"]*"/"id": "0.0.0-drifted"/' {home}/drifted/release.json"""
+        f" && cp -aP {home}/current {home}/kept && ln -sfnT {home}/drifted {home}/current"
+    )
+    secret = f"/etc/{variables['app_name']}/credentials/drifted"
+    with (
+        changed(host, fake, f"mv -T {home}/kept {home}/current && rm -r {home}/drifted"),
+        changed(host, f"touch {secret}", f"rm {secret}"),
+        changed(
+            host,
+            "systemd-run --quiet --unit=verify-fault false; sleep 0.5",
+            "systemctl reset-failed verify-fault.service",
+        ),
+    ):
+        done = ansible("ansible-playbook", "playbooks/status.yml", "-e", "status_strict=true")
+    assert done.returncode != 0
+    assert "The live release differs: " in done.stdout
+    assert f"{name} has 0.0.0-drifted" in done.stdout
+    assert "The service's configuration differs between " in done.stdout
+    assert f"{name}: release 0.0.0-drifted is current, but it does not run." in done.stdout
+    assert f"{name}: verify-fault.service is failed (failed): look at" in done.stdout
+
+
+@pytest.mark.on("monitoring")
+def test_a_host_that_is_off_is_a_line_of_the_table(
+    host: Host, labctl: Callable[[str, str], None], ansible: Run
+) -> None:
+    name = host.backend.hostname
+    labctl("cut", name)
+    try:
+        done = ansible("ansible-playbook", "playbooks/status.yml")
+    finally:
+        labctl("mend", name)
+    assert done.returncode == 0, done.stdout
+    assert re.search(rf"^{name} +unreachable: ", done.stdout, re.MULTILINE)
+    assert f"{name} cannot be reached: " in done.stdout

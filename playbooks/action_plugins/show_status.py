@@ -1,0 +1,128 @@
+"""Show what host_status found on every host: one table and what is wrong below it, or one line of JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+Status = Mapping[str, Any]
+
+CERTIFICATE_DAYS = 14  # a third of the shortest life is left when a run renews one
+DISK_PERCENT = 90
+HEADER = (
+    *("host", "live release", "commit", "since", "schema", "workers"),
+    *("last deploy", "certificates", "disk", "units"),
+)
+
+
+def moment(value: float | str) -> str:
+    """A time in the operator's own time zone."""
+    when = datetime.fromisoformat(value) if isinstance(value, str) else datetime.fromtimestamp(value, UTC)
+    return when.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def row(host: str, status: Status) -> tuple[str, ...]:
+    """A host's line of the table."""
+    if reason := status.get("unreachable"):
+        return (host, f"unreachable: {reason}")
+    release, deploy = status["release"] or {}, status["last_deploy"] or {}
+    days, disks, units = status["certificates"].values(), status["disks"], status["units"].values()
+    worst = max(disks, key=disks.__getitem__)
+    return (
+        host,
+        release.get("id", "-"),
+        (deploy.get("commit") or "-")[:8],
+        moment(release["since"]) if release else "-",
+        status["revision"] or "-",
+        "-" if status["workers"] is None else str(status["workers"]),
+        f"{deploy['action']} {deploy['result']} by {deploy['by']}, {moment(deploy['time'])}"
+        if deploy
+        else "-",
+        f"{min(days)} days" if days else "-",
+        f"{disks[worst]} % of {worst}",
+        f"{sum(state == 'active' for state in units)}/{len(units)} active",
+    )
+
+
+def table(fleet: Mapping[str, Status]) -> list[str]:
+    """The lines of the table, in columns as wide as what stands in them."""
+    rows = [HEADER, *(row(host, status) for host, status in fleet.items())]
+    whole = [cells for cells in rows if len(cells) == len(HEADER)]
+    widths = [max(len(cells[index]) for cells in whole) for index in range(len(HEADER))]
+    widths[0] = max(len(cells[0]) for cells in rows)
+    return ["  ".join(map(str.ljust, cells, widths[: len(cells)])).rstrip() for cells in rows]
+
+
+def host_problems(host: str, status: Status) -> Iterator[str]:
+    """Yield a sentence for each thing that is wrong with a host."""
+    if reason := status.get("unreachable"):
+        yield f"{host} cannot be reached: {reason}."
+        return
+    for unit, state in status["units"].items():
+        if state != "active":
+            advice = "run site.yml" if state == "missing" else f"look at `journalctl -u {unit}` there"
+            yield f"{host}: {unit} is {state}: {advice}."
+    for name, days in status["certificates"].items():
+        if days < CERTIFICATE_DAYS:
+            yield f"{host}: the certificate {name!r} ends in {days} days: run site.yml, which renews it."
+    for path, percent in status["disks"].items():
+        if percent >= DISK_PERCENT:
+            yield f"{host}: the disk of {path} is {percent} % full."
+    if status["release"] and not status["workers"]:
+        yield f"{host}: release {status['release']['id']} is current, but it does not run."
+    if status["maintenance"]:
+        since, message = moment(status["maintenance"]["since"]), status["maintenance"]["message"]
+        yield f"{host} keeps clients out since {since} ({message}): maintenance.yml -e maintenance=off."
+
+
+def drift(fleet: Mapping[str, Status]) -> Iterator[str]:
+    """Yield a sentence for each way in which hosts that serve alike differ."""
+    serving = {host: status for host, status in fleet.items() if status.get("release")}
+    releases = {host: status["release"]["id"] for host, status in serving.items()}
+    if len(set(releases.values())) > 1:
+        shown = ", ".join(f"{host} has {release}" for host, release in releases.items())
+        yield f"The live release differs: {shown}: deploy again."
+    wired: dict[tuple[str, ...], dict[str, str]] = {}
+    for host, status in serving.items():
+        # A database or cache of its own makes a host's settings others, and rightly so.
+        own = tuple(sorted({"postgres", "redis"} & set(status["groups"])))
+        wired.setdefault(own, {})[host] = status["configuration"]
+    for hosts in wired.values():
+        if len(set(hosts.values())) > 1:
+            yield f"The service's configuration differs between {', '.join(hosts)}: run site.yml."
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Action `show_status`: results ({host: what host_status returned}), format, strict."""
+
+    _requires_connection = False
+
+    def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
+        """Print the fleet's state; with `strict` fail when something is wrong."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        arguments = self._task.args
+        fleet: dict[str, Status] = {}
+        for host, seen in arguments["results"].items():
+            if seen.get("unreachable") or seen.get("failed"):
+                lines = seen["msg"].strip().splitlines()
+                found = {"unreachable": lines[-1].rpartition("over ssh: ")[2].rstrip(".")}
+            else:
+                found = seen["status"]
+            fleet[host] = {**found, "groups": task_vars["hostvars"][host]["group_names"]}
+        wrong = [sentence for host, status in fleet.items() for sentence in host_problems(host, status)]
+        wrong += drift(fleet)
+        if arguments["format"] == "json":
+            self._display.display(json.dumps({"hosts": fleet, "problems": wrong}))
+        else:
+            self._display.display("\n".join(["", *table(fleet), ""]))
+            for sentence in wrong:
+                self._display.display(sentence, color="red")
+            if not wrong:
+                self._display.display("Nothing is wrong.", color="green")
+        if wrong and arguments["strict"]:
+            result.update(failed=True, msg="\n".join(wrong))
+        return result
