@@ -1,7 +1,8 @@
 """`make bench`: the service as deployed beside a tutorial's, on one lab host, and what the host can do.
 
 BENCH_ROUNDS (5) and BENCH_SECONDS (8) make it shorter, BENCH_PARTS (rounds,limits,edge_cache,growth) leave
-parts out, BENCH_KEEP=1 keeps the host for the next run, BENCH_BUSY=1 measures on a busy machine.
+parts out or ask for "choices", BENCH_KEEP=1 keeps the host for the next run, BENCH_BUSY=1 measures on a busy
+machine.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench import report
+from tests.bench.choices import choices
 from tests.bench.limits import measure_limits
 from tests.bench.measure import Host, Load, Sample, busy_share, measure
 from tests.lab import ROOT, Lab, clean_environment
@@ -40,6 +42,7 @@ query -c 'VACUUM ANALYZE products' -c CHECKPOINT"""
 EDGE_CACHE = {"nginx_cached_paths": [{"path": PRODUCTS, "seconds": 1}]}
 
 BY_KEY = Load("by_key", "uncached", f"/uncached{PRODUCTS}/:id", 2000, ROWS)
+REFERENCE_BY_KEY = Load("by_key", "reference", f"/reference{PRODUCTS}/:id", 2000, ROWS)
 CACHED = Load("cached", "api", f"{PRODUCTS}/:id", 100, ROWS)
 LIST = Load("list", "api", f"{PRODUCTS}?page_size=20")
 REFERENCE_CACHED = Load("cached", "reference", "/reference/api/v1/cached/:id", 100, ROWS)
@@ -50,7 +53,7 @@ LOADS = (
     Load("no_io", "reference", "/reference/api/v1/nothing"),
     Load("no_io", "bare", "/bare/"),
     BY_KEY,
-    Load("by_key", "reference", f"/reference{PRODUCTS}/:id", 2000, ROWS),
+    REFERENCE_BY_KEY,
     CACHED,
     REFERENCE_CACHED,
     LIST,
@@ -159,6 +162,18 @@ class Bench:
                 one["rps"][str(workers)] = report.figures(samples[load])["rps"]
         return found
 
+    def choices(self) -> dict[str, Any]:
+        """Measure single choices, each in every round; the services are restarted for each."""
+        every = choices(BY_KEY, REFERENCE_BY_KEY)
+        found: dict[str, list[Sample]] = {choice.name: [] for choice in every}
+        for _ in range(self.rounds):
+            for choice in every:
+                choice.make(self.host)
+                measure(self.host, choice.load, 1, self.token)
+                found[choice.name].append(measure(self.host, choice.load, self.seconds, self.token))
+                say(f"{choice.name}: {found[choice.name][-1].rps:.0f}/s")
+        return {name: report.figures(samples) for name, samples in found.items()}
+
     def run(self, parts: Iterable[str]) -> dict[str, Any]:
         """Measure the parts and return all figures."""
         result: dict[str, Any] = {"rounds": self.rounds, "seconds": self.seconds, "rows": ROWS}
@@ -184,6 +199,8 @@ class Bench:
             found = self.measure(loads, min(self.rounds, 3), self.seconds)
             result["edge_cache"] = report.by_route(found, SERVED)
             play("playbooks/edge.yml")
+        if "choices" in parts:
+            result["choices"] = self.choices()
         if "growth" in parts:
             result["growth"] = []
             for rows in GROWTH:

@@ -132,6 +132,15 @@ def _growth(growth: Iterable[Mapping[str, Any]]) -> str:
     return table(["req/s", "1 worker", "2 workers", "ratio"], rows)
 
 
+def _choices(choices: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = []
+    for name, one in choices.items():
+        whole = choices[name.split(",")[0]]
+        cells = (f"{one['rps']:.0f}", f"{one['rps'] / whole['rps']:.2f}", f"{one['cpu_us']:.0f}")
+        rows.append([name, *cells, f"{one['p99_ms']:.1f}", str(one["errors"])])
+    return table(["choice, by key", "req/s", "of the whole", "CPU µs", "p99 ms", "failed"], rows)
+
+
 def _memory(memory: Mapping[str, Any]) -> str:
     rows = ([who, str(one["processes"]), f"{one['pss_mb']:.0f}"] for who, one in memory.items())
     return table(["memory", "processes", "PSS MB"], rows)
@@ -148,6 +157,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "limits": _limits,
     "edge_cache": _edge_cache,
     "growth": _growth,
+    "choices": _choices,
     "memory": _memory,
     "goals": _goals,
 }

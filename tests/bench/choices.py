@@ -1,0 +1,55 @@
+"""What single choices are worth: the service with one of them undone, the reference with one made."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from tests.bench.measure import Host, Load
+
+DROP_IN = """set -eu
+mkdir -p /run/systemd/system/{service}@.service.d
+printf '[Service]\\n{lines}\\n' >/run/systemd/system/{service}@.service.d/choice.conf
+systemctl daemon-reload
+systemctl restart {service}.service"""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A change to a service's unit, and the load that shows what it does."""
+
+    name: str
+    load: Load
+    lines: tuple[str, ...] = ()
+
+    def make(self, host: Host) -> None:
+        """Restart the service with the change, and let it get ready."""
+        host.ssh(DROP_IN.format(service=self.load.service, lines="\\n".join(self.lines)))
+        time.sleep(3)
+
+
+def _gunicorn(*arguments: str) -> str:
+    return f'Environment="GUNICORN_CMD_ARGS={" ".join(arguments)}"'
+
+
+def choices(ours: Load, reference: Load) -> list[Choice]:
+    """Every choice; the first of each service is the service as it is."""
+    # Gunicorn's own report of readiness is switched off by the role's worker class.
+    uvicorn = ("Type=exec", _gunicorn("--worker-class=uvicorn.workers.UvicornWorker"))
+    return [
+        Choice("ours", ours),
+        Choice("ours, 1 worker", ours, (_gunicorn("--workers=1"),)),
+        Choice("ours, 3 workers", ours, (_gunicorn("--workers=3"),)),
+        Choice("ours, 5 workers", ours, (_gunicorn("--workers=5"),)),
+        Choice("ours, workers replaced after 1000 requests", ours, (_gunicorn("--max-requests=1000"),)),
+        Choice("ours, uvicorn's worker", ours, uvicorn),
+        Choice("ours, access lines thrown away", ours, ("StandardOutput=null",)),
+        Choice("reference", reference),
+        Choice("reference, 2 workers", reference, (_gunicorn("--workers=2"),)),
+        Choice("reference, workers stay", reference, (_gunicorn("--max-requests=0"),)),
+        Choice(
+            "reference, 2 workers that stay, no middleware",
+            reference,
+            (_gunicorn("--workers=2", "--max-requests=0"), "Environment=REQUEST_LOG=off"),
+        ),
+    ]
