@@ -81,7 +81,7 @@ def play(*arguments: str) -> None:
 class Bench:
     """One run against one host."""
 
-    def __init__(self, host: Host, rounds: int, seconds: float) -> None:
+    def __init__(self, host: Host, rounds: int, seconds: int) -> None:
         self.host = host
         self.rounds = rounds
         self.seconds = seconds
@@ -130,7 +130,7 @@ class Bench:
         say(f"seeding {rows:,} products")
         self.host.ssh(SEED.format(rows=rows))
 
-    def measure(self, loads: Iterable[Load], rounds: int, seconds: float) -> dict[Load, list[Sample]]:
+    def measure(self, loads: Iterable[Load], rounds: int, seconds: int) -> dict[Load, list[Sample]]:
         """Measure every load once in each round, so that a slow minute meets all of them."""
         found: dict[Load, list[Sample]] = {load: [] for load in loads}
         for load in found:  # code, caches and connections get warm
@@ -157,7 +157,7 @@ class Bench:
         found: list[dict[str, Any]] = [{"route": load.route, "rows": rows, "rps": {}} for load in loads]
         for workers in (1, 2):
             self.host.set_workers(workers, "api", "uncached")
-            samples = self.measure(loads, min(self.rounds, 3), self.seconds / 2)
+            samples = self.measure(loads, min(self.rounds, 3), max(1, self.seconds // 2))
             for one, load in zip(found, loads, strict=True):
                 one["rps"][str(workers)] = report.figures(samples[load])["rps"]
         return found
@@ -191,7 +191,7 @@ class Bench:
             }
         if "limits" in parts:
             say("measuring the limits")
-            result["limits"] = measure_limits(self.host, self.rounds, self.seconds / 2, self.token)
+            result["limits"] = measure_limits(self.host, self.rounds, max(1, self.seconds // 2), self.token)
         if "edge_cache" in parts:
             say("switching the edge cache on")
             play("playbooks/edge.yml", "-e", json.dumps(EDGE_CACHE))
@@ -211,7 +211,7 @@ class Bench:
 
 def main() -> None:
     """Build, measure, report, and take everything away."""
-    rounds, seconds = int(os.environ.get("BENCH_ROUNDS", "5")), float(os.environ.get("BENCH_SECONDS", "8"))
+    rounds, seconds = int(os.environ.get("BENCH_ROUNDS", "5")), int(os.environ.get("BENCH_SECONDS", "8"))
     parts = os.environ.get("BENCH_PARTS", ",".join(PARTS)).split(",")
     started = time.monotonic()
     if (busy := busy_share(3)) > BUSY and os.environ.get("BENCH_BUSY") != "1":

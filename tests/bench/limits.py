@@ -9,7 +9,7 @@ from tests.bench.measure import CONNECTIONS, Host, Load, measure
 
 PGBENCH = r"""printf '%s\n' '\set id random(1, 100000)' \
   'SELECT id, name, category, price, stock FROM products WHERE id = :id;' >/tmp/by_key.sql
-runuser -u postgres -- pgbench --no-vacuum --protocol prepared --client 16 --jobs 2 --time {seconds:.0f} \
+runuser -u postgres -- pgbench --no-vacuum --protocol prepared --client 16 --jobs 2 --time {seconds} \
   --file /tmp/by_key.sql api 2>&1"""
 REDIS_BENCHMARK = r"""redis-benchmark -s /run/redis-cache/redis-server.sock -c {connections} -n {requests} \
   -q --user api -a "$(cat /etc/api/credentials/redis_password)" GET api:bench 2>/dev/null"""
@@ -30,10 +30,10 @@ def parse_redis_benchmark(output: str) -> float:
     return float(found[-1])
 
 
-def measure_limits(host: Host, rounds: int, seconds: float, token: str) -> dict[str, float]:
+def measure_limits(host: Host, rounds: int, seconds: int, token: str) -> dict[str, float]:
     """Return the medians of each limit."""
     nginx = Load("limit", "nginx", "/return")
-    requests = int(100_000 * seconds)
+    requests = 100_000 * seconds
     found = [
         (
             measure(host, nginx, seconds, token).rps,

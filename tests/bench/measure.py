@@ -147,14 +147,14 @@ def wrk_cores() -> tuple[int, ...]:
     return rest or CORES
 
 
-def measure(host: Host, load: Load, seconds: float, token: str) -> Sample:
+def measure(host: Host, load: Load, seconds: int, token: str) -> Sample:
     """Put a load on a service and return what came of it."""
     before, whole, busy, started = host.usages(load.service), host.usage(), _machine_busy(), time.monotonic()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [
             *("taskset", "--cpu-list", ",".join(map(str, wrk_cores()))),
-            *("wrk", "--threads", "2", "--connections", str(CONNECTIONS), "--duration", f"{seconds:g}s"),
+            *("wrk", "--threads", "2", "--connections", str(CONNECTIONS), "--duration", f"{seconds}s"),
             *("--script", str(Path(__file__).with_name("load.lua")), f"https://{host.address}", "--"),
             *(load.method, load.path, str(load.keys), str(load.rows)),
         ],
