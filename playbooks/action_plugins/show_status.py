@@ -35,7 +35,7 @@ def row(host: str, status: Status) -> tuple[str, ...]:
     return (
         host,
         release.get("id", "-"),
-        (deploy.get("commit") or "-")[:8],
+        (release.get("commit") or "-")[:8],
         moment(release["since"]) if release else "-",
         status["revision"] or "-",
         "-" if status["workers"] is None else str(status["workers"]),
@@ -72,8 +72,12 @@ def host_problems(host: str, status: Status) -> Iterator[str]:
     for path, percent in status["disks"].items():
         if percent >= DISK_PERCENT:
             yield f"{host}: the disk of {path} is {percent} % full."
-    if status["release"] and not status["workers"]:
-        yield f"{host}: release {status['release']['id']} is current, but it does not run."
+    if (release := status["release"]) and not status["workers"]:
+        yield f"{host}: release {release['id']} is current, but it does not run."
+    if release and release["on_trial"]:
+        yield f"{host}: release {release['id']} is on trial: it serves, but goes unless it is confirmed."
+    if lock := status["lock"]:
+        yield f"{host} is locked by {lock['by']} from {lock['from']} since {moment(lock['time'])}."
     if status["maintenance"]:
         since, message = moment(status["maintenance"]["since"]), status["maintenance"]["message"]
         yield f"{host} keeps clients out since {since} ({message}): maintenance.yml -e maintenance=off."

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import json
@@ -57,24 +58,31 @@ class Look:
         """A command's output, empty where it failed: a look goes on when a part of the host does not."""
         return str(self.module.run_command(list(command), data=text)[1])
 
+    def live(self) -> Path | None:
+        """The pointer to what serves: to the instance on trial while a release is under way."""
+        pointers = (Path("/run") / self.service / "trial", self.home / "current")
+        return next((pointer for pointer in pointers if pointer.is_symlink()), None)
+
     def release(self) -> dict[str, Any] | None:
         """The live release, and since when it has been."""
-        current = self.home / "current"
-        if not current.is_symlink():
+        live = self.live()
+        if live is None:
             return None
-        described = read_json(current / "release.json")
+        name = read_json(live / "release.json").get("id", live.readlink().name)
+        entries = [entry for entry in self.history() if entry.get("release") == name and entry.get("commit")]
         return {
-            "id": described.get("id", current.readlink().name),
-            "version": described.get("version", ""),
-            "since": current.lstat().st_mtime,
+            "id": name,
+            "commit": entries[-1]["commit"] if entries else None,
+            "since": live.lstat().st_mtime,
+            "on_trial": live.name == "trial",
         }
 
     def workers(self) -> int | None:
         """How many worker processes the live instance has: all of its processes but Gunicorn's own."""
-        current = self.home / "current"
-        if not current.is_symlink():
+        live = self.live()
+        if live is None:
             return None
-        unit = f"{self.service}@{current.readlink().name}.service"
+        unit = f"{self.service}@{live.readlink().name}.service"
         group = self.output("systemctl", "show", "--value", "--property=ControlGroup", unit).strip()
         try:
             processes = Path(f"/sys/fs/cgroup{group}/cgroup.procs").read_text().split() if group else []
@@ -82,11 +90,14 @@ class Look:
             return 0
         return max(len(processes) - 1, 0)
 
-    def deploys(self) -> dict[str, Any] | None:
-        """The last line of the history."""
-        history = self.home / "history.jsonl"
-        lines = history.read_text(encoding="utf-8").splitlines() if history.exists() else []
-        return json.loads(lines[-1]) if lines else None
+    def history(self) -> list[dict[str, Any]]:
+        """What was released, oldest first; a line that a power cut left half written is none."""
+        file = self.home / "history.jsonl"
+        entries = []
+        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+            with contextlib.suppress(ValueError):
+                entries.append(json.loads(line))
+        return entries
 
     def configuration(self) -> str | None:
         """A digest of the service's settings and credentials that equals that of a host configured alike."""
@@ -182,7 +193,8 @@ def main() -> None:
             "name": socket.gethostname(),
             "release": look.release(),
             "workers": look.workers(),
-            "last_deploy": look.deploys(),
+            "last_deploy": next(reversed(look.history()), None),
+            "lock": read_json(look.home / "deploy.lock") or None,
             "configuration": look.configuration(),
             "revision": look.revision(),
             "certificates": look.certificates(),

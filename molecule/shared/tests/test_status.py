@@ -71,7 +71,18 @@ def test_drift_and_faults_are_told(host: Host, variables: dict[str, Any], ansibl
         f" && cp -aP {home}/current {home}/kept && ln -sfnT {home}/drifted {home}/current"
     )
     secret = f"/etc/{variables['app_name']}/credentials/drifted"
+    entry = json.dumps(
+        {"time": "2026-01-02T03:04:05Z", "action": "rollback", "result": "returned", "by": "eve"}
+    )
+    history, lock = (
+        f"{home}/history.jsonl",
+        json.dumps({"by": "eve", "from": "x", "time": "2026-01-02T03:04:05Z"}),
+    )
     with (
+        changed(
+            host, f"echo '{entry}' >> {history}", f"sed -i '$d' {history}; [ -s {history} ] || rm {history}"
+        ),
+        changed(host, f"echo '{lock}' > {home}/deploy.lock", f"rm {home}/deploy.lock"),
         changed(host, fake, f"mv -T {home}/kept {home}/current && rm -r {home}/drifted"),
         changed(host, f"touch {secret}", f"rm {secret}"),
         changed(
@@ -86,6 +97,8 @@ def test_drift_and_faults_are_told(host: Host, variables: dict[str, Any], ansibl
     assert f"{name} has 0.0.0-drifted" in done.stdout
     assert "The service's configuration differs between " in done.stdout
     assert f"{name}: release 0.0.0-drifted is current, but it does not run." in done.stdout
+    assert re.search(rf"^{name} .* rollback returned by eve, 2026-01-0", done.stdout, re.MULTILINE)
+    assert f"{name} is locked by eve from x since 2026-01-0" in done.stdout
     assert f"{name}: verify-fault.service is failed (failed): look at" in done.stdout
 
 
