@@ -64,7 +64,7 @@ secrets: venv ## Generate an environment's secrets once: make secrets ENV=produc
 test: lint test-repo test-app test-demo test-roles ## Run every test
 
 # A plugin is found by its folder, not by a package.
-MYPY_FOLDERS := $(wildcard playbooks/library playbooks/action_plugins roles/*/library roles/*/action_plugins roles/*/filter_plugins molecule/*/tests)
+MYPY_FOLDERS := $(wildcard playbooks/library playbooks/action_plugins roles/*/library roles/*/action_plugins roles/*/filter_plugins roles/app/files/release molecule/*/tests)
 lint: venv $(LAB_SECRETS) ## Run the linters
 	yamllint --strict .
 	ansible-lint --strict

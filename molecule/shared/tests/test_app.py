@@ -109,8 +109,9 @@ class Service:
         self.socket = f"/run/{self.name}/{self.name}.sock"
         self.credentials = f"/etc/{self.name}/credentials"
         self.manage = f"/usr/local/sbin/{self.name}-manage"
-        self.release = self.host.check_output(f"basename $(readlink /srv/{self.name}/current)")
-        self.unit = f"{self.name}@{self.release}.service"
+        self.instance = self.host.check_output(f"basename $(readlink /srv/{self.name}/current)")
+        self.release = self.instance.rpartition(".")[0]
+        self.unit = f"{self.name}@{self.instance}.service"
         self.secrets = {**self.variables["app_base_secrets"], **self.variables["app_secrets"]}
 
     def _client(self, **want: Any) -> Any:
@@ -265,6 +266,82 @@ def test_the_manage_command_passes_the_status_on(service: Service) -> None:
     assert service.host.run(f"{service.manage} no-such-command").rc != 0
     missing = service.host.run(f"{service.manage} --release nonsense check")
     assert (missing.rc, missing.stderr.count("\n")) == (1, 1)
+
+
+def test_it_is_asked_for_no_reason_to_change(service: Service) -> None:
+    about = json.loads(service.host.check_output(f"{service.name}-release switch {service.release}"))
+    assert about == {"changed": False, "instance": service.instance, "release": service.release}
+
+
+def test_a_new_instance_takes_over_without_a_lost_request(service: Service) -> None:
+    renew = f"{service.name}-release switch {service.release} --renew > /run/switched"
+    answers = service.ask_during(renew)
+    assert set(answers) == {200}
+    switched = json.loads(service.host.file("/run/switched").content)
+    assert switched["instance"] not in ("", service.instance)
+    assert switched["drain_seconds"] < 10
+    assert not service.host.file(f"/etc/systemd/system/{service.unit}").exists
+
+
+def test_an_instance_that_is_not_ready_never_serves(service: Service) -> None:
+    """Its database is somewhere else: it must prove itself, and the live one goes on."""
+    host, name = service.host, service.name
+    host.check_output(f"cp -a /etc/{name}/{name}.env /run/kept.env")
+    nowhere = f"postgresql:\\/\\/{name}@\\/nowhere?host=\\/tmp"
+    host.check_output(f"sed -i 's/^DATABASE_URL=.*/DATABASE_URL=\"{nowhere}\"/' /etc/{name}/{name}.env")
+    host.check_output(f"sed -i 's/^TimeoutStartSec=.*/TimeoutStartSec=6/' /etc/{name}/instance.service")
+    try:
+        answers = service.ask_during(f"! {name}-release switch {service.release} 2> /run/said")
+    finally:
+        host.check_output(f"cp -a /run/kept.env /etc/{name}/{name}.env")
+        host.check_output(
+            f"sed -i 's/^TimeoutStartSec=.*/TimeoutStartSec={service.variables['app_start_timeout']}/'"
+            f" /etc/{name}/instance.service"
+        )
+    assert set(answers) == {200}
+    assert "did not get ready. Last lines of its journal:" in host.file("/run/said").content_string
+    assert Service(host, service.variables, service.database).instance == service.instance
+    assert service.show("ActiveState") == "active"
+
+
+def test_a_release_on_trial_returns_unless_it_is_confirmed(service: Service) -> None:
+    host, name = service.host, service.name
+    host.check_output(f"{name}-release switch {service.release} --renew --confirm-within 3")
+    assert json.loads(host.check_output(f"{name}-release status"))["on_trial"]
+    answers = service.ask_during("sleep 9")
+    assert set(answers) == {200}
+    status = json.loads(host.check_output(f"{name}-release status"))
+    assert (status["on_trial"], status["instance"]) == (False, service.instance)
+    last = json.loads(host.check_output(f"{name}-release history").splitlines()[-1])
+    assert (last["result"], last["reason"]) == ("returned", "nobody confirmed it within 3 s")
+
+
+def test_a_lock_names_its_holder_and_can_be_broken(service: Service) -> None:
+    def lock(run: str, *options: str) -> Any:
+        about = json.dumps({"run": run, "by": "alice", "from": "desk", "action": "deploy"})
+        return service.host.run(f"{service.name}-release lock --about '{about}' {' '.join(options)}")
+
+    try:
+        assert lock("one").rc == 0
+        assert lock("one").rc == 0
+        refused = lock("two")
+        assert refused.rc == 1
+        assert "alice on desk holds the lock since" in refused.stderr
+        assert lock("two", "--force").rc == 0
+        assert lock("three", "--seconds", "0").rc == 1
+    finally:
+        service.host.check_output(f"rm -f /srv/{service.name}/deploy.lock")
+
+
+def test_every_answer_names_its_release(service: Service) -> None:
+    command = f"curl --silent --head --unix-socket {service.socket} http://localhost/health/live"
+    head = service.host.run(command).stdout or service.host.check_output(
+        "python3 -c %s",
+        "import http.client, socket; c = http.client.HTTPConnection('localhost');"
+        f" c.sock = socket.socket(socket.AF_UNIX); c.sock.connect('{service.socket}');"
+        " c.request('GET', '/health/live'); print(c.getresponse().headers)",
+    )
+    assert f"{service.variables['app_release_header'].lower()}: {service.release}" in head.lower()
 
 
 def test_a_restart_refuses_nobody(service: Service) -> None:

@@ -1,0 +1,222 @@
+"""SERVICE-release: which release of the service this host runs, and the change from one to another.
+
+An instance is a release with a frozen copy of its configuration, `<release>.<number>`, and a systemd unit
+of its own. A change starts the new instance beside the old one on the same socket; it takes traffic once it
+has proven itself ready, then the old one drains and stops. `current` names the instance that a boot starts.
+An instance on trial (in /run, so a boot forgets it) serves too, but returns to `current` by itself unless it
+is confirmed in time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from service import ReleaseError, Service, answer, release_of, succeeds
+
+
+class Changes(Service):
+    """The ways from one release to another."""
+
+    def switch(
+        self, release: str, about: dict[str, Any], *, confirm_within: int = 0, renew: bool = False
+    ) -> dict[str, Any]:
+        """Put an instance of a release in the live one's place; on trial if it must be confirmed."""
+        began = time.monotonic()
+        old = self.live
+        if release_of(old) == release and not renew and self.is_up_to_date(old):
+            return {"changed": self.settle(), "instance": old, "release": release}
+        if self.trial:
+            raise ReleaseError(f"{self.trial} is on trial: confirm it or return from it.")
+        (self.srv / "releases" / release / "failed.json").unlink(missing_ok=True)
+        instance = self.prepare(release)
+        try:
+            self.start(instance)
+        except ReleaseError as error:
+            self.discard(instance)
+            if release != release_of(old):
+                self.mark_failed(release, str(error).partition("\n")[0])
+            if not confirm_within:
+                self.record(about, release=release, previous=release_of(old), result="failed")
+            raise
+        ready = time.monotonic()
+        if confirm_within:
+            self.arm(confirm_within, about)
+            self.point(self.run / "trial", instance)
+        else:
+            self.point(self.srv / "current", instance)
+        self.stop(old)
+        stopped = time.monotonic()
+        self.settle()
+        result = {
+            "changed": True,
+            "instance": instance,
+            "release": release,
+            "previous": release_of(old),
+            "start_seconds": round(ready - began, 2),
+            "drain_seconds": round(stopped - ready, 2),
+        }
+        if not confirm_within:
+            if old:
+                self.discard(old)
+            seconds = round(time.monotonic() - began, 2)
+            self.record(about, release=release, previous=release_of(old), seconds=seconds, result="ok")
+        return result
+
+    def settle(self) -> bool:
+        """See that the boot starts the service, with its units as they are now."""
+        umbrella = f"{self.name}.service"
+        if answer("systemctl", "show", "--value", "--property=NeedDaemonReload", umbrella) == "yes":
+            answer("systemctl", "daemon-reload")
+        if succeeds("systemctl", "is-enabled", "--quiet", umbrella) and succeeds(
+            "systemctl", "is-active", "--quiet", umbrella
+        ):
+            return False
+        answer("systemctl", "enable", "--now", umbrella)
+        return True
+
+    def arm(self, seconds: int, about: dict[str, Any]) -> None:
+        """Return by itself unless somebody confirms: the control host may be gone."""
+        self.disarm()
+        answer(
+            *("systemd-run", "--quiet", f"--unit={self.name}-return", f"--on-active={seconds}"),
+            *("--timer-property=AccuracySec=1s", f"/usr/local/sbin/{self.name}-release", "return"),
+            *("--about", json.dumps(about), "--reason", f"nobody confirmed it within {seconds} s"),
+        )
+
+    def disarm(self) -> None:
+        succeeds("systemctl", "stop", f"{self.name}-return.timer")
+
+    def confirm(self, release: str, about: dict[str, Any], keep: int) -> dict[str, Any]:
+        """Make the instance on trial the one that a boot starts."""
+        if release_of(self.current) == release and not self.trial:
+            return {"changed": False}
+        if release_of(self.trial) != release:
+            raise ReleaseError(f"{release} is not on trial here: the host has returned from it already")
+        old, new = self.current, self.trial
+        self.disarm()
+        self.point(self.srv / "current", new)
+        (self.run / "trial").unlink()
+        self.record(about, release=release, previous=release_of(old), result="ok")
+        self.discard(old)
+        self.prune(keep)
+        return {"changed": True}
+
+    def back(self, about: dict[str, Any], reason: str) -> dict[str, Any]:
+        """Go back to what was live before a change, whether that was confirmed already or not."""
+        run_id, trial, current = about.get("run"), self.trial, self.current
+        if not trial:
+            entries = [entry for entry in self.history() if run_id and entry.get("run") == run_id]
+            if not entries or entries[-1]["result"] != "ok" or release_of(current) != entries[-1]["release"]:
+                return {"changed": False}
+            release, previous = str(entries[-1]["release"]), str(entries[-1]["previous"])
+            self.switch(previous, {**about, "action": "return"})
+        else:
+            release = release_of(trial)
+            self.disarm()
+            if current:
+                self.start(current)
+            (self.run / "trial").unlink()
+            self.discard(trial)
+        if release != release_of(self.current):
+            self.mark_failed(release, reason)
+        more = {"release": release, "previous": release_of(self.current), "reason": reason}
+        self.record(about, **more, result="returned")
+        return {"changed": True, "release": release_of(self.current)}
+
+    def prune(self, keep: int) -> None:
+        """Remove all but the last releases; never the live one or the one before it."""
+        needed = [release_of(self.live), self.previous()]
+        homes = sorted((self.srv / "releases").iterdir(), key=lambda home: home.stat().st_mtime, reverse=True)
+        others = [home for home in homes if home.name not in needed]
+        for home in others[max(0, keep - len(set(filter(None, needed)))) :]:
+            shutil.rmtree(home)
+
+
+@contextlib.contextmanager
+def alone(service: Service) -> Iterator[None]:
+    """One change at a time on this host: a run's, or the host's own return."""
+    service.srv.mkdir(exist_ok=True)
+    with (service.srv / ".change").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("status", help="what is live, as JSON")
+    commands.add_parser("history", help="every change, a JSON object a line")
+    commands.add_parser("boot", help="start what is current")
+    for name, text in {
+        "switch": "put a release in the live one's place",
+        "confirm": "make the release on trial current",
+        "return": "go back to what was live before",
+        "lock": "reserve this host for a run",
+        "unlock": "give it back",
+    }.items():
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--about", type=json.loads, default={}, help="who changes what, as JSON")
+        if name in ("switch", "confirm"):
+            command.add_argument("release")
+        if name == "switch":
+            command.add_argument("--confirm-within", type=int, default=0, metavar="SECONDS")
+            command.add_argument("--renew", action="store_true", help="also when nothing has changed")
+        if name == "confirm":
+            command.add_argument("--keep", type=int, default=5, metavar="RELEASES")
+        if name == "return":
+            command.add_argument("--reason", default="asked for")
+        if name == "lock":
+            command.add_argument("--seconds", type=int, default=1800)
+            command.add_argument("--force", action="store_true")
+    return parser.parse_args()
+
+
+def carry_out(service: Changes, options: argparse.Namespace) -> dict[str, Any]:
+    origin = {"action": options.command, "by": "root", "from": os.uname().nodename}
+    about = {**origin, **getattr(options, "about", {})}
+    if options.command == "status":
+        return service.status()
+    if options.command == "boot":
+        answer("systemctl", "start", service.unit(service.live))
+        return {}
+    result: dict[str, Any] = {}
+    with alone(service):
+        if options.command == "switch":
+            within, renew = options.confirm_within, options.renew
+            return service.switch(options.release, about, confirm_within=within, renew=renew)
+        if options.command == "confirm":
+            result = service.confirm(options.release, about, options.keep)
+        elif options.command == "return":
+            result = service.back(about, options.reason)
+        elif options.command == "lock":
+            return service.take_lock(about, options.seconds, force=options.force)
+        service.drop_lock(about.get("run", ""))
+        return result
+
+
+def main() -> int:
+    service = Changes(Path(sys.argv[0]).name.removesuffix("-release"))
+    options = parse()
+    if options.command == "history":
+        sys.stdout.write(service.history_file.read_text() if service.history_file.exists() else "")
+        return 0
+    try:
+        sys.stdout.write(json.dumps(carry_out(service, options)) + "\n")
+    except ReleaseError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

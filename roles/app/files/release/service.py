@@ -1,0 +1,241 @@
+"""What releases and instances of a service there are on this host, and their records and lock."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+
+class ReleaseError(Exception):
+    """One sentence for the operator."""
+
+
+def answer(*argv: str) -> str:
+    """Run a command and return what it says; a failure is told in its own words."""
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        words = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+        raise ReleaseError(f"`{' '.join(argv)}` failed: {words[0]}")
+    return done.stdout.strip()
+
+
+def succeeds(*argv: str) -> bool:
+    """Tell whether a command has status 0."""
+    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
+
+def release_of(instance: str) -> str:
+    return instance.rpartition(".")[0]
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def write(path: Path, text: str, mode: int = 0o644) -> None:
+    """Replace a file in one move."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    with os.fdopen(os.open(fresh, os.O_CREAT | os.O_WRONLY | os.O_EXCL, mode), "w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    fresh.chmod(mode)
+    fresh.replace(path)
+
+
+class Service:
+    """The releases and instances of one service on this host."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.etc = Path("/etc", name)
+        self.srv = Path("/srv", name)
+        self.run = Path("/run", name)
+        self.instances = self.srv / "instances"
+        self.history_file = self.srv / "history.jsonl"
+        self.lock_file = self.srv / "deploy.lock"
+
+    # --- what there is
+
+    def pointer(self, link: Path) -> str:
+        return link.readlink().name if link.is_symlink() else ""
+
+    @property
+    def current(self) -> str:
+        return self.pointer(self.srv / "current")
+
+    @property
+    def trial(self) -> str:
+        return self.pointer(self.run / "trial")
+
+    @property
+    def live(self) -> str:
+        return self.trial or self.current
+
+    def unit(self, instance: str) -> str:
+        return f"{self.name}@{instance}.service"
+
+    def history(self) -> list[dict[str, Any]]:
+        lines = self.history_file.read_text().splitlines() if self.history_file.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def previous(self) -> str:
+        """Return the release that was live before the present one and could be again."""
+        live = release_of(self.live)
+        for entry in reversed(self.history()):
+            release = str(entry["release"])
+            if entry["result"] == "ok" and release != live and self.is_candidate(release):
+                return release
+        return ""
+
+    def candidates(self) -> list[str]:
+        """Return every release that may go live without being deployed."""
+        homes = (self.srv / "releases").glob("*")
+        return sorted(home.name for home in homes if self.is_candidate(home.name))
+
+    def is_candidate(self, release: str) -> bool:
+        home = self.srv / "releases" / release
+        return (home / "release.json").exists() and not (home / "failed.json").exists()
+
+    def lock(self) -> dict[str, Any]:
+        return json.loads(self.lock_file.read_text()) if self.lock_file.exists() else {}
+
+    def status(self) -> dict[str, Any]:
+        live = self.live
+        return {
+            "release": release_of(live),
+            "instance": live,
+            "unit": self.unit(live) if live else "",
+            "active": bool(live) and succeeds("systemctl", "is-active", "--quiet", self.unit(live)),
+            "on_trial": bool(self.trial),
+            "confirmed": release_of(self.current),
+            "previous": self.previous(),
+            "candidates": self.candidates(),
+            "lock": self.lock(),
+        }
+
+    # --- records
+
+    def record(self, about: dict[str, Any], **more: Any) -> None:
+        entry = {"time": now(), **about, **more}
+        with self.history_file.open("a") as stream:
+            stream.write(json.dumps(entry) + "\n")
+
+    def mark_failed(self, release: str, reason: str) -> None:
+        home = self.srv / "releases" / release
+        if home.is_dir():
+            write(home / "failed.json", json.dumps({"time": now(), "reason": reason}) + "\n")
+
+    # --- instances
+
+    def contents(self, release: str) -> dict[str, tuple[Path, str, int]]:
+        """Return what an instance of a release is made of, as the configuration is now."""
+
+        def text(name: str) -> str:
+            return (self.etc / name).read_text().replace("@RELEASE@", release)
+
+        return {
+            "env": (self.etc / f"{self.name}.env", text(f"{self.name}.env"), 0o600),
+            "gunicorn.conf.py": (self.etc / "gunicorn.conf.py", text("gunicorn.conf.py"), 0o644),
+            "unit": (self.etc / "instance.service", text("instance.service"), 0o644),
+        }
+
+    def is_up_to_date(self, instance: str) -> bool:
+        """Tell whether an instance runs with the configuration and the credentials as they are now."""
+        home, unit = self.instances / instance, Path("/etc/systemd/system", self.unit(instance))
+        for name, (_, text, _) in self.contents(release_of(instance)).items():
+            path = unit if name == "unit" else home / name
+            if not path.exists() or path.read_text() != text:
+                return False
+        given = Path("/run/credentials", self.unit(instance))
+        for credential in given.iterdir() if given.is_dir() else ():
+            wanted = self.etc / "credentials" / credential.name
+            if not wanted.exists() or wanted.read_bytes() != credential.read_bytes():
+                return False
+        return succeeds("systemctl", "is-active", "--quiet", self.unit(instance))
+
+    def prepare(self, release: str) -> str:
+        """Make the next instance of a release and its unit; return its name."""
+        if not (self.srv / "releases" / release / "release.json").exists():
+            raise ReleaseError(f"There is no release {release} on this host: deploy it.")
+        number = 1
+        while f"{release}.{number}" in (self.current, self.trial):
+            number += 1
+        instance = f"{release}.{number}"
+        self.discard(instance)
+        home = self.instances / instance
+        home.mkdir(parents=True)
+        for name, (_, text, mode) in self.contents(release).items():
+            unit = Path("/etc/systemd/system", self.unit(instance))
+            write(unit if name == "unit" else home / name, text, mode)
+        for name in ("venv", "release.json"):
+            (home / name).symlink_to(Path("../../releases", release, name))
+        answer("systemctl", "daemon-reload")
+        return instance
+
+    def start(self, instance: str) -> None:
+        """Start an instance, which proves itself before it takes traffic."""
+        proving = self.run / "proving"
+        since = time.time()
+        self.run.mkdir(exist_ok=True)
+        write(proving, instance)
+        try:
+            answer("systemctl", "start", self.unit(instance))
+        except ReleaseError:
+            lines = ("--since", f"@{since:.0f}", "--lines", "15", "--no-pager", "--output", "cat")
+            journal = answer("journalctl", "--unit", self.unit(instance), *lines)
+            raise ReleaseError(
+                f"{self.unit(instance)} did not get ready. Last lines of its journal:\n{journal}"
+            ) from None
+        finally:
+            proving.unlink(missing_ok=True)
+
+    def stop(self, instance: str) -> None:
+        if instance:
+            answer("systemctl", "stop", self.unit(instance))
+
+    def discard(self, instance: str) -> None:
+        """Stop an instance and remove it; its release stays."""
+        if not instance:
+            return
+        unit = Path("/etc/systemd/system", self.unit(instance))
+        if unit.exists():
+            answer("systemctl", "stop", self.unit(instance))
+            unit.unlink()
+            answer("systemctl", "daemon-reload")
+            succeeds("systemctl", "reset-failed", self.unit(instance))
+        shutil.rmtree(self.instances / instance, ignore_errors=True)
+
+    def point(self, link: Path, instance: str) -> None:
+        fresh = link.with_name(f".{link.name}.new")
+        fresh.unlink(missing_ok=True)
+        fresh.symlink_to(self.instances / instance)
+        fresh.replace(link)
+        os.sync()
+
+    # --- the lock over the fleet
+
+    def take_lock(self, about: dict[str, Any], seconds: int, *, force: bool) -> dict[str, Any]:
+        """Reserve the host for one run; it lapses by itself, as a killed run cannot give it back."""
+        held = self.lock()
+        if held and held["run"] != about["run"] and held["until"] > time.time() and not force:
+            raise ReleaseError(
+                f"{held['by']} on {held['from']} holds the lock since {held['time']} for: {held['what']}."
+                f" It lapses by itself in {held['until'] - time.time():.0f} s;"
+                " if that run is dead, break it with -e app_break_lock=true"
+            )
+        self.srv.mkdir(exist_ok=True)
+        what = f"{about['action']} {about.get('what', '')}".strip()
+        lock = {"run": about["run"], "by": about["by"], "from": about["from"], "time": now(), "what": what}
+        write(self.lock_file, json.dumps({**lock, "until": round(time.time() + seconds)}) + "\n")
+        return {"changed": True, **self.status()}
+
+    def drop_lock(self, run_id: str) -> None:
+        if self.lock().get("run") == run_id:
+            self.lock_file.unlink()

@@ -1,0 +1,109 @@
+#!/usr/bin/python
+"""Ask the service from outside, through TLS, whether a release works."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: app_check
+short_description: Check a release as its clients meet it
+description:
+  - Sends requests to every edge in turn and compares status and release with what is expected.
+  - In a path, C({location}) stands for the last C(Location) that was answered.
+author: Fastmetal
+options:
+  edges: {type: list, elements: str, required: true, description: "Addresses of the edges."}
+  name: {type: str, required: true, description: "The name clients use."}
+  authority: {type: str, required: true, description: "Certificate trusted besides the system's own."}
+  release: {type: str, required: true, description: "The release that must answer."}
+  header: {type: str, required: true, description: "The header that names it; empty is not looked at."}
+  token: {type: str, default: "", description: "A bearer token for the requests."}
+  requests:
+    description: What to ask.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      method: {type: str, default: GET, description: "The method."}
+      path: {type: str, required: true, description: "The path."}
+      status: {type: int, default: 200, description: "The status to be answered."}
+      body: {type: dict, description: "The JSON to send."}
+"""
+
+RETURN = r""" # """
+
+EXAMPLES = r"""
+- name: Check the release
+  app_check:
+    edges: [192.0.2.10]
+    name: api.example.com
+    authority: "{{ tls_ca_certificate }}"
+    release: 1.0-0123456789ab
+    header: X-Release
+    requests:
+      - path: /health/ready
+"""
+
+
+def ask(edge: str, params: dict[str, Any]) -> None:
+    """Send every request to one edge; raise ValueError with what was wrong."""
+    context = ssl.create_default_context(cadata=params["authority"])
+    context.load_default_certs()
+    location = ""
+    for wanted in params["requests"]:
+        path = wanted["path"].replace("{location}", location)
+        connection = http.client.HTTPConnection(params["name"])
+        plain = socket.create_connection((edge, 443), timeout=10)
+        connection.sock = context.wrap_socket(plain, server_hostname=params["name"])
+        headers = {"Authorization": f"Bearer {params['token']}"} if params["token"] else {}
+        body = None
+        if wanted["body"] is not None:
+            body, headers["Content-Type"] = json.dumps(wanted["body"]), "application/json"
+        connection.request(wanted["method"], path, body, headers)
+        answer = connection.getresponse()
+        text = answer.read(200).decode(errors="replace")
+        connection.close()
+        if answer.status != wanted["status"]:
+            raise ValueError(f"{wanted['method']} {path} was answered {answer.status}: {text}")
+        release = answer.getheader(params["header"]) if params["header"] else params["release"]
+        if release != params["release"]:
+            raise ValueError(f"{wanted['method']} {path} was answered by {release or 'no release'}")
+        location = answer.getheader("Location", location)
+
+
+def main() -> None:
+    request = {
+        "method": {"type": "str", "default": "GET"},
+        "path": {"type": "str", "required": True},
+        "status": {"type": "int", "default": 200},
+        "body": {"type": "dict"},
+    }
+    module = AnsibleModule(
+        argument_spec={
+            "edges": {"type": "list", "elements": "str", "required": True},
+            "name": {"type": "str", "required": True},
+            "authority": {"type": "str", "required": True},
+            "release": {"type": "str", "required": True},
+            "header": {"type": "str", "required": True},
+            "token": {"type": "str", "default": "", "no_log": True},
+            "requests": {"type": "list", "elements": "dict", "required": True, "options": request},
+        },
+        supports_check_mode=True,
+    )
+    for edge in module.params["edges"]:
+        try:
+            ask(edge, module.params)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            module.fail_json(msg=f"The check from outside failed on {edge}: {error}.")
+    module.exit_json(changed=False)
+
+
+if __name__ == "__main__":
+    main()
