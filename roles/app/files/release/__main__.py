@@ -66,8 +66,8 @@ class Changes(Service):
             "drain_seconds": round(stopped - ready, 2),
         }
         if not confirm_within:
-            if old:
-                self.discard(old)
+            self.discard(old)
+            self.renew_jobs()
             seconds = round(time.monotonic() - began, 2)
             self.record(about, release=release, previous=release_of(old), seconds=seconds, result="ok")
         return result
@@ -83,6 +83,10 @@ class Changes(Service):
             return False
         answer("systemctl", "enable", "--now", umbrella)
         return True
+
+    def renew_jobs(self) -> None:
+        """Restart the jobs that run all the time, which are the current release's too."""
+        succeeds("systemctl", "try-restart", f"{self.name}-workers.target")
 
     def arm(self, seconds: int, about: dict[str, Any]) -> None:
         """Return by itself unless somebody confirms: the control host may be gone."""
@@ -108,6 +112,7 @@ class Changes(Service):
         (self.run / "trial").unlink()
         self.record(about, release=release, previous=release_of(old), result="ok")
         self.discard(old)
+        self.renew_jobs()
         self.prune(keep)
         return {"changed": True}
 
