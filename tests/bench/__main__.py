@@ -108,8 +108,22 @@ class Bench:
         response = connection.getresponse()
         body = response.read()
         if response.status not in (200, 201):
-            sys.exit(f"{path} answers {response.status} {body.decode()}: nothing was measured.")
+            raise RuntimeError(f"{path} answers {response.status} {body.decode()}")
         return json.loads(body)
+
+    def wait(self, load: Load) -> None:
+        """Return once a service that was just started answers; its first worker is up before the others."""
+        deadline = time.monotonic() + 60
+        while True:
+            time.sleep(1)
+            try:
+                self.ask(load.path.replace(":id", "1"))
+            except (OSError, RuntimeError):
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                break
+        time.sleep(2)
 
     def check(self, loads: Iterable[Load]) -> None:
         """Refuse to measure a service whose answers are wrong."""
@@ -169,6 +183,7 @@ class Bench:
         for _ in range(self.rounds):
             for choice in every:
                 choice.make(self.host)
+                self.wait(choice.load)
                 measure(self.host, choice.load, 1, self.token)
                 found[choice.name].append(measure(self.host, choice.load, self.seconds, self.token))
                 say(f"{choice.name}: {found[choice.name][-1].rps:.0f}/s")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 
 from tests.bench.measure import Host, Load
@@ -25,9 +24,8 @@ class Choice:
     lines: tuple[str, ...] = ()
 
     def make(self, host: Host) -> None:
-        """Restart the service with the change, and let it get ready."""
+        """Restart the service with the change."""
         host.ssh(DROP_IN.format(service=self.load.service, lines="\\n".join(self.lines)))
-        time.sleep(3)
 
 
 def _gunicorn(*arguments: str) -> str:
