@@ -160,8 +160,8 @@ class Bench:
                 )
         return found
 
-    def growth(self, rows: int) -> list[dict[str, Any]]:
-        """Measure reads with one worker and with two."""
+    def growth(self, rows: int, order: Iterable[int]) -> list[dict[str, Any]]:
+        """Measure reads with these numbers of workers."""
         half = self.ask(f"{PRODUCTS}?page_size=100&page={rows // 200 or 1}")["next"]
         loads = (
             Load("by key", "uncached", f"/uncached{PRODUCTS}/:id", 2000, rows),
@@ -169,7 +169,7 @@ class Bench:
             Load("page halfway", "api", f"{PRODUCTS}?page_size=20&after={half}"),
         )
         found: list[dict[str, Any]] = [{"route": load.route, "rows": rows, "rps": {}} for load in loads]
-        for workers in (1, 2):
+        for workers in order:
             self.host.set_workers(workers, "api", "uncached")
             samples = self.measure(loads, min(self.rounds, 3), max(1, self.seconds // 2))
             for one, load in zip(found, loads, strict=True):
@@ -218,9 +218,10 @@ class Bench:
             result["choices"] = self.choices()
         if "growth" in parts:
             result["growth"] = []
-            for rows in GROWTH:
+            for turn, rows in enumerate(GROWTH):
                 self.seed(rows)
-                result["growth"] += self.growth(rows)
+                # A change of workers takes its time, so each size begins with what the one before ended with.
+                result["growth"] += self.growth(rows, (1, 2) if turn % 2 else (2, 1))
         return result
 
 

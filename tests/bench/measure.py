@@ -134,11 +134,11 @@ class Host:
 
     def set_workers(self, workers: int, *services: str) -> None:
         """Let each service have one worker or two; Gunicorn's own signals do it."""
-        for service in services:
-            while (found := len(self.processes(service)) - 1) != workers:
+        while wrong := {name: n for name in services if (n := len(self.processes(name)) - 1) != workers}:
+            for name, found in wrong.items():
                 signal = "TTOU" if found > workers else "TTIN"
-                self.ssh(f"systemctl kill --kill-whom=main --signal={signal} '{service}@*.service'")
-                time.sleep(3)  # a worker starts in one second, and leaves in less
+                self.ssh(f"systemctl kill --kill-whom=main --signal={signal} '{name}@*.service'")
+            time.sleep(3)  # one that starts needs a second; one that leaves waits for kept connections
 
 
 def wrk_cores() -> tuple[int, ...]:
