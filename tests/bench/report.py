@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from statistics import median
 from typing import Any
 
-from tests.bench.measure import COUNTED, Load, Sample
+from tests.bench.measure import CONNECTIONS, COUNTED, Load, Sample
 
 ROUTES = ("no_io", "by_key", "cached", "list", "insert")
 # Times the reference's requests a second.
@@ -92,8 +92,16 @@ def text(result: Mapping[str, Any]) -> str:
     """Return what was measured as tables."""
     parts = {name: part(result[name]) for name, part in TABLES.items() if name in result}
     if "no_io" in result:
-        parts = {"routes": _routes(result), **parts}
+        parts = {"about": _about(result), "routes": _routes(result), **parts}
     return "\n".join(parts.values())
+
+
+def _about(result: Mapping[str, Any]) -> str:
+    return (
+        f"{result['rounds']} rounds of {result['seconds']} s, {CONNECTIONS} connections, {result['rows']:,} rows;"
+        f" other processes used {result['others']['median']:.0%} of the machine,"
+        f" at most {result['others']['most']:.0%}.\n"
+    )
 
 
 def _routes(result: Mapping[str, Any]) -> str:

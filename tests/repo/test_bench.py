@@ -32,6 +32,8 @@ def make_result(ours: float = 5000, errors: int = 0) -> dict[str, Any]:
     result: dict[str, Any] = dict(report.by_route(found, WHO))
     edge_cache = {Load("list", "api", "/"): [sample(9000)], Load("list", "reference", "/"): [sample(1000)]}
     result["edge_cache"] = report.by_route(edge_cache, WHO)
+    result |= {"rounds": 1, "seconds": 8, "rows": 100_000, "others": {"median": 0.01, "most": 0.04}}
+    result["choices"] = {name: report.figures([sample(900)]) for name in ("ours", "ours, 1 worker")}
     result["limits"] = {"nginx_return": 50_000.0}
     result["memory"] = {
         "ours": {"processes": 3, "pss_mb": 100},
@@ -90,7 +92,17 @@ def test_goals_tell_what_was_missed(changes: dict[str, Any], missed: set[str]) -
 
 def test_report_has_every_part() -> None:
     text = report.text(make_result())
-    for word in ("no_io", "reference", "nginx_return", "edge cache", "5,000,000 rows", "PSS", "met"):
+    for word in (
+        "no_io",
+        "reference",
+        "nginx_return",
+        "edge cache",
+        "5,000,000 rows",
+        "PSS",
+        "met",
+        "ours, 1 worker",
+        "most 4%",
+    ):
         assert word in text
     lines = [line for line in text.splitlines() if line]
     assert all(line.startswith("| ") and line.endswith(" |") for line in lines)
