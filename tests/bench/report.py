@@ -97,10 +97,11 @@ def text(result: Mapping[str, Any]) -> str:
 
 
 def _about(result: Mapping[str, Any]) -> str:
+    rounds = f"{result['rounds']} rounds of {result['seconds']} s"
+    others = (f"{result['others'][name]:.0%}" for name in ("median", "most"))
     return (
-        f"{result['rounds']} rounds of {result['seconds']} s, {CONNECTIONS} connections, {result['rows']:,} rows;"
-        f" other processes used {result['others']['median']:.0%} of the machine,"
-        f" at most {result['others']['most']:.0%}.\n"
+        f"{rounds}, {CONNECTIONS} connections, {result['rows']:,} rows."
+        f" Others used {' to '.join(others)} of the machine (median, most).\n"
     )
 
 
