@@ -33,13 +33,24 @@ GROWTH = (1_000, ROWS, 5_000_000)
 BUSY = 0.1
 PRODUCTS = "/api/v1/products"
 PRODUCT = b'{"name":"Lamp","category":"bench","price":"19.90","stock":3}'
-SEED = r"""set -eu -o pipefail
-query() {{ runuser -u postgres -- psql -qX -v ON_ERROR_STOP=1 -d api "$@"; }}
-query -c 'TRUNCATE products RESTART IDENTITY'
-seq {rows} |
-  awk '{{ print "Product " $1 "\tcategory-" $1 % 50 "\t" $1 * 7919 % 100000 / 100 "\t" $1 % 100 }}' |
-  query -c 'COPY products (name, category, price, stock) FROM STDIN'
-query -c 'VACUUM ANALYZE products' -c CHECKPOINT"""
+# Indexes are built when the rows are there, which takes a quarter of the time.
+SEED = r"""set -eu
+file=$(mktemp)
+chmod 644 $file
+seq {rows} >$file.ids
+awk '{{ print "Product " $1 "\t" "category-" $1 % 50 "\t" $1 * 7919 % 100000 / 100 "\t" $1 % 100 }}' \
+  $file.ids >$file
+runuser -u postgres -- psql -qAtX -v ON_ERROR_STOP=1 -d api >/dev/null <<SQL
+TRUNCATE products RESTART IDENTITY;
+CREATE TEMP TABLE made AS SELECT indexrelid::regclass AS name, pg_get_indexdef(indexrelid) AS sql
+  FROM pg_index WHERE indrelid = 'products'::regclass AND NOT indisprimary;
+SELECT 'DROP INDEX ' || name FROM made \gexec
+\copy products (name, category, price, stock) FROM '$file'
+SELECT sql FROM made \gexec
+VACUUM ANALYZE products;
+CHECKPOINT;
+SQL
+rm $file $file.ids"""
 EDGE_CACHE = {"nginx_cached_paths": [{"path": PRODUCTS, "seconds": 1}]}
 
 BY_KEY = Load("by_key", "uncached", f"/uncached{PRODUCTS}/:id", 2000, ROWS)
