@@ -1,8 +1,8 @@
 """`make bench`: the service as deployed beside a tutorial's, on one lab host, and what the host can do.
 
 BENCH_ROUNDS (5) and BENCH_SECONDS (8) make it shorter, BENCH_PARTS (rounds,limits,edge_cache,growth) leave
-parts out or ask for "choices", BENCH_KEEP=1 keeps the host for the next run, BENCH_BUSY=1 measures on a busy
-machine.
+parts out or ask for "choices" (then .lab/bench-PARTS.json has the figures), BENCH_KEEP=1 keeps the host for the
+next run, BENCH_BUSY=1 measures on a busy machine.
 """
 
 from __future__ import annotations
@@ -258,13 +258,14 @@ def main() -> None:
         if os.environ.get("BENCH_KEEP") != "1":
             lab.down()
     result["minutes"] = round((time.monotonic() - started) / 60, 1)
+    name = "bench-" + "-".join(parts)
     if set(PARTS) <= set(parts):
+        name = "bench"
         result["goals"] = report.goals(result)
-    folder = ROOT / ".lab"
-    (folder / "bench.json").write_text(json.dumps(result, indent=2) + "\n")
+    (ROOT / f".lab/{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     if "growth" in result:
-        (folder / "bench.svg").write_text(report.plot(result["growth"]))
-    print(report.text(result))  # noqa: T201
+        (ROOT / f".lab/{name}.svg").write_text(report.plot(result["growth"]))
+    print("\n".join(report.tables(result).values()))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -88,12 +88,10 @@ def table(head: list[str], rows: Iterable[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def text(result: Mapping[str, Any]) -> str:
-    """Return what was measured as tables."""
-    parts = {name: part(result[name]) for name, part in TABLES.items() if name in result}
-    if "no_io" in result:
-        parts = {"about": _about(result), "routes": _routes(result), **parts}
-    return "\n".join(parts.values())
+def tables(result: Mapping[str, Any]) -> dict[str, str]:
+    """Return a table for each part that was measured."""
+    parts = {"routes": f"{_about(result)}\n{_routes(result)}"} if "no_io" in result else {}
+    return parts | {name: part(result[name]) for name, part in TABLES.items() if name in result}
 
 
 def _about(result: Mapping[str, Any]) -> str:

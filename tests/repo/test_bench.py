@@ -10,6 +10,7 @@ import pytest
 from tests.bench import report
 from tests.bench.limits import parse_pgbench, parse_redis_benchmark
 from tests.bench.measure import Load, Sample, parse_usage, parse_wrk
+from tests.bench.publish import publish
 
 FIGURES = '{"requests":120,"microseconds":1000000,"p50_us":900,"p99_us":4000,"refused":2,"broken":1}'
 WHO = {"api": "ours", "uncached": "ours", "reference": "reference", "bare": "bare"}
@@ -91,7 +92,7 @@ def test_goals_tell_what_was_missed(changes: dict[str, Any], missed: set[str]) -
 
 
 def test_report_has_every_part() -> None:
-    text = report.text(make_result())
+    text = "\n".join(report.tables(make_result()).values())
     for word in (
         "no_io",
         "reference",
@@ -109,7 +110,17 @@ def test_report_has_every_part() -> None:
 
 
 def test_a_short_run_reports_what_it_has() -> None:
-    assert report.text({"limits": {"nginx_return": 1.0}}).count("nginx_return") == 1
+    assert list(report.tables({"limits": {"nginx_return": 1.0}})) == ["limits"]
+
+
+def test_publishing_replaces_what_was_published() -> None:
+    page = "# Page\n\n<!-- limits -->\nold\n<!-- end -->\n\nText, and <!-- routes -->\nkept\n<!-- end -->\n"
+    result = {"limits": {"nginx_return": 1.0}}
+    once = publish(page, report.tables(result))
+    assert "old" not in once
+    assert "kept" in once
+    assert "nginx_return" in once
+    assert publish(once, report.tables(result)) == once
 
 
 def test_plot_is_an_image_of_every_figure() -> None:
