@@ -1,8 +1,8 @@
 """`make bench`: the service as deployed beside a tutorial's, on one lab host, and what the host can do.
 
 BENCH_ROUNDS (5) and BENCH_SECONDS (8) make it shorter, BENCH_PARTS (rounds,limits,edge_cache,growth) leave
-parts out or ask for "choices" (then .lab/bench-PARTS.json has the figures), BENCH_KEEP=1 keeps the host for the
-next run, BENCH_BUSY=1 measures on a busy machine.
+parts out or ask for "choices" (the figures are then in .lab/bench-PARTS.json), BENCH_KEEP=1 keeps the host
+for the next run, BENCH_BUSY=1 measures on a busy machine.
 """
 
 from __future__ import annotations
