@@ -31,6 +31,8 @@ $(VENV)/.complete: requirements-bootstrap.txt requirements-dev.txt requirements-
 	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.txt
 	@$(VENV)/bin/uv pip install --quiet --require-hashes -r requirements-dev.txt
+	@# uv leaves it to the first import, and each of a run's processes would compile anew where that may not write.
+	@cd $(VENV)/lib/python3*/site-packages && $(BIN)/python -m compileall -q -j 0 ansible cryptography jinja2 markupsafe packaging yaml
 	@touch $@
 
 lock: ## Refresh the hash-pinned requirements from pyproject.toml
