@@ -16,10 +16,10 @@ export UV_SYSTEM_CERTS := true
 # What the caller's shell sets must not leak into a run: these would override ansible.cfg.
 unexport ANSIBLE_INVENTORY
 
-.PHONY: help venv lock lab demo demo-down secrets reference lint test test-repo test-app test-demo test-roles bench clean
+.PHONY: help venv lock lab demo demo-down secrets reference lint test test-repo test-app test-demo test-roles test-releases bench clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The environment is complete when its stamp is there and newer than what it was built from.
 venv: $(VENV)/.complete ## Install the tools into .venv, from hash-pinned requirements
@@ -63,7 +63,7 @@ secrets: venv ## Generate an environment's secrets once: make secrets ENV=produc
 
 # --- proof ----------------------------------------------------------------------
 
-test: lint test-repo test-app test-demo test-roles ## Run every test
+test: lint test-repo test-app test-demo test-roles test-releases ## Run every test
 
 # A plugin is found by its folder, not by a package.
 MYPY_FOLDERS := $(wildcard playbooks/library playbooks/action_plugins roles/*/library roles/*/action_plugins roles/*/filter_plugins roles/app/files/release molecule/*/tests)
@@ -100,6 +100,9 @@ test-demo: venv lab ## Test the demo in a clone: from nothing, again, interrupte
 test-roles: venv $(LAB_SECRETS) ## Run Molecule on both Debian releases and on the split shape
 	molecule test --scenario-name default
 	MOLECULE_INVENTORY=split molecule test --scenario-name split
+
+test-releases: venv $(LAB_SECRETS) ## Release under load, and deploy another app by the same roles
+	MOLECULE_INVENTORY=own_app molecule test --scenario-name own_app
 
 # Not a part of `make test`: it needs a quiet machine for twenty minutes.
 bench: venv $(LAB_SECRETS) ## Measure the service beside a tutorial's on one lab host

@@ -28,5 +28,7 @@ def test_only_known_settings_are_set() -> None:
         used |= set(re.findall(r"^\s+([A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+):", path.read_text(), re.MULTILINE))
     assert used - known == set()
     wiring = (ROOT / "group_vars/all/wiring.yml").read_text()
-    for block in re.findall(r"^app_(?:manage_)?secrets:\n((?:  .+\n)+)", wiring, re.MULTILINE):
+    blocks = re.findall(r"^__app_\w+_secrets:\n((?:  .+\n)+)", wiring, re.MULTILINE)
+    assert len(blocks) == 4
+    for block in blocks:
         assert set(re.findall(r"^  (\w+):", block, re.MULTILINE)) <= set(Settings.model_fields)

@@ -1,0 +1,91 @@
+"""An application that shares nothing with ours is served, and released without a loss, by the same roles."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import math
+import socket
+import ssl
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.release.fleet import Fleet
+
+# The example of RFC 6455.
+KEY, ACCEPT = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+
+def ask(beacon: Fleet, path: str) -> tuple[int, str]:
+    context = ssl.create_default_context(cafile=beacon.ca)
+    link = http.client.HTTPSConnection(beacon.url.removeprefix("https://"), context=context, timeout=5)
+    with closing(link):
+        link.request("GET", path)
+        answer = link.getresponse()
+        return answer.status, answer.read().decode()
+
+
+@contextmanager
+def websocket(beacon: Fleet, path: str) -> Iterator[ssl.SSLSocket]:
+    host = beacon.url.removeprefix("https://")
+    context = ssl.create_default_context(cafile=beacon.ca)
+    with (
+        socket.create_connection((host, 443), 5) as raw,
+        context.wrap_socket(raw, server_hostname=host) as link,
+    ):
+        lines = [f"GET {path} HTTP/1.1", f"Host: {host}", "Connection: Upgrade", "Upgrade: websocket"]
+        lines += [f"Sec-WebSocket-Key: {KEY}", "Sec-WebSocket-Version: 13", "", ""]
+        link.sendall("\r\n".join(lines).encode())
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += link.recv(1)
+        assert head.startswith(b"HTTP/1.1 101 ")
+        assert ACCEPT.encode() in head
+        yield link
+
+
+def test_it_answers_with_its_settings_and_its_secret(beacon: Fleet) -> None:
+    status, body = ask(beacon, "/")
+    assert status == 200
+    assert json.loads(body) == {"colour": "green", "knows_its_key": True, "version": "1.0.0"}
+
+
+def test_its_metrics_are_not_public(beacon: Fleet) -> None:
+    assert ask(beacon, "/metrics")[0] == 404
+    script = (
+        "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/beacon/beacon.sock'); "
+        "s.sendall(b'GET /metrics HTTP/1.0\\r\\n\\r\\n'); print(s.makefile().read())"
+    )
+    assert "beacon_flashes_total" in beacon.ssh("beacon1", f'python3 -c "{script}"')
+
+
+def test_its_websocket_is_open_through_the_edge(beacon: Fleet) -> None:
+    with websocket(beacon, "/echo") as link:
+        # A masked text frame; a mask of zeros leaves the text as it is.
+        link.sendall(b"\x81\x85\0\0\0\0hello")
+        assert link.recv(7) == b"\x81\x05hello"
+
+
+def test_there_is_nothing_to_migrate_and_no_database(beacon: Fleet) -> None:
+    environment = beacon.ssh("beacon1", "cat /srv/beacon/current/env")
+    assert 'BEACON_COLOUR="green"' in environment
+    assert "DATABASE" not in environment
+    assert "REDIS_URL" not in environment
+    assert beacon.ssh("beacon1", "beacon-manage -c 'import beacon.web; print(beacon.web.COLOUR)'") == "green"
+
+
+@pytest.mark.timeout(300)
+def test_a_release_and_a_rollback_lose_nothing(beacon: Fleet, measured: list[str]) -> None:
+    with beacon.load("own-app", 30) as load:
+        steps = [beacon.deploy(), beacon.rollback()]
+    for step in steps:
+        after = load.report.between(step.ended, step.ended + 2)
+        assert {sample.release for sample in after.samples} <= {step.version}
+    figures = load.report.between(0, math.inf, "r").figures
+    measured.append(f"own app: deploy {steps[0].seconds:.1f} s, rollback {steps[1].seconds:.1f} s, {figures}")
+    assert not load.report.failures

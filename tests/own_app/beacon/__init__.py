@@ -1,0 +1,1 @@
+"""An ASGI service that shares nothing with the one of this repository."""

@@ -1,0 +1,66 @@
+"""The service: a module attribute, its own settings, health path and metrics."""
+
+import asyncio
+import os
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+VERSION = version("beacon")
+COLOUR = os.environ["BEACON_COLOUR"]
+KEY = (Path(os.environ["CREDENTIALS_DIRECTORY"]) / "beacon_key").read_text()
+flashes = count(1)
+latest = 0
+
+
+async def flash(_: Request) -> Response:
+    """Answer what only this service knows: its setting, and that it holds its secret."""
+    global latest
+    latest = next(flashes)
+    return JSONResponse(
+        {"colour": COLOUR, "knows_its_key": len(KEY) == 32, "version": VERSION},
+        headers={"X-Version": VERSION},
+    )
+
+
+async def wait(_: Request) -> Response:
+    """Take a while, as a long poll does."""
+    await asyncio.sleep(3)
+    return PlainTextResponse("patience", headers={"X-Version": VERSION})
+
+
+async def echo(socket: WebSocket) -> None:
+    """Say everything again."""
+    await socket.accept()
+    try:
+        while True:
+            await socket.send_text(await socket.receive_text())
+    except WebSocketDisconnect:
+        return
+
+
+async def healthy(_: Request) -> Response:
+    """Answer whether this worker can serve."""
+    return PlainTextResponse("lit")
+
+
+async def metrics(_: Request) -> Response:
+    """Expose this worker's own counter."""
+    return PlainTextResponse(f"# TYPE beacon_flashes_total counter\nbeacon_flashes_total {latest}\n")
+
+
+application = Starlette(
+    routes=[
+        Route("/", flash),
+        Route("/wait", wait),
+        Route("/healthz", healthy),
+        Route("/metrics", metrics),
+        WebSocketRoute("/echo", echo),
+    ]
+)

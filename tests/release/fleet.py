@@ -1,0 +1,218 @@
+"""The hosts of the scenario `release`: deploy to them, load them, look at them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tests.lab import ROOT, Lab, Run, clean_environment, play
+from tests.load.report import OK, Report
+from tests.release.variant import make
+
+# Three of four requests read, every fourth writes; capitals take a fresh connection.
+MIX = "rrwrRlrwrrWrrlrwRrrw"
+
+
+@dataclass
+class Load:
+    """A load that runs; its report is there once it has ended."""
+
+    begun: float = field(default_factory=time.time)
+    report: Report = field(default_factory=lambda: Report([]))
+
+
+@dataclass
+class Step:
+    """One release or rollback, and the version that is live after it."""
+
+    version: str
+    begun: float
+    ended: float
+
+    @property
+    def seconds(self) -> float:
+        """How long the playbook ran."""
+        return self.ended - self.begun
+
+
+@dataclass
+class Fleet:
+    """An environment of one service behind one edge."""
+
+    lab: Lab
+    inventory: Path
+    edge: str
+    apps: tuple[str, ...]
+    scratch: Path
+    service: str = "api"
+    versions: list[str] = field(default_factory=list)  # what was live, the last one is now
+    built: int = 0
+
+    def play(self, name: str, **extra: Any) -> Run:
+        """Run one of the playbooks."""
+        return play("-i", self.inventory, f"playbooks/{name}.yml", "-e", json.dumps(extra))
+
+    def build(self, fault: str = "") -> dict[str, str]:
+        """Write the tree of the next version, and return what tells a deploy of it."""
+        self.built += 1
+        tree = make(self.scratch / "trees", f"1.0.{self.built}", fault)
+        return {"app_source": str(tree), "app_artifacts": str(ROOT / ".artifacts")}
+
+    def deploy(self, **extra: Any) -> Step:
+        """Deploy the next version and see that every host runs it."""
+        given = self.build()
+        return self._step("deploy", Path(given["app_source"]).name, **given, **extra)
+
+    def rollback(self) -> Step:
+        """Return to the version before and see that every host runs it."""
+        return self._step("rollback", self.versions[-2])
+
+    def _step(self, playbook: str, version: str, **extra: Any) -> Step:
+        begun = time.time()
+        run = self.play(playbook, **extra)
+        step = Step(version, begun, time.time())
+        assert run.status == 0, run.output
+        assert set(self.live().values()) == {version}
+        self.versions.append(version)
+        return step
+
+    def ssh(self, host: str, command: str) -> str:
+        """Run a command on a host and return its output."""
+        return self.lab.ssh(host, command).strip()
+
+    @cached_property
+    def url(self) -> str:
+        """Where clients find the service."""
+        return f"https://{self.lab.state['hosts'][self.edge]['address']}"
+
+    @cached_property
+    def ca(self) -> Path:
+        """The authority that clients trust."""
+        values = subprocess.run(
+            ["ansible-inventory", "-i", self.inventory, "--host", self.edge],
+            cwd=ROOT,
+            env=clean_environment(),
+            capture_output=True,
+            check=True,
+        ).stdout
+        path = self.scratch / "ca.crt"
+        path.write_text(json.loads(values)["tls_ca_certificate"])
+        return path
+
+    @cached_property
+    def token(self) -> str:
+        """A token that may write."""
+        arguments = "token --subject proof --scope products:write --lifetime 86400"
+        return self.ssh(self.apps[0], f"{self.service}-manage {arguments}")
+
+    def traffic(self) -> dict[str, Any]:
+        """Return what clients ask: reads, lists and writes, and one long poll all the time."""
+        products = "/api/v1/products"
+        product = {"name": "{key}", "category": "proof", "price": "1.00", "stock": 1}
+        write = {
+            "path": products,
+            "method": "POST",
+            "headers": {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"},
+            "body": json.dumps(product),
+            "status": 201,
+            "expect": "{key}",
+        }
+        requests = {
+            "r": {"path": f"{products}/{self.product}", "expect": '"name":"Lamp"'},
+            "l": {"path": f"{products}?category=lamps", "expect": '"name":"Lamp"'},
+            "s": {"path": "/api/v1/wait", "expect": "patience"},
+            "w": write,
+        }
+        return {"mix": MIX, "always": "s", "requests": requests}
+
+    @cached_property
+    def product(self) -> int:
+        """The product that is read all the time."""
+        values = "(name, category, price, stock) VALUES ('Lamp', 'lamps', 1, 1)"
+        return int(self.sql(f"INSERT INTO products {values} RETURNING id"))
+
+    def sql(self, statement: str) -> str:
+        """Run SQL as the database's superuser and return its bare output."""
+        return self.ssh(
+            self.edge, f'runuser -u postgres -- psql --quiet -d {self.service} -Atc "{statement}"'
+        )
+
+    @contextmanager
+    def load(self, run: str, rate: float) -> Iterator[Load]:
+        """Load the service while the block runs; then look for every acknowledged write."""
+        plan, result = self.scratch / f"{run}.json", self.scratch / f"{run}.result.json"
+        service = {"url": self.url, "ca": str(self.ca), "header": "x-version"}
+        plan.write_text(json.dumps({"run": run, "rate": rate, **service, **self.traffic()}))
+        command: list[str | Path] = [sys.executable, "-m", "tests.load.driver", plan, result]
+        process = subprocess.Popen(command, cwd=ROOT)
+        load = Load()
+        try:
+            yield load
+        finally:
+            process.terminate()
+            process.wait(60)
+            load.report = Report.read(result)
+        self.check_writes(run, load.report)
+
+    def check_writes(self, run: str, report: Report) -> None:
+        """Every acknowledged write is there once; one without an answer at most once."""
+        writes = [sample for sample in report.samples if sample.kind == "w"]
+        if not writes:
+            return
+        rows = Counter(self.sql(f"SELECT name FROM products WHERE name LIKE '{run}-%'").split())
+        twice = [name for name, number in rows.items() if number > 1]
+        assert not twice, f"written twice: {twice}"
+        lost = [sample.key for sample in writes if sample.outcome == OK and sample.key not in rows]
+        assert not lost, f"acknowledged and lost: {lost}"
+        assert rows.keys() <= {sample.key for sample in writes}
+
+    def check_returned(self, run: Run, says: str) -> None:
+        """The run failed in words that help, and every host is back on the old release."""
+        assert run.status not in (0, None), run.output
+        assert says in run.sentences[-1], run.sentences
+        assert set(self.live().values()) == {self.versions[-1]}, run.output
+
+    def wait_until_returned(self, seconds: float) -> None:
+        """Wait until every host is back on the old release by itself."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                assert set(self.live().values()) == {self.versions[-1]}
+            except AssertionError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+            else:
+                return
+
+    def directory_of(self, version: str) -> str:
+        """Return where a version is installed."""
+        return self.ssh(self.apps[0], f"ls -dt /srv/{self.service}/releases/{version}-* | head -1")
+
+    def live(self) -> dict[str, str]:
+        """Return what each application host runs: one confirmed release, and one instance of it."""
+        return {host: self.live_on(host) for host in self.apps}
+
+    def live_on(self, host: str) -> str:
+        """Return the version of a host's one instance; anything half-done is an error."""
+        service = self.service
+        units = f"systemctl list-units --plain --no-legend --all '{service}@*.service'"
+        looked = self.ssh(
+            host,
+            f"readlink /srv/{service}/current; cat /srv/{service}/current/release.json | tr -d '\\n'; echo;"
+            f" ls /run/{service} | grep trial; {units}",
+        )
+        current, release, *others = looked.splitlines()
+        assert [line.split()[:4] for line in others] == [
+            [f"{service}@{Path(current).name}.service", "loaded", "active", "running"]
+        ], f"{host} should run {current} alone: {others}"
+        return str(json.loads(release)["version"])
