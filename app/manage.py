@@ -1,4 +1,4 @@
-"""The operator's command: `python -m app.manage migrate | current | check | token | user-… | purge`."""
+"""The operator's command: `python -m app.manage migrate | plan | current | check | token | user-… | …`."""
 
 import argparse
 import asyncio
@@ -19,6 +19,7 @@ from app.idempotency import Idempotency
 from app.logging import configure_logging
 from app.metrics import Metrics
 from app.migrations import head_revision, known_revisions
+from app.migrations.plan import plan
 from app.migrations.run import MigrationError, current_revision, migrate
 from app.redis_link import RedisLink
 from app.settings import EXIT_SETTINGS, Settings, SettingsError, load_settings
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     step = command("migrate", _migrate, "bring the database's schema to this release's")
     step.add_argument("--to", default="head", metavar="REVISION", help="another revision, or base")
     step.add_argument("--lock-timeout", type=float, default=5, metavar="SECONDS")
+    command("plan", _plan, "print what migrate would do, as SQL")
     command("current", _current, "show the database's revision and this release's")
     command("check", _check, "settings, database, schema and cache; status 0 if the service can serve")
     token = command("token", _token, "print a bearer token, and nothing else")
@@ -89,6 +91,11 @@ async def _token(settings: Settings, options: argparse.Namespace) -> int:
 async def _migrate(settings: Settings, options: argparse.Namespace) -> int:
     await migrate(settings, options.to, options.lock_timeout)
     return await _current(settings, options)
+
+
+async def _plan(settings: Settings, _options: argparse.Namespace) -> int:
+    _print(plan(await current_revision(settings)).rstrip())
+    return 0
 
 
 async def _current(settings: Settings, _options: argparse.Namespace) -> int:

@@ -18,9 +18,11 @@ def _report(*, step: MigrationInfo, **_: Any) -> None:
     logger.info("Migrated", extra={"revision": step.up_revision_id, "upgrade": step.is_upgrade})
 
 
-connection = context.config.attributes["connection"]
+# None: the statements are printed.
+connection = context.config.attributes.get("connection")
 context.configure(
     connection=connection,
+    dialect_name="postgresql",
     target_metadata=Base.metadata,
     transaction_per_migration=True,
     compare_server_default=True,

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 LOCK_KEY = 0x666D6D69  # "fmmi": one migration at a time in a database
 ATTEMPTS = 5
+STATEMENT_TIMEOUT = 900  # an index over many millions of rows takes its minutes
 
 
 class MigrationError(Exception):
@@ -58,6 +59,7 @@ async def migrate(settings: Settings, target: str = "head", lock_timeout: float 
             try:
                 async with engine.connect() as connection:
                     await connection.execute(text(f"SET lock_timeout = '{int(lock_timeout * 1000)}ms'"))
+                    await connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}s'"))
                     await connection.commit()
                     await _take_turn(connection, lock_timeout)
                     await connection.run_sync(_run, target)
@@ -98,5 +100,14 @@ def _run(connection: Connection, target: str) -> None:
         raise MigrationError(f"The database is at revision {current}, which this release does not know.")
     if wanted == "base" or (current is not None and wanted < current):
         command.downgrade(config, wanted)
-    else:
+    elif current != wanted:
+        _name_this_moment(connection, f"before {wanted}")
         command.upgrade(config, wanted)
+
+
+def _name_this_moment(connection: Connection, name: str) -> None:
+    """Leave a name in the log that a restore can stop at, where the role may."""
+    may = "SELECT has_function_privilege('pg_create_restore_point(text)', 'EXECUTE')"
+    if connection.scalar(text(may)):
+        connection.execute(text("SELECT pg_create_restore_point(:name)"), {"name": name})
+    connection.commit()

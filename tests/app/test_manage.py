@@ -81,6 +81,19 @@ def test_migrations_go_down_and_up_again(run_manage: Run) -> None:
     assert run_manage("migrate") == (0, f"database {head}, release {head}\n", "")
 
 
+def test_a_plan_is_the_sql_of_what_is_missing(run_manage: Run) -> None:
+    run_manage("migrate", "--to", "0001")
+    status, out, _ = run_manage("plan")
+    assert status == 0
+    assert [line for line in out.splitlines() if line.startswith("-- Running")] == [
+        f"-- Running upgrade {number - 1:04} -> {number:04}" for number in range(2, int(head_revision()) + 1)
+    ]
+    assert "CREATE TABLE users" in out
+    assert run_manage("current")[1].startswith("database 0001,")
+    run_manage("migrate")
+    assert "Running" not in run_manage("plan")[1]
+
+
 async def test_the_schema_is_what_the_mapped_classes_say(service: Callable[..., Settings]) -> None:
     engine = create_engine(service(), owner=True)
     async with engine.connect() as connection:

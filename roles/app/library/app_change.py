@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -19,7 +20,7 @@ options:
     description: What to do.
     type: str
     required: true
-    choices: [status, lock, switch, confirm, return, unlock]
+    choices: [status, lock, migrate, switch, confirm, return, unlock]
   release: {type: str, description: "The release, for the steps that name one."}
   about: {type: dict, default: {}, description: "Who changes what, for the lock and the history."}
   options: {type: dict, default: {}, description: "The command's further options; true means a flag."}
@@ -46,7 +47,7 @@ def main() -> None:
             "step": {
                 "type": "str",
                 "required": True,
-                "choices": ["status", "lock", "switch", "confirm", "return", "unlock"],
+                "choices": ["status", "lock", "migrate", "switch", "confirm", "return", "unlock"],
             },
             "release": {"type": "str"},
             "about": {"type": "dict", "default": {}},
@@ -62,7 +63,9 @@ def main() -> None:
         if value is True:
             command.append(f"--{name}")
         elif value is not False:
-            command += [f"--{name}", str(value)]
+            command.append(f"--{name}={value}")
+    if not Path(command[0]).exists():
+        module.fail_json(msg=f"{command[0]} is not on this host: run site.yml first")
     status, out, err = module.run_command(command)
     if status:
         module.fail_json(msg=err.strip() or out.strip())

@@ -21,7 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from service import ReleaseError, Service, answer, release_of, succeeds
+from lint import faults, revisions
+from service import ReleaseError, Service, answer, release_of, succeeds, write
 
 
 class Changes(Service):
@@ -66,11 +67,37 @@ class Changes(Service):
             "drain_seconds": round(stopped - ready, 2),
         }
         if not confirm_within:
-            self.discard(old)
+            self.sweep()
             self.renew_jobs()
             seconds = round(time.monotonic() - began, 2)
             self.record(about, release=release, previous=release_of(old), seconds=seconds, result="ok")
         return result
+
+    def migrate(self, release: str, commands: dict[str, str]) -> dict[str, Any]:
+        """Bring the database to what a release needs, or leave it as it was."""
+        manage = (f"/usr/local/sbin/{self.name}-manage", "--release", release)
+        steps: list[tuple[str, str]] = []
+        if commands.get("plan"):
+            plan = answer(*manage, *commands["plan"].split())
+            steps = revisions(plan)
+            if not steps:
+                return {"changed": False}
+            if wrong := faults(plan):
+                raise ReleaseError(". ".join(wrong))
+            write(self.srv / "releases" / release / "migration.sql", plan + "\n", 0o600)
+        try:
+            answer(*manage, *commands["migrate"].split())
+        except ReleaseError as error:
+            if not steps or not commands.get("back"):
+                raise
+            start = steps[0][1] or "base"
+            try:
+                answer(*manage, *commands["back"].split(), start)
+            except ReleaseError as second:
+                raise ReleaseError(f"{error}. Going back to {start} failed too: {second}") from None
+            (self.srv / "releases" / release / "migration.sql").unlink()
+            raise ReleaseError(f"{error}. The database is at revision {start}, as before") from None
+        return {"changed": True, "revisions": [after for after, _ in steps]}
 
     def settle(self) -> bool:
         """See that the boot starts the service, with its units as they are now."""
@@ -111,7 +138,7 @@ class Changes(Service):
         self.point(self.srv / "current", new)
         (self.run / "trial").unlink()
         self.record(about, release=release, previous=release_of(old), result="ok")
-        self.discard(old)
+        self.sweep()
         self.renew_jobs()
         self.prune(keep)
         return {"changed": True}
@@ -166,16 +193,20 @@ def parse() -> argparse.Namespace:
         "switch": "put a release in the live one's place",
         "confirm": "make the release on trial current",
         "return": "go back to what was live before",
+        "migrate": "bring the database to what a release needs",
         "lock": "reserve this host for a run",
         "unlock": "give it back",
     }.items():
         command = commands.add_parser(name, help=text)
         command.add_argument("--about", type=json.loads, default={}, help="who changes what, as JSON")
-        if name in ("switch", "confirm"):
+        if name in ("switch", "confirm", "migrate"):
             command.add_argument("release")
         if name == "switch":
             command.add_argument("--confirm-within", type=int, default=0, metavar="SECONDS")
             command.add_argument("--renew", action="store_true", help="also when nothing has changed")
+        if name == "migrate":
+            for step in ("plan", "migrate", "back"):
+                command.add_argument(f"--{step}", default="", help="arguments of the manage command")
         if name == "confirm":
             command.add_argument("--keep", type=int, default=5, metavar="RELEASES")
         if name == "return":
@@ -192,6 +223,9 @@ def carry_out(service: Changes, options: argparse.Namespace) -> dict[str, Any]:
     if options.command == "status":
         return service.status()
     if options.command == "boot":
+        # Whoever was releasing when the host went down has missed it by now.
+        if not service.trial:
+            service.lock_file.unlink(missing_ok=True)
         answer("systemctl", "start", service.unit(service.live))
         return {}
     result: dict[str, Any] = {}
@@ -199,6 +233,9 @@ def carry_out(service: Changes, options: argparse.Namespace) -> dict[str, Any]:
         if options.command == "switch":
             within, renew = options.confirm_within, options.renew
             return service.switch(options.release, about, confirm_within=within, renew=renew)
+        if options.command == "migrate":
+            commands = {"plan": options.plan, "migrate": options.migrate, "back": options.back}
+            return service.migrate(options.release, commands)
         if options.command == "confirm":
             result = service.confirm(options.release, about, options.keep)
         elif options.command == "return":

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lint import closes_the_way_back
+
 
 class ReleaseError(Exception):
     """One sentence for the operator."""
@@ -103,6 +105,20 @@ class Service:
         home = self.srv / "releases" / release
         return (home / "release.json").exists() and not (home / "failed.json").exists()
 
+    def barriers(self) -> dict[str, str]:
+        """Return why earlier releases cannot work with the database any more, for those that cannot."""
+        found: dict[str, str] = {}
+        barrier = ""
+        # Newest first, by the first time each was live: later migrations are strange to its code.
+        releases = dict.fromkeys(str(entry["release"]) for entry in self.history() if entry["result"] == "ok")
+        for release in reversed(releases):
+            if barrier:
+                found[release] = barrier
+            plan = self.srv / "releases" / release / "migration.sql"
+            if plan.exists() and (revision := closes_the_way_back(plan.read_text())):
+                barrier = f"{release} brought it to revision {revision}"
+        return found
+
     def lock(self) -> dict[str, Any]:
         return json.loads(self.lock_file.read_text()) if self.lock_file.exists() else {}
 
@@ -117,6 +133,7 @@ class Service:
             "confirmed": release_of(self.current),
             "previous": self.previous(),
             "candidates": self.candidates(),
+            "barriers": self.barriers(),
             "lock": self.lock(),
         }
 
@@ -212,6 +229,12 @@ class Service:
             succeeds("systemctl", "reset-failed", self.unit(instance))
         shutil.rmtree(self.instances / instance, ignore_errors=True)
 
+    def sweep(self) -> None:
+        """Remove every instance that neither serves nor may have to again, a killed run's too."""
+        for home in self.instances.iterdir():
+            if home.name not in (self.current, self.trial):
+                self.discard(home.name)
+
     def point(self, link: Path, instance: str) -> None:
         fresh = link.with_name(f".{link.name}.new")
         fresh.unlink(missing_ok=True)
@@ -234,7 +257,7 @@ class Service:
         what = f"{about['action']} {about.get('what', '')}".strip()
         lock = {"run": about["run"], "by": about["by"], "from": about["from"], "time": now(), "what": what}
         write(self.lock_file, json.dumps({**lock, "until": round(time.time() + seconds)}) + "\n")
-        return {"changed": True, **self.status()}
+        return self.status()
 
     def drop_lock(self, run_id: str) -> None:
         if self.lock().get("run") == run_id:
