@@ -75,6 +75,13 @@ class Changes(Service):
 
     def migrate(self, release: str, commands: dict[str, str]) -> dict[str, Any]:
         """Bring the database to what a release needs, or leave it as it was."""
+        try:
+            return self.try_to_migrate(release, commands)
+        except ReleaseError as error:
+            self.mark_failed(release, str(error))
+            raise
+
+    def try_to_migrate(self, release: str, commands: dict[str, str]) -> dict[str, Any]:
         manage = (f"/usr/local/sbin/{self.name}-manage", "--release", release)
         steps: list[tuple[str, str]] = []
         if commands.get("plan"):

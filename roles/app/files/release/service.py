@@ -22,7 +22,7 @@ def answer(*argv: str) -> str:
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
         words = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
-        raise ReleaseError(f"`{' '.join(argv)}` failed: {words[0]}")
+        raise ReleaseError(f"`{' '.join(argv)}` failed: {words[-1]}")
     return done.stdout.strip()
 
 
@@ -97,9 +97,9 @@ class Service:
         return ""
 
     def candidates(self) -> list[str]:
-        """Return every release that may go live without being deployed."""
-        homes = (self.srv / "releases").glob("*")
-        return sorted(home.name for home in homes if self.is_candidate(home.name))
+        """Return every release that was live, is still here and may go live again."""
+        lived = {str(entry["release"]) for entry in self.history() if entry["result"] == "ok"}
+        return sorted(filter(self.is_candidate, lived))
 
     def is_candidate(self, release: str) -> bool:
         home = self.srv / "releases" / release
