@@ -6,9 +6,12 @@ import socket
 import ssl
 import time
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from testinfra.host import Host
+
+PORTS = {"node": 9100, "postgres": 9187, "redis": 9121, "blackbox": 9115}
 
 
 def ask(host: Host, variables: dict[str, Any], path: str) -> Any:
@@ -22,19 +25,24 @@ def wait_for_samples(host: Host, variables: dict[str, Any], query: str) -> list[
     """Return a query's samples, waiting for as long as the first scrapes may take."""
     deadline = time.monotonic() + 2 * variables["prometheus_scrape_interval_seconds"] + 10
     while True:
-        samples: list[dict[str, Any]] = ask(host, variables, f"query?query={query}")["result"]
+        samples: list[dict[str, Any]] = ask(host, variables, f"query?query={quote(query)}")["result"]
         if samples or time.monotonic() > deadline:
             return samples
         time.sleep(1)
 
 
-@pytest.mark.on("monitoring")
-def test_every_target_is_up(host: Host, variables: dict[str, Any]) -> None:
-    wanted = {
+def wanted_targets(variables: dict[str, Any]) -> set[tuple[str, str]]:
+    """Return (job, instance) of everything that Prometheus is told to look at."""
+    scraped = {
         (job["name"], target["host"])
         for job in variables["prometheus_scrape_jobs"]
         for target in job["targets"]
     }
+    return scraped | {("probe", url) for probe in variables["prometheus_probes"] for url in probe["urls"]}
+
+
+@pytest.mark.on("monitoring")
+def test_every_target_is_up(host: Host, variables: dict[str, Any]) -> None:
     deadline = time.monotonic() + 2 * variables["prometheus_scrape_interval_seconds"] + 10
     while True:
         targets = ask(host, variables, "targets?state=active")["activeTargets"]
@@ -47,30 +55,68 @@ def test_every_target_is_up(host: Host, variables: dict[str, Any]) -> None:
             break
         time.sleep(1)
     assert down == {}
-    assert wanted <= {(target["labels"]["job"], target["labels"]["instance"]) for target in targets}
+    found = {(target["labels"]["job"], target["labels"]["instance"]) for target in targets}
+    assert found == wanted_targets(variables)
+
+
+# A figure that only comes when the exporter gets what it asks for, and the job whose hosts must have it.
+FIGURES = {
+    "node_memory_MemAvailable_bytes": "node",
+    'node_systemd_unit_state{name="ssh.service",state="active"}==1': "node",
+    "fastmetal_reboot_required": "node",
+    'fastmetal_certificate_expiry_timestamp_seconds{path="/etc/fastmetal/tls/host.crt"}': "node",
+    "pg_up==1": "postgres",
+    "db_server_connections>0": "postgres",
+    "db_transactions_blocked>=0": "postgres",
+    'db_table_size_bytes{name="products"}': "postgres",
+    "count by (instance) (db_statement_seconds)": "postgres",
+    "redis_up==1": "redis",
+    "redis_memory_used_bytes>0": "redis",
+    "count by (instance) (app_build_info)": "app",
+    "probe_success==1": "probe",
+}
 
 
 @pytest.mark.on("monitoring")
-def test_node_metrics_are_collected(host: Host, variables: dict[str, Any]) -> None:
-    nodes = {
-        target["host"]
-        for job in variables["prometheus_scrape_jobs"]
-        for target in job["targets"]
-        if job["name"].startswith("node")
-    }
-    assert nodes
-    for metric in ("node_memory_MemAvailable_bytes", "node_filesystem_avail_bytes", "node_cpu_seconds_total"):
-        samples = wait_for_samples(host, variables, metric)
-        assert nodes <= {sample["metric"]["instance"] for sample in samples}, metric
-
-
-@pytest.mark.on("monitoring")
-def test_every_job_yields_samples(host: Host, variables: dict[str, Any]) -> None:
-    wanted = {job["name"] for job in variables["prometheus_scrape_jobs"]}
-    found = {
-        sample["metric"]["job"] for sample in wait_for_samples(host, variables, "scrape_samples_scraped>0")
-    }
+@pytest.mark.parametrize("figure", FIGURES)
+def test_every_exporter_gets_its_figures(host: Host, variables: dict[str, Any], figure: str) -> None:
+    wanted = {name for job, name in wanted_targets(variables) if job == FIGURES[figure]}
+    assert wanted
+    deadline = time.monotonic() + 60
+    while True:
+        found = {sample["metric"]["instance"] for sample in wait_for_samples(host, variables, figure)}
+        if wanted <= found or time.monotonic() > deadline:
+            break
+        time.sleep(1)
     assert wanted <= found
+
+
+@pytest.mark.on("edge")
+def test_the_edge_is_counted_over_rotations(host: Host) -> None:
+    def requests() -> dict[str, int]:
+        with host.sudo():
+            host.check_output("systemctl start fastmetal-host-metrics.service")
+            text = host.file("/var/lib/fastmetal/metrics/host.prom").content_string
+        lines = [line.split() for line in text.splitlines() if not line.startswith("#")]
+        return {name: int(float(value)) for name, value in lines if name.startswith("edge_requests_total")}
+
+    def ask_edge() -> None:
+        script = (
+            "import ssl,urllib.request as r,urllib.error as e\n"
+            "context=ssl._create_unverified_context()\n"
+            "try: r.urlopen('https://127.0.0.1/',context=context)\n"
+            "except e.HTTPError: pass"
+        )
+        host.check_output(shlex.join(["python3", "-c", script]))
+        time.sleep(1.5)  # The log is written once a second.
+
+    before = requests()
+    ask_edge()
+    with host.sudo():
+        host.check_output("logrotate --force /etc/logrotate.d/nginx")
+    ask_edge()
+    key = 'edge_requests_total{status="421"}'
+    assert requests().get(key, 0) == before.get(key, 0) + 2
 
 
 @pytest.mark.on("monitoring")
@@ -81,29 +127,62 @@ def test_prometheus_is_not_public(variables: dict[str, Any]) -> None:
         socket.create_connection((variables["private_address"], int(port)), timeout=5)
 
 
-def test_exporter_is_closed_to_strangers(host: Host, variables: dict[str, Any]) -> None:
-    address, port = variables["exporter_listen_address"].rsplit(":", 1)
+def test_exporters_are_closed_to_strangers(host: Host, variables: dict[str, Any]) -> None:
     with host.sudo():
         listening = {line.split()[3] for line in host.check_output("ss -Hltn").splitlines()}
-    assert variables["exporter_listen_address"] in listening
-    assert not {f"0.0.0.0:{port}", f"*:{port}", f"[::]:{port}"} & listening
-    if not variables["exporter_tls"]:
-        with pytest.raises(OSError, match=r"refused|timed out"):
-            socket.create_connection((variables["private_address"], int(port)), timeout=5)
-        return
+    for name, port in PORTS.items():
+        wanted = name in variables["exporter_names"]
+        address = "127.0.0.1" if name == "blackbox" else variables["exporter_address"]
+        assert (f"{address}:{port}" in listening) == wanted, name
+        assert not {f"0.0.0.0:{port}", f"*:{port}", f"[::]:{port}"} & listening, name
+        if not wanted:
+            continue
+        if address == "127.0.0.1":
+            with pytest.raises(OSError, match=r"refused|timed out"):
+                socket.create_connection((variables["private_address"], port), timeout=5)
+            continue
+        with host.sudo():
+            authority = host.file(variables["exporter_tls_ca_certificate"]).content_string
+        context = ssl.create_default_context(cadata=authority)
+        plain = socket.create_connection((address, port), timeout=5)
+        connection = context.wrap_socket(plain, server_hostname=address)
+        # TLS 1.3 tells only at the first read that it wants a certificate.
+        with connection, pytest.raises((ssl.SSLError, ConnectionError)):
+            connection.recv(1)
+
+
+@pytest.mark.on("postgres")
+def test_the_postgres_exporter_reads_no_data(host: Host, variables: dict[str, Any]) -> None:
+    query = "psql --dbname={} --no-psqlrc --tuples-only --no-align --command={}"
+    database = shlex.quote(variables["exporter_postgres_database"])
+    with host.sudo("prometheus"):
+        assert host.check_output(query.format(database, "'SELECT current_user'")) == "prometheus"
+        for forbidden in ("SELECT * FROM products", "CREATE TABLE public.x (y int)", "CREATE ROLE x"):
+            refused = host.run(query.format(database, shlex.quote(forbidden)))
+            assert "permission denied" in refused.stderr, forbidden
+
+
+@pytest.mark.on("redis")
+def test_the_redis_exporter_reads_no_key(host: Host, variables: dict[str, Any]) -> None:
+    socket_path, user = variables["exporter_redis_socket"], variables["exporter_redis_user"]
     with host.sudo():
-        context = ssl.create_default_context(
-            cadata=host.file(variables["exporter_tls_ca_certificate"]).content_string
-        )
-    plain = socket.create_connection((address, int(port)), timeout=5)
-    connection = context.wrap_socket(plain, server_hostname=address)
-    # TLS 1.3 tells only at the first read that it wants a certificate.
-    with connection, pytest.raises((ssl.SSLError, ConnectionError)):
-        connection.recv(1)
+        for command in ("GET api:x", "KEYS *", "CONFIG GET requirepass", "FLUSHALL"):
+            line = f"AUTH {user} {variables['exporter_redis_password']}\n{command}\n"
+            answer = host.check_output(f"printf %s {shlex.quote(line)} | redis-cli -s {socket_path}")
+            assert answer.splitlines()[0] == "OK"
+            assert "NOPERM" in answer, command
 
 
 @pytest.mark.parametrize(
-    "unit", [pytest.param("prometheus", marks=pytest.mark.on("monitoring")), "prometheus-node-exporter"]
+    "unit",
+    [
+        pytest.param("prometheus", marks=pytest.mark.on("monitoring")),
+        pytest.param("prometheus-blackbox-exporter", marks=pytest.mark.on("monitoring")),
+        pytest.param("prometheus-postgres-exporter", marks=pytest.mark.on("postgres")),
+        pytest.param("prometheus-redis-exporter", marks=pytest.mark.on("redis")),
+        "prometheus-node-exporter",
+        "fastmetal-host-metrics",
+    ],
 )
 def test_units_are_sandboxed(host: Host, unit: str) -> None:
     with host.sudo():
