@@ -1,15 +1,23 @@
 """What Prometheus and the exporters do."""
 
+import base64
+import io
 import json
+import re
 import shlex
 import socket
 import ssl
+import tarfile
 import time
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+from testinfra.backend.base import CommandResult
 from testinfra.host import Host
+
+from tests import rules
 
 PORTS = {"node": 9100, "postgres": 9187, "redis": 9121, "blackbox": 9115}
 
@@ -119,12 +127,98 @@ def test_the_edge_is_counted_over_rotations(host: Host) -> None:
     assert requests().get(key, 0) == before.get(key, 0) + 2
 
 
+def run_promtool(host: Host, directory: Path, expression: str | None = None) -> CommandResult:
+    """Run the cases of every alert with the host's promtool."""
+    rules.write(directory, expression)
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        archive.add(directory, ".")
+    text = base64.b64encode(packed.getvalue()).decode()
+    script = (
+        f"cd $(mktemp -d) && echo {text} | base64 -d | tar -xz && promtool test rules *.test.yml; rm -r $PWD"
+    )
+    return host.run(script)
+
+
+@pytest.mark.on("monitoring")
+@pytest.mark.timeout(300)
+def test_alerts_fire_and_stay_silent(host: Host, tmp_path: Path) -> None:
+    done = run_promtool(host, tmp_path)
+    assert "FAILED" not in done.stdout + done.stderr, done.stdout + done.stderr
+    assert done.stdout.count("SUCCESS") >= len(rules.rule_files()) - 1
+
+
+@pytest.mark.on("monitoring")
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("expression", "kind"), [("vector(1) > 1", "fires"), ("vector(1)", "silent")])
+def test_cases_notice_a_rule_that_is_wrong(host: Host, tmp_path: Path, expression: str, kind: str) -> None:
+    """An alert that can never fire, or always does, turns its own case red."""
+    wanted = {
+        f"{alert} {kind}"
+        for name in rules.rule_files()
+        for alert, case in rules.cases(name).items()
+        if kind in case
+    }
+    done = run_promtool(host, tmp_path, expression)
+    assert wanted <= set(re.findall(r"name: (.+?),", done.stdout + done.stderr))
+
+
+RECEIVER = """
+import http.server, pathlib
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        with open("/run/received.jsonl", "a") as stream: stream.write(body.strip() + "\\n")
+        self.send_response(200); self.end_headers()
+    def log_message(self, *words): pass
+http.server.HTTPServer(("127.0.0.1", 9099), Handler).serve_forever()
+"""
+
+
+def received(host: Host) -> set[tuple[str, str, str]]:
+    """Return (alert, instance, status) of everything that has reached the receiver."""
+    lines = host.check_output("cat /run/received.jsonl 2>/dev/null || true").splitlines()
+    return {
+        (alert["labels"]["alertname"], alert["labels"].get("instance", ""), alert["status"])
+        for line in lines
+        for alert in json.loads(line)["alerts"]
+    }
+
+
+def wait_for_alert(host: Host, alert: tuple[str, str, str], seconds: float) -> None:
+    """Wait until an alert has reached the receiver."""
+    deadline = time.monotonic() + seconds
+    while alert not in (found := received(host)):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.5)
+
+
+@pytest.mark.on("monitoring", "app")
+def test_an_alert_arrives_and_ends(host: Host, variables: dict[str, Any]) -> None:
+    name, unit = host.backend.hostname, f"{variables['app_name']}.service"
+    with host.sudo():
+        host.check_output("rm -f /run/received.jsonl")
+        host.check_output(
+            shlex.join(["systemd-run", "--quiet", "--collect", "--unit=receiver", "python3", "-c", RECEIVER])
+        )
+        try:
+            wait_for_alert(host, ("Watchdog", "", "firing"), 30)
+            host.check_output(f"systemctl stop {unit}")
+            wait_for_alert(host, ("ServiceDown", name, "firing"), 45)
+            host.check_output(f"systemctl start {unit}")
+            wait_for_alert(host, ("ServiceDown", name, "resolved"), 60)
+        finally:
+            host.check_output(f"systemctl start {unit}")
+            host.check_output("systemctl stop receiver.service")
+
+
 @pytest.mark.on("monitoring")
 def test_prometheus_is_not_public(variables: dict[str, Any]) -> None:
-    address, port = variables["prometheus_listen_address"].rsplit(":", 1)
-    assert address.startswith("127.") or address == "[::1]"
-    with pytest.raises(OSError, match=r"refused|timed out"):
-        socket.create_connection((variables["private_address"], int(port)), timeout=5)
+    for name in ("prometheus_listen_address", "alertmanager_listen_address"):
+        address, port = variables[name].rsplit(":", 1)
+        assert address.startswith("127.") or address == "[::1]"
+        with pytest.raises(OSError, match=r"refused|timed out"):
+            socket.create_connection((variables["private_address"], int(port)), timeout=5)
 
 
 def test_exporters_are_closed_to_strangers(host: Host, variables: dict[str, Any]) -> None:
@@ -177,6 +271,7 @@ def test_the_redis_exporter_reads_no_key(host: Host, variables: dict[str, Any]) 
     "unit",
     [
         pytest.param("prometheus", marks=pytest.mark.on("monitoring")),
+        pytest.param("prometheus-alertmanager", marks=pytest.mark.on("monitoring")),
         pytest.param("prometheus-blackbox-exporter", marks=pytest.mark.on("monitoring")),
         pytest.param("prometheus-postgres-exporter", marks=pytest.mark.on("postgres")),
         pytest.param("prometheus-redis-exporter", marks=pytest.mark.on("redis")),

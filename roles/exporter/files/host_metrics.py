@@ -9,6 +9,7 @@ from __future__ import annotations
 import calendar
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -28,9 +29,9 @@ HELP = {
         "Attempts on an application server that failed, from the log.",
     ),
     "fastmetal_certificate_expiry_timestamp_seconds": ("gauge", "When a certificate ends."),
-    "fastmetal_deploy_duration_seconds": ("gauge", "How long the last deploy took."),
-    "fastmetal_deploy_success": ("gauge", "Whether the last deploy ended well."),
-    "fastmetal_deploy_timestamp_seconds": ("gauge", "When the last deploy ended."),
+    "fastmetal_deploy_duration_seconds": ("gauge", "How long the last deploy or other change took."),
+    "fastmetal_deploy_success": ("gauge", "Whether it ended well."),
+    "fastmetal_deploy_timestamp_seconds": ("gauge", "When it ended."),
     "fastmetal_reboot_required": ("gauge", "Whether an upgrade waits for a reboot."),
     "fastmetal_release_info": ("gauge", "The live release; always 1."),
     "fastmetal_upgrades_pending": ("gauge", "Packages with a newer version, by origin."),
@@ -65,26 +66,27 @@ def remembered(state: dict[str, Any], key: str, mark: str, work: Callable[[], An
 
 
 def release(service: str) -> Samples:
-    """Which release is live."""
+    """Which release is live; `current` names its instance, the release and a number."""
     current = Path(f"/srv/{service}/current")
     if not current.is_symlink():
         return {}
-    return {"fastmetal_release_info": {labels(service=service, release=current.readlink().name): 1}}
+    name = re.sub(r"\.\d+$", "", current.readlink().name)
+    return {"fastmetal_release_info": {labels(service=service, release=name): 1}}
 
 
-def deploys(history: Path) -> Samples:
-    """How the last deploy of the host's history went."""
-    if not history.exists():
+def deploys(service: str) -> Samples:
+    """How the last change of the service went, by its history on this host."""
+    history = Path(f"/srv/{service}/history.jsonl")
+    entries = [json.loads(line) for line in history.read_text().splitlines()] if history.exists() else []
+    if not entries:
         return {}
-    last: dict[str, Any] = {}
-    for line in history.read_text().splitlines():
-        last = json.loads(line)
-    if not last:
-        return {}
+    last = entries[-1]
+    known = labels(service=service, action=last["action"], release=last.get("release", ""))
+    ended = datetime.fromisoformat(last["time"]).timestamp()
     return {
-        "fastmetal_deploy_success": {"": float(last["result"] == "ok")},
-        "fastmetal_deploy_timestamp_seconds": {"": datetime.fromisoformat(last["ended"]).timestamp()},
-        "fastmetal_deploy_duration_seconds": {"": float(last["seconds"])},
+        "fastmetal_deploy_success": {known: float(last["result"] == "ok")},
+        "fastmetal_deploy_timestamp_seconds": {known: ended},
+        "fastmetal_deploy_duration_seconds": {known: float(last.get("seconds", 0))},
     }
 
 
@@ -226,7 +228,7 @@ def main() -> None:
     state = json.loads(kept.read_text()) if kept.exists() else {}
     samples = certificates(settings["certificates"], state) | upgrades(state)
     if settings["service"]:
-        samples |= release(settings["service"]) | deploys(Path(settings["history"]))
+        samples |= release(settings["service"]) | deploys(settings["service"])
     if settings["nginx_status"]:
         samples |= nginx(settings["nginx_status"])
     if settings["edge_log"]:

@@ -1,0 +1,66 @@
+"""Alert cases: when each fires, with what labels and text, and when it stays silent; in promtool's form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+RULES = ROOT / "roles/prometheus/files/rules"
+CASES = Path(__file__).parent
+# It is meant to be always on.
+NEVER_SILENT = {"Watchdog"}
+
+
+def rule_files() -> dict[str, Any]:
+    """Return the rule files by name."""
+    return {path.stem: yaml.safe_load(path.read_text()) for path in sorted(RULES.glob("*.yml"))}
+
+
+def alerts(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the alerts of a rule file by name."""
+    return {rule["alert"]: rule for group in content["groups"] for rule in group["rules"] if "alert" in rule}
+
+
+def cases(name: str) -> dict[str, dict[str, Any]]:
+    """Return the cases of a rule file's alerts."""
+    path = CASES / f"{name}.yml"
+    content: dict[str, dict[str, Any]] = yaml.safe_load(path.read_text()) if path.exists() else {}
+    return content
+
+
+def promtool_tests(name: str, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return {interval: promtool's test file} for a rule file: a case over days need not look each minute."""
+    files: dict[str, dict[str, Any]] = {}
+    for alert, case in cases(name).items():
+        rule, interval = alerts(content)[alert], case.get("interval", "1m")
+        expected = {
+            "exp_labels": {**case["labels"], **rule["labels"]},
+            "exp_annotations": {"summary": case["summary"], "runbook": rule["annotations"]["runbook"]},
+        }
+        empty = {"rule_files": ["recording.yml", f"{name}.yml"], "evaluation_interval": interval, "tests": []}
+        for kind, wanted in (("fires", [expected]), ("silent", [])):
+            if kind not in case:
+                continue
+            check = {"alertname": alert, "eval_time": case.get("at", "5m"), "exp_alerts": wanted}
+            series = [{"series": key, "values": str(values)} for key, values in case[kind].items()]
+            test = {"interval": interval, "input_series": series, "alert_rule_test": [check]}
+            files.setdefault(interval, empty)["tests"].append({"name": f"{alert} {kind}", **test})
+    return files
+
+
+def write(directory: Path, expression: str | None = None) -> None:
+    """Write rules and tests; with an expression, every alert has this one instead of its own."""
+    for name, content in rule_files().items():
+        written = content
+        if expression:
+            mutants = [
+                {**{key: value for key, value in rule.items() if key != "for"}, "expr": expression}
+                for rule in alerts(content).values()
+            ]
+            written = {"groups": [{"name": name, "rules": mutants}]}
+        (directory / f"{name}.yml").write_text(yaml.safe_dump(written))
+        for interval, test in promtool_tests(name, content).items():
+            (directory / f"{name}.{interval}.test.yml").write_text(yaml.safe_dump(test, width=1000))
