@@ -19,20 +19,16 @@ from app.redis_link import RedisLink, Unavailable
 LEASE_MARK: Final = b"~"
 # Longer than a read may take: statement timeout, waiting for a connection and Redis together.
 LEASE_MILLISECONDS: Final = 10_000
-# How long a reader waits for another worker's load before it takes the lease over: that worker may be gone.
+# How long a reader waits for another worker's load before it loads itself: that worker may be gone.
 WAIT_SECONDS: Final = 2.0
-TAKE_OVER: Final = """
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
-"""
 STORE_UNDER_LEASE: Final = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then
   if ARGV[2] == '' then return redis.call('UNLINK', KEYS[1]) end
   return redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 end
 """
-MOST_MISSED_KEYS: Final = 10_000
+MOST_MISSED: Final = 10_000
 LONGEST_KEY: Final = 200
-BATCH: Final = 500
 
 Load = Callable[[], Awaitable[bytes | None]]
 
@@ -51,8 +47,9 @@ class Cache:
 
     A reader that finds nothing takes a lease on the key, reads the source and stores the result only if
     the lease is still there. A writer removes the key, and the lease with it, after its commit: so a value
-    read before the commit can never be stored after it. Should a worker die between commit and removal,
-    the old value lives until its ttl.
+    read before the commit can never be stored after it. A worker that cannot reach Redis removes what it
+    wrote as soon as it can, before it uses Redis again; should it die before that, an old value that another
+    worker stored lives until its ttl.
 
     A source is read once on a miss: readers on the same worker share the flight, readers on others wait for
     the value to appear. Nobody gets what was loaded before a write that ended before the reader came: a
@@ -62,12 +59,12 @@ class Cache:
     def __init__(self, link: RedisLink, ttl: float) -> None:
         self._link = link
         self._ttl = ttl
+        self._prefix = f"{link.prefix}cache:"
         self._flights: dict[str, Flight] = {}
-        self._asked: list[tuple[str, asyncio.Future[bytes | None]]] = []
-        self._answers: set[asyncio.Task[None]] = set()
+        self._names: dict[str, None] = {}
+        self._question: asyncio.Task[dict[str, bytes | None]] | None = None
         self._missed: set[str] = set()
         self._missed_patterns: set[str] = set()
-        self._store = link.client.register_script(STORE_UNDER_LEASE) if link.client else None
         link.recoveries.append(self._remove_missed)
 
     async def fetch(self, key: str, load: Load, ttl: float | None = None) -> bytes | None:
@@ -75,10 +72,10 @@ class Cache:
 
         The load may run in a task of its own: it must not depend on a transaction around this call.
         """
-        if not self._link.enabled:
+        if self._link.client is None:
             return await load()
-        name = self._link.prefix + key
-        awaited, deadline, pause, result = b"", 0.0, 0.005, "shared"
+        name = self._prefix + key
+        deadline = time.monotonic() + WAIT_SECONDS
         while True:
             try:
                 found = await self._get(name)
@@ -88,16 +85,15 @@ class Cache:
             if found is not None and not found.startswith(LEASE_MARK):
                 self._count("hit")
                 return found
-            flight = self._flights.get(name)
+            result, flight = "shared", self._flights.get(name)
             if flight is None or (flight.loading and flight.lease != found):
-                if found is not None:  # another worker is loading it
-                    if found != awaited:
-                        awaited, deadline = found, time.monotonic() + WAIT_SECONDS
-                    if time.monotonic() < deadline:
-                        await asyncio.sleep(pause)
-                        pause = min(2 * pause, 0.05)
-                        continue
-                flight, result = self._take_off(name, load, ttl or self._ttl, found), "miss"
+                if found is not None and time.monotonic() < deadline:  # another worker is loading it
+                    await asyncio.sleep(random.uniform(0.005, 0.02))  # noqa: S311
+                    continue
+                result, flight = (
+                    "miss",
+                    self._take_off(name, load, ttl or self._ttl, takes_over=found is not None),
+                )
             # One reader's leaving must not end the flight for the others.
             landed, value = await asyncio.shield(flight.task)
             if landed:
@@ -107,27 +103,24 @@ class Cache:
     def _count(self, result: str) -> None:
         self._link.metrics.cache.labels("read", result).inc()
 
-    def _take_off(self, name: str, load: Load, ttl: float, over: bytes | None) -> Flight:
+    def _take_off(self, name: str, load: Load, ttl: float, *, takes_over: bool) -> Flight:
         flight = self._flights[name] = Flight()
-        flight.task = asyncio.create_task(self._fly(name, flight, load, ttl, over))
+        flight.task = asyncio.create_task(self._fly(name, flight, load, ttl, takes_over))
         # Should every reader have left, nobody else would look at a failure.
         flight.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return flight
 
     async def _fly(
-        self, name: str, flight: Flight, load: Load, ttl: float, over: bytes | None
+        self, name: str, flight: Flight, load: Load, ttl: float, takes_over: bool
     ) -> tuple[bool, bytes | None]:
         """Return whether the load was ours to do, and its value."""
-
-        def lease(client: Redis) -> Awaitable[Any]:
-            if over is None:
-                return client.set(name, flight.lease, nx=True, px=LEASE_MILLISECONDS)
-            return client.eval(TAKE_OVER, 1, name, over, flight.lease, str(LEASE_MILLISECONDS))
-
         value = None
         try:
             try:
-                if not await self._link.call("lease", lease):
+                if not await self._link.call(
+                    "lease",
+                    lambda client: client.set(name, flight.lease, nx=not takes_over, px=LEASE_MILLISECONDS),
+                ):
                     return False, None
             except Unavailable:
                 self._missed.add(name)  # Redis may have it all the same
@@ -141,60 +134,42 @@ class Cache:
                 del self._flights[name]
 
     async def _land(self, name: str, lease: bytes, value: bytes, ttl: float) -> None:
-        store = self._store
         lifetime = int(ttl * 1000 * random.uniform(0.9, 1.1))  # noqa: S311
         try:
-            await self._link.call("store", lambda _: store([name], [lease, value, lifetime]))  # type: ignore[misc]
+            await self._link.call(
+                "store", lambda client: client.eval(STORE_UNDER_LEASE, 1, name, lease, value, lifetime)
+            )
         except Unavailable:
             self._missed.add(name)  # nobody shall wait for a lease that nobody holds
 
     async def _get(self, name: str) -> bytes | None:
         """Read a key; what is asked for in one turn of the loop goes to Redis as one command."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[bytes | None] = loop.create_future()
-        self._asked.append((name, future))
-        if len(self._asked) == 1:
-            loop.call_soon(self._ask)
-        return await future
+        self._names[name] = None
+        if self._question is None:
+            self._question = asyncio.create_task(self._ask())
+        return (await asyncio.shield(self._question))[name]
 
-    def _ask(self) -> None:
-        asked, self._asked = self._asked, []
-        task = asyncio.create_task(self._answer(asked))
-        self._answers.add(task)
-        task.add_done_callback(self._answers.discard)
-
-    async def _answer(self, asked: list[tuple[str, asyncio.Future[bytes | None]]]) -> None:
-        names = list(dict.fromkeys(name for name, _ in asked))
-        found: dict[str, bytes | None] = {}
-        failure: Exception | None = None
-        try:
-            values: list[Any] = await self._link.call("get", lambda client: client.mget(names))
-            found = dict(zip(names, values, strict=True))
-        except Exception as error:
-            failure = error
-        for name, future in asked:
-            if future.done():  # its reader left
-                continue
-            if failure is not None:
-                future.set_exception(failure)
-            else:
-                future.set_result(found[name])
+    async def _ask(self) -> dict[str, bytes | None]:
+        names, self._names, self._question = list(self._names), {}, None
+        values: list[Any] = await self._link.call("get", lambda client: client.mget(names))
+        return dict(zip(names, values, strict=True))
 
     async def invalidate(self, *keys: str) -> None:
         """Remove keys after a commit; what Redis could not be told is told before it is used again."""
-        if not self._link.enabled:
+        names = [self._prefix + key for key in keys]
+        if self._link.client is None or not names:
             return
-        names = [self._link.prefix + key for key in keys]
         try:
-            for start in range(0, len(names), BATCH):
-                batch = names[start : start + BATCH]
-                await self._link.call("invalidate", lambda client, batch=batch: client.unlink(*batch))  # type: ignore[misc]
+            await self._link.call("invalidate", lambda client: client.unlink(*names))
         except Unavailable:
             self._missed.update(names)
+            if len(self._missed) > MOST_MISSED:
+                self._missed.clear()
+                self._missed_patterns.add("*")
 
     async def clear(self, pattern: str = "*") -> None:
         """Remove every key that matches, such as `Key.pattern`, without blocking Redis."""
-        if not self._link.enabled:
+        if self._link.client is None:
             return
         try:
             await self._link.call("clear", lambda client: self._clear(client, pattern))
@@ -202,26 +177,19 @@ class Cache:
             self._missed_patterns.add(pattern)
 
     async def _clear(self, client: Redis, pattern: str) -> None:
-        batch = []
-        async for name in client.scan_iter(match=_literally(self._link.prefix) + pattern, count=1000):
-            batch.append(name)
-            if len(batch) >= BATCH:
-                await client.unlink(*batch)
-                batch.clear()
-        if batch:
-            await client.unlink(*batch)
+        cursor: int | None = None
+        while cursor != 0:
+            cursor, names = await client.scan(cursor or 0, _literally(self._prefix) + pattern, 1000)
+            if names:
+                await client.unlink(*names)
 
     async def _remove_missed(self, client: Redis) -> None:
-        if len(self._missed) > MOST_MISSED_KEYS:
-            self._missed_patterns.add("*")
-            self._missed.clear()
         for pattern in list(self._missed_patterns):
             await self._clear(client, pattern)
             self._missed_patterns.discard(pattern)
-        missed = list(self._missed)
-        for start in range(0, len(missed), BATCH):
-            await client.unlink(*missed[start : start + BATCH])
-        self._missed.difference_update(missed)
+        if missed := list(self._missed):
+            await client.unlink(*missed)
+            self._missed.difference_update(missed)
 
 
 class Key:
@@ -236,12 +204,11 @@ class Key:
         self.arguments = arguments
         self.pattern = f"{_literally(prefix)}:*"
 
-    def __call__(self, **values: Any) -> str:
-        """Return the key for these values, the same in every process."""
-        if values.keys() != set(self.arguments):
+    def __call__(self, *values: Any) -> str:
+        """Return the key for these values of the arguments, the same in every process."""
+        if len(values) != len(self.arguments):
             raise TypeError(f"{self.prefix} needs {', '.join(self.arguments)}")
-        ordered = [values[name] for name in self.arguments]
-        text = orjson.dumps(ordered, option=orjson.OPT_SORT_KEYS)[1:-1]
+        text = orjson.dumps(values, option=orjson.OPT_SORT_KEYS)[1:-1]
         if len(text) > LONGEST_KEY:
             text = b"#" + hashlib.sha256(text).hexdigest().encode()
         return f"{self.prefix}:{text.decode()}"
@@ -264,7 +231,7 @@ Method = Callable[Concatenate[S, P], Coroutine[Any, Any, bytes | None]]
 
 
 def cached(
-    key: Key, *, ttl: float | None = None, skip: Callable[..., bool] | None = None
+    key: Key, *, ttl: float | None = None, skip: Callable[..., bool] = lambda *_, **__: False
 ) -> Callable[[Method[S, P]], Method[S, P]]:
     """Cache a method that returns JSON bytes or None, under `key` of its own arguments.
 
@@ -272,22 +239,19 @@ def cached(
     """
 
     def decorate(method: Method[S, P]) -> Method[S, P]:
-        parameters = list(inspect.signature(method).parameters.values())[1:]
-        defaults = {parameter.name: parameter.default for parameter in parameters}
-        if unknown := set(key.arguments) - set(defaults):
-            raise TypeError(f"the method has no argument {', '.join(sorted(unknown))}")
-        places = {parameter.name: place for place, parameter in enumerate(parameters)}
-        taken = [(name, places[name], defaults[name]) for name in key.arguments]
+        parameters = list(inspect.signature(method).parameters)[1:]
+        defaults = {name: p.default for name, p in inspect.signature(method).parameters.items()}
+        places = [(parameters.index(name), name, defaults[name]) for name in key.arguments]
 
         @wraps(method)
         async def read(self: S, /, *args: P.args, **kwargs: P.kwargs) -> bytes | None:
-            if skip is not None and skip(*args, **kwargs):
+            if skip(*args, **kwargs):
                 return await method(self, *args, **kwargs)
-            values = {
-                name: args[place] if place < len(args) else kwargs.get(name, default)
-                for name, place, default in taken
-            }
-            return await self.cache.fetch(key(**values), lambda: method(self, *args, **kwargs), ttl)
+            values = [
+                args[place] if place < len(args) else kwargs.get(name, default)
+                for place, name, default in places
+            ]
+            return await self.cache.fetch(key(*values), lambda: method(self, *args, **kwargs), ttl)
 
         return read
 

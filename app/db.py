@@ -1,4 +1,4 @@
-"""Postgres: one pool for each worker, sessions for units of work, driver speed for the hot statements."""
+"""Postgres: one pool for each worker, sessions for cold code, the driver itself for hot statements."""
 
 import asyncio
 import random
@@ -9,24 +9,25 @@ from contextvars import ContextVar
 from typing import Any, TypeAlias, TypeVar, cast
 
 import asyncpg
-from sqlalchemy import URL, MetaData, event, exc, make_url
-from sqlalchemy.dialects.postgresql.asyncpg import dialect as asyncpg_dialect
+from sqlalchemy import MetaData, event, exc, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import NullPool
-from sqlalchemy.sql.expression import Executable
+from sqlalchemy.util import greenlet_spawn
 
-from app.errors import ConflictError, UnavailableError
+from app.errors import ConflictError, ProblemError, UnavailableError
+from app.logging import request_ids
 from app.metrics import Metrics
 from app.settings import Settings, verifying_context
 
 # A connection that sat idle this long is asked before use; younger ones only need to be still open.
 PING_AFTER_SECONDS = 15
+# One that is lost is seldom the only one, and the others may look alive a moment longer.
+DOUBT_SECONDS = 1
 ATTEMPTS = 3
 T = TypeVar("T")
 Driver: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 _transaction: ContextVar["Driver | None"] = ContextVar("transaction", default=None)
-_DIALECT: Any = cast("Any", asyncpg_dialect)()
 # What a lost connection looks like; InternalClientError is asyncpg in the instant between the server's
 # farewell and the closed socket.
 LOST = (
@@ -38,19 +39,16 @@ LOST = (
 )
 # Postgres rolled the transaction back itself.
 UNDONE = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-UNAVAILABLE = (
+NOT_NOW = (
     *LOST,
-    asyncpg.CannotConnectNowError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.QueryCanceledError,
-    asyncpg.LockNotAvailableError,
     *UNDONE,
-    exc.TimeoutError,
-    exc.OperationalError,
-    exc.InterfaceError,
+    asyncpg.OperatorInterventionError,  # cut at its timeout, or the server starts or stops
+    asyncpg.InsufficientResourcesError,
+    asyncpg.LockNotAvailableError,
+    exc.TimeoutError,  # the pool's
     OSError,
-    TimeoutError,
 )
+CONTRADICTED = (asyncpg.IntegrityConstraintViolationError,)
 
 
 class Base(DeclarativeBase):
@@ -67,47 +65,29 @@ class Base(DeclarativeBase):
     )
 
 
-class Statement:
-    """A SQLAlchemy statement compiled once to the driver's SQL: nothing is built for a request.
-
-    Written with the mapped classes, so a renamed column fails here and not in production.
-    """
-
-    def __init__(self, name: str, statement: Executable) -> None:
-        compiled = cast("Any", statement).compile(dialect=_DIALECT)
-        self.name = name
-        self.sql = str(compiled)
-        self._names: list[str] = compiled.positiontup
-        self._constants: dict[str, Any] = compiled.params
-
-    def arguments(self, values: dict[str, Any]) -> list[Any]:
-        """Return the values in the order of the placeholders."""
-        return [values[name] if name in values else self._constants[name] for name in self._names]
-
-
 def create_engine(settings: Settings, *, owner: bool = False, pooled: bool = True) -> AsyncEngine:
     """Return the engine of the serving role, or an unpooled one: of the role that migrates, if `owner`."""
-    url: URL = make_url(settings.database_url)
+    url = make_url(settings.database_url)
     password = settings.database_password
     server_settings = {"application_name": f"api {settings.release}"[:63], "jit": "off"}
     if owner:
         url, password = url.set(username=settings.owner), settings.database_owner_password
         server_settings["application_name"] = "api manage"
     else:
-        server_settings |= {
-            "statement_timeout": str(int(settings.database_statement_timeout * 1000)),
-            "lock_timeout": str(int(settings.database_lock_timeout * 1000)),
-            "idle_in_transaction_session_timeout": str(int(settings.database_idle_timeout * 1000)),
-        }
-    arguments: dict[str, Any] = {
+        for name, seconds in (
+            ("statement_timeout", settings.database_statement_timeout),
+            ("lock_timeout", settings.database_lock_timeout),
+            ("idle_in_transaction_session_timeout", settings.database_idle_timeout),
+        ):
+            server_settings[name] = str(int(seconds * 1000))
+    arguments = {
+        "password": password.get_secret_value() if password else None,
         "timeout": settings.database_connect_timeout,
         "server_settings": server_settings,
         # Of several endpoints, the one that accepts writes.
         "target_session_attrs": "read-write",
         "ssl": verifying_context(settings.database_ssl_ca) if settings.database_ssl_ca else False,
     }
-    if password is not None:
-        arguments["password"] = password.get_secret_value()
     if owner or not pooled:
         return create_async_engine(url, poolclass=NullPool, connect_args=arguments)
     return create_async_engine(
@@ -126,73 +106,72 @@ class Database:
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.engine = create_engine(settings)
+        self.aclose = self.engine.dispose
         self._metrics = metrics
-        self._lost_at = 0.0
+        self._doubt_until = 0.0
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
-        event.listen(self.engine.sync_engine, "checkout", self._refuse_dead)
-        event.listen(self.engine.sync_engine, "checkin", _note_idle_since)
+        self._names_requests = settings.debug or settings.log_level == "DEBUG"
+        event.listen(self.engine.sync_engine, "checkout", self._on_checkout)
+        event.listen(self.engine.sync_engine, "checkin", self._on_checkin)
 
     @asynccontextmanager
     async def session(self, name: str) -> AsyncIterator[AsyncSession]:
         """One unit of work: committed when the block ends, before any answer; rolled back on an error."""
         with self._accounted(name):
-            async with self._sessions() as session, session.begin():
+            async with self._sessions.begin() as session:
                 yield session
 
+    @asynccontextmanager
+    async def connection(self, name: str) -> AsyncIterator[Driver]:
+        """The driver's connection of the transaction around this call, or else one from the pool."""
+        with self._accounted(name):
+            if (joined := _transaction.get()) is not None:
+                yield joined
+                return
+            pooled = await self.engine.raw_connection()
+            try:
+                yield cast("Driver", pooled.driver_connection)
+            except LOST:
+                self._doubt_until = time.monotonic() + DOUBT_SECONDS
+                pooled.invalidate()
+                raise
+            finally:
+                await greenlet_spawn(pooled.close)  # one of the overflow is really closed, which waits
+
+    async def write(self, name: str, sql: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Run one statement, committed when this returns unless in `transact`. Never repeated."""
+        async with self.connection(name) as driver:
+            return await driver.fetch(sql, *arguments)
+
+    async def fetch(self, name: str, sql: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Run a read; a lost connection is replaced once, since a read may repeat."""
+        try:
+            return await self.write(name, sql, *arguments)
+        except UnavailableError as error:
+            if _transaction.get() is not None or not isinstance(error.__cause__, LOST):
+                raise
+            return await self.write(name, sql, *arguments)
+
     async def transact(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Run work in one transaction, which every `fetch` and `write` inside it joins; for hot code.
+        """Run work in one transaction, which every `fetch` and `write` inside it joins.
 
         It is run again where Postgres undid it in favour of another transaction: then nothing was done.
         A connection that is lost on the way may or may not have committed: that is never repeated.
         """
-        for attempt in range(1, ATTEMPTS + 1):
+        attempt = 1
+        while True:
             try:
-                with self._accounted(name):
-                    async with self._driver() as driver, driver.transaction():
-                        token = _transaction.set(driver)
-                        try:
-                            return await work()
-                        finally:
-                            _transaction.reset(token)
+                async with self.connection(name) as driver, driver.transaction():
+                    token = _transaction.set(driver)
+                    try:
+                        return await work()
+                    finally:
+                        _transaction.reset(token)
             except UnavailableError as error:
                 if attempt == ATTEMPTS or not isinstance(error.__cause__, UNDONE):
                     raise
-                await asyncio.sleep(attempt * random.uniform(0.005, 0.02))  # noqa: S311
-        raise AssertionError  # pragma: no cover
-
-    async def fetch(self, statement: Statement, **values: Any) -> list[asyncpg.Record]:
-        """Run a read on a driver connection; a lost connection is replaced once, since a read may repeat."""
-        with self._accounted(statement.name):
-            try:
-                return await self._fetch(statement, values)
-            except LOST:
-                if _transaction.get() is not None:
-                    raise
-                return await self._fetch(statement, values)
-
-    async def write(self, statement: Statement, **values: Any) -> list[asyncpg.Record]:
-        """Run one writing statement, committed when this returns unless in `transact`. Never repeated."""
-        with self._accounted(statement.name):
-            return await self._fetch(statement, values)
-
-    async def _fetch(self, statement: Statement, values: dict[str, Any]) -> list[asyncpg.Record]:
-        async with self._driver() as driver:
-            return await driver.fetch(statement.sql, *statement.arguments(values))
-
-    @asynccontextmanager
-    async def _driver(self) -> AsyncIterator[Driver]:
-        """The driver's connection under a pooled one, or that of the transaction around this call."""
-        if (joined := _transaction.get()) is not None:
-            yield joined
-            return
-        async with self.engine.connect() as connection:
-            raw = await connection.get_raw_connection()
-            try:
-                yield cast("Driver", raw.driver_connection)
-            except LOST:
-                self._lost_at = time.monotonic()
-                await connection.invalidate()
-                raise
+            await asyncio.sleep(attempt * random.uniform(0.005, 0.02))  # noqa: S311
+            attempt += 1
 
     @contextmanager
     def _accounted(self, name: str) -> Iterator[None]:
@@ -200,61 +179,47 @@ class Database:
         started = time.perf_counter()
         try:
             yield
-        except (asyncpg.IntegrityConstraintViolationError, exc.IntegrityError) as error:
-            self._metrics.query_errors.labels(name, type(error).__name__).inc()
-            raise ConflictError("The change contradicts what is stored.") from error
-        except (*UNAVAILABLE, exc.DBAPIError) as error:
-            cause = getattr(error, "orig", None) or error
-            self._metrics.query_errors.labels(name, type(cause).__name__).inc()
-            if isinstance(error, UNAVAILABLE) or _is_unavailable(error):
-                raise UnavailableError("The database does not answer in time; try again.") from error
+        except ProblemError:
             raise
+        except Exception as error:
+            cause: BaseException | None = error  # SQLAlchemy wraps the driver's errors, twice
+            while cause is not None and not isinstance(cause, (*NOT_NOW, *CONTRADICTED)):
+                cause = cause.__cause__
+            if cause is None:
+                raise
+            self._metrics.query_errors.labels(name, type(cause).__name__).inc()
+            if isinstance(cause, CONTRADICTED):
+                raise ConflictError("The change contradicts what is stored.") from cause
+            raise UnavailableError("The database does not answer in time; try again.") from cause
         finally:
             self._metrics.queries.labels(name).observe(time.perf_counter() - started)
 
-    def _refuse_dead(self, connection: Any, record: Any, _proxy: Any) -> None:
+    def _on_checkout(self, connection: Any, record: Any, _proxy: Any) -> None:
         """Pre-ping without its round trip: a server that went away closed the socket, which is free to see.
 
-        A connection is asked only if it sat idle for long, or since before another one was lost.
+        A connection is asked only if it sat idle for long, or since before another one's loss was over.
         """
         if connection.driver_connection.is_closed():
             raise exc.DisconnectionError
         now = time.monotonic()
         idle_since = record.info.get("idle_since", now)
-        if idle_since < self._lost_at or now - idle_since > PING_AFTER_SECONDS:
-            try:
+        try:
+            if idle_since < self._doubt_until or now - idle_since > PING_AFTER_SECONDS:
                 connection.ping()
-            except Exception as error:
-                raise exc.DisconnectionError from error
+            if self._names_requests:
+                name = " ".join(dict.fromkeys(request_ids.get().values())) or "api"
+                connection.run_async(lambda driver: driver.execute(f"SET application_name = '{name}'"))
+        except Exception as error:
+            raise exc.DisconnectionError from error
 
-    async def on_driver(self, name: str, work: Callable[[Driver], Awaitable[T]]) -> T:
-        """Run read-only work on a driver connection of the pool."""
-        with self._accounted(name):
-            async with self._driver() as driver:
-                return await work(driver)
+    @staticmethod
+    def _on_checkin(_connection: Any, record: Any) -> None:
+        record.info["idle_since"] = time.monotonic()
 
     def sample_pool(self) -> dict[str, int]:
         """Record and return how many connections this worker holds and uses."""
-        pool = cast("Any", self.engine.pool)
+        pool: Any = self.engine.pool
         sample = {"used": pool.checkedout(), "idle": pool.checkedin()}
         for state, connections in sample.items():
             self._metrics.pool.labels(state).set(connections)
         return sample
-
-    async def close(self) -> None:
-        """Close every connection."""
-        await self.engine.dispose()
-
-
-def _is_unavailable(error: BaseException) -> bool:
-    """Whether SQLAlchemy wrapped an error that means "not now"."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, UNAVAILABLE):
-            return True
-        seen = seen.__cause__
-    return isinstance(error, exc.DBAPIError) and error.connection_invalidated
-
-
-def _note_idle_since(_connection: Any, record: Any) -> None:
-    record.info["idle_since"] = time.monotonic()

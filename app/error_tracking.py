@@ -5,7 +5,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Any
 
-from app.logging import request_id_variable
+from app.logging import request_ids
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,14 +24,12 @@ class Scrubber:
     """Removes the service's own secrets, and whatever looks like one, from every string of an event."""
 
     def __init__(self, settings: Settings) -> None:
-        self._secrets = sorted((value for value in settings.secrets() if value), key=len, reverse=True)
+        self._secrets = sorted(filter(None, settings.secrets()), key=len, reverse=True)
 
     def __call__(self, event: "Event", _hint: "Hint") -> "Event":
-        """Return the event as it may leave the host."""
         for part in ("request", "user", "server_name", "modules", "breadcrumbs"):
             event.pop(part, None)  # type: ignore[misc]
-        if request_id := request_id_variable.get():
-            event.setdefault("tags", {})["request_id"] = request_id
+        event.setdefault("tags", {}).update(request_ids.get())
         clean: Event = self._clean(event)
         return clean
 
@@ -49,7 +47,7 @@ class Scrubber:
 
 def start_error_tracking(settings: Settings) -> None:
     """Connect to Sentry; without a DSN nothing is even imported."""
-    if not settings.sentry_dsn or not settings.sentry_dsn.get_secret_value():
+    if not settings.sentry_dsn.get_secret_value():
         return
     import sentry_sdk
     from sentry_sdk.integrations.logging import LoggingIntegration
@@ -72,7 +70,7 @@ def start_error_tracking(settings: Settings) -> None:
 
 async def stop_error_tracking(settings: Settings) -> None:
     """Send what is still waiting."""
-    if settings.sentry_dsn and settings.sentry_dsn.get_secret_value():
+    if settings.sentry_dsn.get_secret_value():
         import sentry_sdk
 
         await asyncio.to_thread(sentry_sdk.get_client().close, FLUSH_SECONDS)

@@ -1,6 +1,6 @@
 """Errors as RFC 9457 problem details: one shape for everything that can go wrong."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -12,25 +12,27 @@ from starlette.exceptions import HTTPException
 
 MEDIA_TYPE = "application/problem+json"
 MOST_FAULTS = 100
+# The framework's own words, and what we say instead.
+CLEARER = {
+    "Not Found": "There is nothing at this address.",
+    "Method Not Allowed": "This address does not support this method.",
+}
 
 
-class ProblemError(Exception):
+class ProblemError(HTTPException):
     """Base of the errors that a client is told about; what it says is public."""
 
-    status: ClassVar[int] = 500
-    headers: ClassVar[dict[str, str]] = {}
+    status: ClassVar[int]
 
     def __init__(
         self,
         detail: str,
         *,
-        headers: dict[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
         errors: list[dict[str, str]] | None = None,
     ) -> None:
-        super().__init__(detail)
-        self.detail = detail
+        super().__init__(self.status, detail, headers)
         self.errors = errors
-        self.extra_headers = {**self.headers, **(headers or {})}
 
 
 class NotFoundError(ProblemError):
@@ -41,17 +43,22 @@ class ConflictError(ProblemError):
     status = 409
 
 
+class TooLargeError(ProblemError):
+    status = 413
+
+
 class UnavailableError(ProblemError):
     status = 503
-    headers: ClassVar[dict[str, str]] = {"Retry-After": "1"}
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"Retry-After": "1"})
 
 
 def problem(
     status: int,
     detail: str,
     request_id: str,
-    *,
-    headers: dict[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
     errors: list[dict[str, str]] | None = None,
 ) -> Response:
     """Return a problem document; `type` stays about:blank because the status says it all."""
@@ -67,29 +74,15 @@ def problem(
     return Response(orjson.dumps(body), status, {**(headers or {}), "Cache-Control": "no-store"}, MEDIA_TYPE)
 
 
-def _request_id(request: Request) -> str:
-    return str(request.scope.get("state", {}).get("request_id", ""))
-
-
-async def _on_problem(request: Request, error: ProblemError) -> Response:
-    return problem(
-        error.status, error.detail, _request_id(request), headers=error.extra_headers, errors=error.errors
-    )
-
-
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
-    details = {
-        404: "There is nothing at this address.",
-        405: "This address does not support this method.",
-        413: "The request body is larger than this service accepts.",
-    }
-    detail = details.get(error.status_code, error.detail)
     headers = dict(error.headers or {})
     if error.status_code == 405:
         # Each method is a route of its own, and the error names only the first one's.
-        methods = request.app.openapi()["paths"].get(getattr(request.scope.get("route"), "path", ""), {})
+        methods = request.app.openapi()["paths"].get(request.scope["route"].path, {})
         headers["Allow"] = ", ".join(sorted(method.upper() for method in methods)) or headers["Allow"]
-    return problem(error.status_code, detail, _request_id(request), headers=headers)
+    detail = CLEARER.get(error.detail, error.detail)
+    faults = getattr(error, "errors", None)
+    return problem(error.status_code, detail, request.state.request_id, headers, faults)
 
 
 async def _on_validation_error(request: Request, error: RequestValidationError) -> Response:
@@ -103,12 +96,11 @@ async def _on_validation_error(request: Request, error: RequestValidationError) 
         for fault in all_faults[:MOST_FAULTS]
     ]
     detail = f"The request is not valid; `errors` names the faults, {len(faults)} of {len(all_faults)}."
-    return problem(422, detail, _request_id(request), errors=faults)
+    return problem(422, detail, request.state.request_id, errors=faults)
 
 
-# The request middleware answers what is not listed here.
+# The guard middleware answers what is not listed here.
 ERROR_HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
-    ProblemError: _on_problem,
     HTTPException: _on_http_exception,
     RequestValidationError: _on_validation_error,
 }

@@ -12,7 +12,6 @@ from fastapi import Request, Response
 
 from app.errors import ProblemError
 
-JSON = "application/json"
 _LISTED = re.compile(r'(?:W/)?("[^"]*")')
 
 
@@ -34,15 +33,15 @@ def answer(
     known = request.headers.get("if-none-match", "") if request.method == "GET" else ""
     if known.strip() == "*" or tag in _LISTED.findall(known):
         return Response(None, 304, sent)
-    return Response(body, status, sent, JSON)
+    return Response(body, status, sent, "application/json")
 
 
 def expectation(request: Request) -> Callable[[bytes], None]:
     """Return the check of If-Match, to be called with what is stored, under its lock."""
-    wanted = request.headers.get("if-match")
+    wanted = request.headers.get("if-match", "*").strip()
 
     def check(stored: bytes) -> None:
-        if wanted is not None and wanted.strip() != "*" and etag(stored) not in _LISTED.findall(wanted):
+        if wanted != "*" and etag(stored) not in _LISTED.findall(wanted):
             raise PreconditionFailedError("It has been changed since you read it: read it again.")
 
     return check

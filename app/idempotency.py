@@ -3,29 +3,26 @@
 import hashlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
-from sqlalchemy import (
-    DateTime,
-    Index,
-    LargeBinary,
-    String,
-    Text,
-    bindparam,
-    delete,
-    func,
-    literal,
-    select,
-    tuple_,
-)
-from sqlalchemy.dialects.postgresql import insert
+from pydantic import BaseModel
+from sqlalchemy import DateTime, Index, LargeBinary, String, Text, func
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.db import Base, Database, Statement
+from app.db import Base, Database
 from app.errors import ConflictError
 
-LIFETIME = timedelta(hours=24)
-PURGED_AT_ONCE = 5_000
+CLAIM = """
+INSERT INTO idempotency_keys (owner, key, fingerprint, location, body) VALUES ($1, $2, $3, '', '')
+ON CONFLICT DO NOTHING RETURNING key"""
+REMEMBER = "UPDATE idempotency_keys SET location = $3, body = $4 WHERE owner = $1 AND key = $2"
+RECALL = "SELECT fingerprint, location, body FROM idempotency_keys WHERE owner = $1 AND key = $2"
+# A day is longer than any client repeats; in batches, so that no lock is held for long.
+PURGE = """
+DELETE FROM idempotency_keys WHERE (owner, key) IN (
+  SELECT owner, key FROM idempotency_keys WHERE created_at < now() - interval '24 hours'
+  LIMIT 5000 FOR UPDATE SKIP LOCKED
+) RETURNING key"""
 
 
 class IdempotencyKey(Base):
@@ -42,35 +39,6 @@ class IdempotencyKey(Base):
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
-_FIELDS = ("owner", "key", "fingerprint", "location", "body")
-_SAME = (IdempotencyKey.owner == bindparam("owner"), IdempotencyKey.key == bindparam("key"))
-_ID = (IdempotencyKey.owner, IdempotencyKey.key)
-RECALL = Statement(
-    "idempotency.recall",
-    select(IdempotencyKey.fingerprint, IdempotencyKey.location, IdempotencyKey.body).where(*_SAME),
-)
-REMEMBER = Statement(
-    "idempotency.remember",
-    insert(IdempotencyKey)
-    .values({name: bindparam(name) for name in _FIELDS})
-    .on_conflict_do_nothing()
-    .returning(IdempotencyKey.key),
-)
-PURGE = Statement(
-    "idempotency.purge",
-    delete(IdempotencyKey)
-    .where(
-        tuple_(*_ID).in_(
-            select(*_ID)
-            .where(IdempotencyKey.created_at < func.now() - literal(LIFETIME))
-            .limit(PURGED_AT_ONCE)
-            .with_for_update(skip_locked=True)
-        )
-    )
-    .returning(IdempotencyKey.key),
-)
-
-
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a POST answered, and whether this is a repetition."""
@@ -80,10 +48,6 @@ class Outcome:
     replayed: bool = False
 
 
-class _TakenError(Exception):
-    """Another request with the same key was quicker; ours is undone."""
-
-
 class Idempotency:
     """Runs work at most once for each owner and key."""
 
@@ -91,39 +55,32 @@ class Idempotency:
         self._database = database
 
     async def once(
-        self, owner: str, key: str, request: bytes, work: Callable[[], Awaitable[Outcome]]
+        self, owner: str, key: str, request: BaseModel, work: Callable[[], Awaitable[Outcome]]
     ) -> Outcome:
         """Do `work` and remember its outcome in one transaction, or return what is remembered.
 
         Of requests that come together, the later ones wait at the key's row for the first one's end.
         """
-        fingerprint = hashlib.sha256(request).digest()
+        if not key:
+            return await work()
+        content = f"{type(request).__name__} {request.model_dump_json()}"
+        fingerprint = hashlib.sha256(content.encode()).digest()
 
-        async def work_and_remember() -> Outcome:
-            outcome = await work()
-            values = {"fingerprint": fingerprint, "location": outcome.location, "body": outcome.body}
-            if not await self._database.write(REMEMBER, owner=owner, key=key, **values):
-                raise _TakenError
-            return outcome
+        async def work_or_recall() -> Outcome:
+            if await self._database.write("idempotency.claim", CLAIM, owner, key, fingerprint):
+                outcome = await work()
+                await self._database.write(
+                    "idempotency.remember", REMEMBER, owner, key, outcome.location, outcome.body
+                )
+                return outcome
+            (stored,) = await self._database.fetch("idempotency.recall", RECALL, owner, key)
+            if stored["fingerprint"] != fingerprint:
+                raise ConflictError("This idempotency key was used for another request.")
+            return Outcome(stored["location"], stored["body"], replayed=True)
 
-        if remembered := await self._recall(owner, key, fingerprint):
-            return remembered
-        try:
-            return await self._database.transact("idempotency.once", work_and_remember)
-        except _TakenError:
-            return await self._recall(owner, key, fingerprint) or await self.once(owner, key, request, work)
+        return await self._database.transact("idempotency.once", work_or_recall)
 
-    async def _recall(self, owner: str, key: str, fingerprint: bytes) -> Outcome | None:
-        rows = await self._database.fetch(RECALL, owner=owner, key=key)
-        if not rows:
-            return None
-        if rows[0]["fingerprint"] != fingerprint:
-            raise ConflictError("This idempotency key was used for another request.")
-        return Outcome(rows[0]["location"], rows[0]["body"], replayed=True)
-
-    async def purge(self) -> int:
-        """Forget what is older than a client may still repeat; return how many keys went."""
-        purged = 0
-        while rows := await self._database.write(PURGE):
-            purged += len(rows)
-        return purged
+    async def purge(self) -> None:
+        """Forget what is older than a client may still repeat."""
+        while await self._database.write("idempotency.purge", PURGE):
+            pass

@@ -32,38 +32,38 @@ DRAIN_LOOK_SECONDS = 0.25
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Build the worker's services from the settings; nothing is connected until it is needed."""
-    settings: Settings = app.state.settings
-    metrics: Metrics = app.state.metrics
+    state = app.state
+    settings: Settings = state.settings
+    metrics: Metrics = state.metrics
     start_error_tracking(settings)
     redis = RedisLink(settings, metrics)
+    state.database = database = Database(settings, metrics)
+    state.idempotency = idempotency = Idempotency(database)
     cache = Cache(redis, settings.cache_ttl)
-    app.state.database = database = Database(settings, metrics)
-    app.state.idempotency = idempotency = Idempotency(database)
-    app.state.products = ProductService(ProductRepository(database), cache, idempotency)
-    app.state.users = UserService(UserRepository(database), app.state.tokens, metrics)
-    app.state.health = Health(database, redis, known_revisions())
+    state.products = ProductService(ProductRepository(database), cache, idempotency)
+    state.users = UserService(UserRepository(database), state.tokens, metrics)
+    state.health = Health(database, redis, known_revisions())
 
     def sample() -> None:
         metrics.sample_process()
         database.sample_pool()
 
-    app.state.sample = sample
-    monitor = DatabaseMonitor(settings, metrics, idempotency.purge)
+    state.sample = sample
     tasks = [
         asyncio.create_task(_repeat(sample, SAMPLE_SECONDS)),
-        asyncio.create_task(_repeat(app.state.drain.look, DRAIN_LOOK_SECONDS)),
-        asyncio.create_task(monitor.run()),
+        asyncio.create_task(_repeat(state.drain.look, DRAIN_LOOK_SECONDS)),
+        asyncio.create_task(DatabaseMonitor(settings, metrics, idempotency.purge).run()),
     ]
     logger.info("Started", extra={"release": settings.release, "environment": settings.environment.value})
     try:
         yield
     finally:
-        app.state.drain.begun = True
+        state.drain.begun = True
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await redis.close()
-        await database.close()
+        await redis.aclose()
+        await database.aclose()
         await stop_error_tracking(settings)
         logger.info("Stopped")
 

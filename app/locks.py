@@ -3,19 +3,15 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from secrets import token_hex
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.lock import Lock as RedisLock
+from redis.exceptions import LockError
 
 from app.redis_link import RedisLink, Unavailable
-
-EXTEND_IF_OWNED: Final = (
-    "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('PEXPIRE', KEYS[1], ARGV[2]) or 0"
-)
-RELEASE_IF_OWNED: Final = "return redis.call('GET', KEYS[1]) == ARGV[1] and redis.call('DEL', KEYS[1]) or 0"
-SHORTEST_PAUSE: Final = 0.01
-LONGEST_PAUSE: Final = 0.25
 
 
 class NotAcquired(Exception):  # noqa: N818  (an outcome)
@@ -37,42 +33,29 @@ class Lock:
     def __init__(self, link: RedisLink, name: str, ttl: float) -> None:
         self.name = name
         self._link = link
-        self._key = f"{link.prefix}lock:{name}"
-        self._milliseconds = max(1, int(ttl * 1000))
-        self._token = ""
+        self._ttl = ttl
+        self._lock: RedisLock | None = None
 
     async def acquire(self, wait: float = 0) -> bool:
         """Try until `wait` seconds have passed; return whether the lock is held now."""
         started = time.monotonic()
-        token = token_hex(16)
-        pause, acquired = SHORTEST_PAUSE, False
         while True:
-            # Should the answer to a successful try be lost, the lock stays held by nobody until its ttl.
-            with suppress(Unavailable):
-                acquired = bool(
-                    await self._link.call(
-                        "lock", lambda client: client.set(self._key, token, nx=True, px=self._milliseconds)
-                    )
-                )
+            acquired = await self._do("lock", lambda lock: lock.acquire(blocking=False))
             left = started + wait - time.monotonic()
             if acquired or left <= 0:
                 break
-            await asyncio.sleep(min(left, pause * random.uniform(0.5, 1)))  # noqa: S311
-            pause = min(2 * pause, LONGEST_PAUSE)
-        self._token = token if acquired else ""
+            await asyncio.sleep(min(left, random.uniform(0.01, 0.1)))  # noqa: S311
         waits = self._link.metrics.lock_waits.labels(self.name, "acquired" if acquired else "given up")
         waits.observe(time.monotonic() - started)
         return acquired
 
     async def extend(self) -> bool:
         """Start the ttl again; False means that the lock is, or may be, another's: stop the work."""
-        return await self._if_owned("lock_extend", EXTEND_IF_OWNED, str(self._milliseconds))
+        return await self._do("lock_extend", lambda lock: lock.reacquire())
 
     async def release(self) -> bool:
         """Give the lock up; False means that it had expired before, or that Redis is away."""
-        released = await self._if_owned("lock_release", RELEASE_IF_OWNED)
-        self._token = ""
-        return released
+        return await self._do("lock_release", lambda lock: lock.release())
 
     @asynccontextmanager
     async def held(self, wait: float = 0) -> AsyncIterator["Lock"]:
@@ -84,13 +67,17 @@ class Lock:
         finally:
             await self.release()
 
-    async def _if_owned(self, operation: str, script: str, *arguments: str) -> bool:
-        if not self._token:
+    async def _do(self, operation: str, action: Callable[[RedisLock], Awaitable[Any]]) -> bool:
+        async def command(client: Redis) -> bool:
+            if self._lock is None:
+                key = f"{self._link.prefix}lock:{self.name}"
+                self._lock = client.lock(key, timeout=self._ttl, thread_local=False)
+            try:
+                return await action(self._lock) is not False
+            except LockError:  # not ours, or no longer
+                return False
+
+        try:
+            return await self._link.call(operation, command)
+        except Unavailable:
             return False
-        with suppress(Unavailable):
-            answer = await self._link.call(
-                operation,
-                lambda client: client.eval(script, 1, self._key, self._token, *arguments),
-            )
-            return bool(answer)
-        return False

@@ -4,8 +4,8 @@ import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import aclosing
 from getpass import getpass
 from typing import Any
 
@@ -32,23 +32,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         settings = load_settings()
-    except SettingsError as error:
-        return _fail(str(error), EXIT_SETTINGS)
-    configure_logging(settings.log_level)
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # app.migrations says what happened
-    try:
+        configure_logging(settings.log_level)
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # app.migrations says what happened
         status: int = asyncio.run(options.run(settings, options))
         return status
-    except (MigrationError, UserRuleError, ProblemError) as error:
+    except SettingsError as error:
+        return _fail(str(error), EXIT_SETTINGS)
+    except (MigrationError, UserRuleError) as error:
         return _fail(str(error))
-    except (OSError, TimeoutError, exc.DBAPIError) as error:
+    except ProblemError as error:
+        return _fail(error.detail)
+    except (OSError, exc.DBAPIError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()
         return _fail(f"The database refused: {reason[-1] if reason else type(error).__name__}.")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="app.manage", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(required=True)
 
     def command(
         name: str, run: Callable[..., Coroutine[Any, Any, int]], text: str
@@ -79,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _token(settings: Settings, options: argparse.Namespace) -> int:
-    if not settings.secret_key.get_secret_value():
+    if not settings.signing_keys:
         return _fail("SECRET_KEY is required to sign a token.", EXIT_SETTINGS)
     if options.lifetime is not None and options.lifetime < 1:
         return _fail("The lifetime must be at least one second.", 2)
@@ -104,34 +105,31 @@ async def _current(settings: Settings, _options: argparse.Namespace) -> int:
     return 0
 
 
-@asynccontextmanager
-async def _users(settings: Settings) -> AsyncIterator[UserRepository]:
-    database = Database(settings, Metrics(settings.release))
-    try:
-        yield UserRepository(database)
-    finally:
-        await database.close()
+def _database(settings: Settings) -> aclosing[Database]:
+    return aclosing(Database(settings, Metrics(settings.release)))
 
 
 async def _user_add(settings: Settings, options: argparse.Namespace) -> int:
     line = getpass() if sys.stdin.isatty() else sys.stdin.readline()
     scopes = frozenset(options.scope or [WRITE_PRODUCTS])
-    async with _users(settings) as users:
-        service = UserService(users, Tokens(settings), Metrics(settings.release))
-        if not await service.add(options.name, line.rstrip("\r\n"), scopes, replace=options.replace):
-            return _fail(f"There is a user {options.name} already: --replace gives it a new password.")
-    return 0
+    async with _database(settings) as database:
+        service = UserService(UserRepository(database), Tokens(settings), Metrics(settings.release))
+        if await service.add(options.name, line.rstrip("\r\n"), scopes, replace=options.replace):
+            return 0
+    return _fail(f"There is a user {options.name} already: --replace gives it a new password.")
 
 
 async def _user_disable(settings: Settings, options: argparse.Namespace) -> int:
-    async with _users(settings) as users:
-        return 0 if await users.disable(options.name) else _fail(f"There is no user {options.name}.")
+    async with _database(settings) as database:
+        disabled = await UserRepository(database).disable(options.name)
+    return 0 if disabled else _fail(f"There is no user {options.name}.")
 
 
 async def _user_list(settings: Settings, _options: argparse.Namespace) -> int:
-    async with _users(settings) as users:
-        for user in await users.all():
-            _print(f"{user.name} {'enabled' if user.enabled else 'disabled'} {','.join(sorted(user.scopes))}")
+    async with _database(settings) as database:
+        users = await UserRepository(database).all()
+    for user in users:
+        _print(f"{user.name} {'enabled' if user.enabled else 'disabled'} {','.join(sorted(user.scopes))}")
     return 0
 
 
@@ -145,13 +143,9 @@ async def _purge(settings: Settings, _options: argparse.Namespace) -> int:
 
 
 async def _check(settings: Settings, _options: argparse.Namespace) -> int:
-    metrics = Metrics(settings.release)
-    database, redis = Database(settings, metrics), RedisLink(settings, metrics)
-    try:
-        ready, checks = await Health(database, redis, known_revisions()).report()
-    finally:
-        await redis.close()
-        await database.close()
+    redis = aclosing(RedisLink(settings, Metrics(settings.release)))
+    async with _database(settings) as database, redis as link:
+        ready, checks = await Health(database, link, known_revisions()).report()
     for name, word in checks.items():
         _print(f"{name}: {word}")
     # An operator who runs this wants to know that Redis is away, though the service would go on.

@@ -3,6 +3,7 @@
 import os
 import resource
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from app import __version__
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 PAGE_SIZE = resource.getpagesize()
+# What one worker last said about the database is left out when it is older.
+FIGURES_SECONDS = 60
 
 
 class Metrics:
@@ -27,95 +30,87 @@ class Metrics:
         self.registry = CollectorRegistry()
         counter = partial(Counter, registry=self.registry)
         histogram = partial(Histogram, registry=self.registry, buckets=BUCKETS)
-        summed = partial(Gauge, registry=self.registry, multiprocess_mode="livesum")
-        latest = partial(Gauge, registry=self.registry, multiprocess_mode="livemostrecent")
+        gauge = partial(Gauge, registry=self.registry)
 
         self.requests = counter("http_requests_total", "Requests answered.", ["method", "route", "status"])
         self.durations = histogram("http_request_duration_seconds", "Time to answer.", ["method", "route"])
         self.request_bytes = counter("http_request_bytes_total", "Bodies received.", ["method", "route"])
         self.response_bytes = counter("http_response_bytes_total", "Bodies sent.", ["method", "route"])
-        self.in_flight = summed("http_requests_in_flight", "Requests being served.")
+        self.in_flight = gauge(
+            "http_requests_in_flight", "Requests being served.", multiprocess_mode="livesum"
+        )
         self.sign_ins = counter("sign_ins_total", "Attempts to get a token.", ["result"])
 
         self.queries = histogram("database_query_duration_seconds", "Time in Postgres.", ["query"])
         self.query_errors = counter("database_errors_total", "Statements that failed.", ["query", "error"])
-        self.pool = summed("database_pool_connections", "Connections of the workers' pools.", ["state"])
-        self.monitor_time = latest("database_monitor_timestamp_seconds", "When Postgres was last asked.")
-        self.monitor_connections = latest("database_connections", "All clients' connections.", ["state"])
-        self.monitor = {
-            "max_connections": latest("database_max_connections", "Connections the server accepts."),
-            "longest_query_seconds": latest("database_longest_query_seconds", "Age of the oldest query."),
-            "longest_transaction_seconds": latest(
-                "database_longest_transaction_seconds", "Age of the oldest transaction."
-            ),
-            "size_bytes": latest("database_size_bytes", "Size of the database."),
-            "standbys": latest("database_standbys", "Standbys connected to this server."),
-            "replication_lag_seconds": latest("database_replication_lag_seconds", "Of the slowest standby."),
-        }
-        self.monitor_tables = {
-            "rows": latest("database_table_rows", "Live rows, estimated.", ["table"]),
-            "dead_rows": latest("database_table_dead_rows", "Rows to vacuum, estimated.", ["table"]),
-            "size_bytes": latest("database_table_size_bytes", "With indexes.", ["table"]),
-            "sequential_scans": latest("database_table_sequential_scans", "Since the start.", ["table"]),
-            "index_scans": latest("database_table_index_scans", "Since the start.", ["table"]),
-        }
-
+        self.pool = gauge(
+            "database_pool_connections", "Of the workers' pools.", ["state"], multiprocess_mode="livesum"
+        )
         self.cache = counter("cache_requests_total", "Cache operations.", ["operation", "result"])
         self.cache_durations = histogram("cache_operation_duration_seconds", "Time in Redis.", ["operation"])
-        self.cache_up = Gauge(
-            "cache_up",
-            "Whether every worker uses its cache.",
-            multiprocess_mode="livemin",
-            registry=self.registry,
-        )
+        self.cache_up = gauge("cache_up", "Whether every worker uses its cache.", multiprocess_mode="livemin")
         self.lock_waits = histogram("lock_wait_seconds", "Time to a lock.", ["lock", "result"])
 
-        self.memory = summed("app_resident_memory_bytes", "Memory of the workers.")
+        self.memory = gauge(
+            "app_resident_memory_bytes", "Memory of the workers.", multiprocess_mode="livesum"
+        )
         self.cpu = counter("app_cpu_seconds_total", "Processor time of the workers.")
-        self._cpu_counted = 0.0
-        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram, Counter, Counter]] = {}
-        build = Gauge(
-            "app_build_info",
-            "Always 1.",
-            ["version", "release", "python"],
-            multiprocess_mode="max",
-            registry=self.registry,
+        build = gauge(
+            "app_build_info", "Always 1.", ["version", "release", "python"], multiprocess_mode="max"
         )
         build.labels(__version__, release, sys.version.split()[0]).set(1)
+
+        self._cpu_counted = 0.0
+        self._children: dict[tuple[str, str, int], tuple[Counter, Histogram, Counter, Counter]] = {}
+        self._directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        self._figures: tuple[float, bytes] = (0, b"")
 
     def observe_request(
         self, method: str, route: str, status: int, seconds: float, received: int, sent: int
     ) -> None:
         """Count one answered request."""
-        try:
-            counter, histogram, received_bytes, sent_bytes = self._children[method, route, status]
-        except KeyError:
-            # Only listed methods and templates get here as keys, so the dictionary stays small.
-            known = method in METHODS
-            labels = method if known else "other", route
-            counter = self.requests.labels(*labels, status)
-            histogram = self.durations.labels(*labels)
-            received_bytes = self.request_bytes.labels(*labels)
-            sent_bytes = self.response_bytes.labels(*labels)
-            if known:
-                self._children[method, route, status] = counter, histogram, received_bytes, sent_bytes
+        known = method if method in METHODS else "other"
+        children = self._children.get((known, route, status))
+        if children is None:
+            children = self._children[known, route, status] = (
+                self.requests.labels(known, route, status),
+                self.durations.labels(known, route),
+                self.request_bytes.labels(known, route),
+                self.response_bytes.labels(known, route),
+            )
+        counter, histogram, received_bytes, sent_bytes = children
         counter.inc()
         histogram.observe(seconds)
-        received_bytes.inc(received)
-        sent_bytes.inc(sent)
+        if received:
+            received_bytes.inc(received)
+        if sent:
+            sent_bytes.inc(sent)
 
     def sample_process(self) -> None:
         """Record this worker's memory and processor time."""
         self.memory.set(int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_SIZE)
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        total = used.ru_utime + used.ru_stime
-        self.cpu.inc(total - self._cpu_counted)
-        self._cpu_counted = total
+        used = time.process_time()
+        self.cpu.inc(used - self._cpu_counted)
+        self._cpu_counted = used
+
+    def publish(self, figures: CollectorRegistry) -> None:
+        """Show what one worker knows for all of them; it replaces what was shown before, whole."""
+        text = generate_latest(figures)
+        self._figures = time.time(), text
+        if self._directory:
+            fresh = Path(self._directory, f"figures-{os.getpid()}")
+            fresh.write_bytes(text)
+            fresh.replace(Path(self._directory, "figures"))
 
     def render(self) -> bytes:
         """Return the exposition text: of all workers where they share a directory, else of this process."""
-        registry = self.registry
-        if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+        if not self._directory:
+            written, figures = self._figures
+            text = generate_latest(self.registry)
+        else:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+            text = generate_latest(registry)
+            file = Path(self._directory, "figures")
+            written, figures = (file.stat().st_mtime, file.read_bytes()) if file.exists() else (0, b"")
+        return text + figures if time.time() - written < FIGURES_SECONDS else text

@@ -1,19 +1,19 @@
-"""Request id, access line and metrics around every request; limits and the last resort inside."""
+"""Around every request: its id, access line, metrics and limits; and the last resort inside."""
 
 import asyncio
 import logging
 import re
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
 
-from starlette.exceptions import HTTPException
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import problem
+from app.errors import TooLargeError, problem
 from app.health import Drain
-from app.logging import AccessLog, request_id_variable
+from app.logging import request_ids
 from app.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -44,49 +44,53 @@ class RequestMiddleware:
         self,
         app: ASGIApp,
         metrics: Metrics,
-        access_log: AccessLog,
+        access_log: Callable[[dict[str, Any]], None],
         drain: Drain,
+        max_body_bytes: int,
         headers: dict[str, str],
     ) -> None:
         self.app = app
         self.metrics = metrics
         self.access_log = access_log
         self.drain = drain
+        self.max_body_bytes = max_body_bytes
         self.headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request and account for it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id, trace_id, client = _identify(scope)
+        ids, client = _identify(scope)
         state = scope.setdefault("state", {})
-        state["request_id"] = request_id
-        token = request_id_variable.set(request_id)
+        state |= {"request_id": ids["request_id"], "begun": False}
+        token = request_ids.set(ids)
         status = received = sent = 0
 
-        async def counted_receive() -> Message:
+        async def limited_receive() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
+            if received > self.max_body_bytes:  # whatever its headers claim
+                raise TooLargeError("The request body is larger than this service accepts.")
             return message
 
         async def accounted_send(message: Message) -> None:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = [(b"x-request-id", request_id.encode()), *self.headers]
+                state["begun"] = True
+                own = [(b"x-request-id", ids["request_id"].encode()), *self.headers]
                 if self.drain.begun:
                     own.append((b"connection", b"close"))
-                message["headers"] = [*message.get("headers", ()), *own]
+                message["headers"] = [*message["headers"], *own]
             else:
                 sent += len(message.get("body", b""))
             await send(message)
 
         self.metrics.in_flight.inc()
         try:
-            await self.app(scope, counted_receive, accounted_send)
+            await self.app(scope, limited_receive, accounted_send)
         finally:
             seconds = time.perf_counter() - started
             status = status or CLIENT_CLOSED_REQUEST
@@ -100,8 +104,8 @@ class RequestMiddleware:
                         "level": "INFO",
                         "logger": "app.access",
                         "message": "request",
-                        "request_id": request_id,
-                        "trace_id": trace_id,
+                        "request_id": ids["request_id"],
+                        "trace_id": ids.get("trace_id"),
                         "method": scope["method"],
                         "path": scope["path"],
                         "route": route,
@@ -112,71 +116,44 @@ class RequestMiddleware:
                         "user": state.get("user"),
                     }
                 )
-            request_id_variable.reset(token)
+            request_ids.reset(token)
 
 
 class GuardMiddleware:
-    """Pure ASGI, innermost, so that CORS headers go onto its answers too: limits, and unexpected errors."""
+    """Pure ASGI, innermost, so that CORS headers go onto its answers too: time limit, unexpected errors."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, timeout: float) -> None:
+    def __init__(self, app: ASGIApp, timeout: float) -> None:
         self.app = app
-        self.max_body_bytes = max_body_bytes
         self.timeout = timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request within its limits."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun = False
-
-        async def noted_send(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
-        answer: Response | None = None
-        request_id = scope["state"]["request_id"]
         try:
             async with asyncio.timeout(self.timeout) as deadline:
-                await self.app(scope, self._limited(receive), noted_send)
+                await self.app(scope, receive, send)
         except Exception as error:
+            request_id = scope["state"]["request_id"]
             if isinstance(error, TimeoutError) and deadline.expired():
                 logger.warning("Request timed out", extra={"route": _route(scope)})
-                answer = problem(
-                    503, "This took too long; try again.", request_id, headers={"Retry-After": "5"}
-                )
+                text = "This took too long; try again."
+                answer = problem(503, text, request_id, {"Retry-After": "5"})
             else:
                 logger.exception("Unhandled error", extra={"route": _route(scope)})
                 text = "The service failed; the request id finds the cause in its log."
                 answer = problem(500, text, request_id)
-            if begun:
+            if scope["state"]["begun"]:
                 raise  # the server must cut the connection
-        if answer is not None:
             await answer(scope, receive, send)
-
-    def _limited(self, receive: Receive) -> Receive:
-        """Refuse a body as soon as it is too large, whatever its headers claim."""
-        left = self.max_body_bytes
-
-        async def receive_within_limit() -> Message:
-            nonlocal left
-            message = await receive()
-            if message["type"] == "http.request":
-                left -= len(message.get("body", b""))
-                if left < 0:
-                    raise HTTPException(413)
-            return message
-
-        return receive_within_limit
 
 
 def _route(scope: Scope) -> str:
     return getattr(scope.get("route"), "path", "unmatched")
 
 
-def _identify(scope: Scope) -> tuple[str, str | None, str]:
-    """Return request id, trace id and client address; nothing that a caller wrote passes unchecked."""
+def _identify(scope: Scope) -> tuple[dict[str, str], str]:
+    """Return the request's ids and client address; nothing that a caller wrote passes unchecked."""
     request_id = trace_id = None
     client = scope["client"][0] if scope.get("client") else ""
     trusted = client in LOCAL_PEERS
@@ -189,4 +166,5 @@ def _identify(scope: Scope) -> tuple[str, str | None, str]:
                 trace_id = match[1].decode()
         elif name == b"x-real-ip" and trusted and ADDRESS.fullmatch(value):
             client = value.decode()
-    return request_id or trace_id or uuid4().hex, trace_id, client
+    ids = {"request_id": request_id or trace_id or uuid4().hex}
+    return (ids | {"trace_id": trace_id} if trace_id else ids), client

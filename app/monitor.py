@@ -7,38 +7,55 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from prometheus_client import CollectorRegistry, Gauge
+
 from app.db import Driver, create_engine
 from app.metrics import Metrics
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+# Requests come first when a worker starts.
+START_SECONDS = 1
 INTERVAL_SECONDS = 15
 HOUSEKEEPING_SECONDS = 600
-STATES = (
-    "active",
-    "idle",
-    "idle in transaction",
-    "idle in transaction (aborted)",
-    "fastpath function call",
-    "disabled",
-    "unknown",  # of another role's, without pg_read_all_stats
-)
+FIGURES = {
+    "max_connections": "Connections the server accepts.",
+    "longest_query_seconds": "Age of the oldest query; absent without pg_read_all_stats.",
+    "longest_transaction_seconds": "Age of the oldest transaction; absent without pg_read_all_stats.",
+    "size_bytes": "Size of the database.",
+    "standbys": "Standbys connected to this server.",
+    "replication_lag_seconds": "Of the slowest standby, or this one's; absent where there is none.",
+}
+TABLE_FIGURES = {
+    "rows": "Live rows, estimated.",
+    "dead_rows": "Rows to vacuum, estimated.",
+    "size_bytes": "With indexes.",
+    "sequential_scans": "Since the start.",
+    "index_scans": "Since the start.",
+}
+# Without pg_read_all_stats the server hides all but the existence of other roles' sessions.
 ACTIVITY = """
 SELECT coalesce(state, 'unknown') AS state, count(*) AS connections,
-  coalesce(max(extract(epoch FROM clock_timestamp() - query_start)) FILTER (WHERE state = 'active'), 0)
-    ::float8 AS query_seconds,
-  coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)::float8 AS transaction_seconds
+  max(extract(epoch FROM clock_timestamp() - query_start)) FILTER (WHERE state = 'active')::float8 AS query,
+  max(extract(epoch FROM clock_timestamp() - xact_start))::float8 AS transaction
 FROM pg_stat_activity
-WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+  AND coalesce(backend_type, 'client backend') = 'client backend'
 GROUP BY 1"""
+# A standby that has nothing to replay is not behind, however long nothing was written.
 DATABASE = """
 SELECT pg_database_size(current_database()) AS size_bytes,
   current_setting('max_connections')::int AS max_connections,
+  pg_has_role(current_user, 'pg_read_all_stats', 'USAGE') AS sees_all,
   pg_is_in_recovery() AS standby,
   (SELECT count(*) FROM pg_stat_replication) AS standbys,
-  coalesce(extract(epoch FROM CASE WHEN pg_is_in_recovery() THEN now() - pg_last_xact_replay_timestamp()
-    ELSE (SELECT max(replay_lag) FROM pg_stat_replication) END), 0)::float8 AS replication_lag_seconds"""
+  extract(epoch FROM CASE
+    WHEN NOT pg_is_in_recovery() THEN
+      (SELECT max(coalesce(replay_lag, '0')) FROM pg_stat_replication WHERE state IS NOT NULL)
+    WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN '0'
+    ELSE now() - pg_last_xact_replay_timestamp()
+  END)::float8 AS replication_lag_seconds"""
 TABLES = """
 SELECT relname AS table, n_live_tup AS rows, n_dead_tup AS dead_rows,
   pg_total_relation_size(relid) AS size_bytes, coalesce(seq_scan, 0) AS sequential_scans,
@@ -47,15 +64,39 @@ FROM pg_stat_user_tables ORDER BY relname"""
 
 
 async def collect(driver: Driver) -> dict[str, Any]:
-    """Return the figures of the database that a connection leads to."""
+    """Return the figures of the database that a connection leads to; None stands for unknown."""
+    (figures,) = await driver.fetch(DATABASE)
     activity = await driver.fetch(ACTIVITY)
+
+    def longest(what: str) -> float | None:
+        return max((row[what] or 0 for row in activity), default=0) if figures["sees_all"] else None
+
     return {
-        **dict(await driver.fetchrow(DATABASE) or {}),
+        **dict(figures),
         "connections": {row["state"]: row["connections"] for row in activity},
-        "longest_query_seconds": max((row["query_seconds"] for row in activity), default=0),
-        "longest_transaction_seconds": max((row["transaction_seconds"] for row in activity), default=0),
+        "longest_query_seconds": longest("query"),
+        "longest_transaction_seconds": longest("transaction"),
         "tables": [dict(row) for row in await driver.fetch(TABLES)],
     }
+
+
+def as_metrics(figures: dict[str, Any]) -> CollectorRegistry:
+    """Return what is known of the figures as metrics."""
+    registry = CollectorRegistry()
+    for name, text in FIGURES.items():
+        if figures[name] is not None:
+            Gauge(f"database_{name}", text, registry=registry).set(figures[name])
+    connections = Gauge("database_connections", "All clients' connections.", ["state"], registry=registry)
+    for state, number in {"active": 0, "idle": 0, "idle in transaction": 0, **figures["connections"]}.items():
+        connections.labels(state).set(number)
+    for name, text in TABLE_FIGURES.items():
+        gauge = Gauge(f"database_table_{name}", text, ["table"], registry=registry)
+        for table in figures["tables"]:
+            gauge.labels(table["table"]).set(table[name])
+    Gauge(
+        "database_monitor_timestamp_seconds", "When Postgres was last asked.", registry=registry
+    ).set_to_current_time()
+    return registry
 
 
 class DatabaseMonitor:
@@ -75,6 +116,7 @@ class DatabaseMonitor:
 
     async def run(self) -> None:
         """Lead, or try again to become the leader, for ever."""
+        await asyncio.sleep(START_SECONDS)
         while True:
             try:
                 await self._lead()
@@ -89,18 +131,8 @@ class DatabaseMonitor:
             if not await driver.fetchval(lock, socket.gethostname()):
                 return
             while True:
-                self._record(await collect(driver))
+                self._metrics.publish(as_metrics(await collect(driver)))
                 if time.monotonic() >= self._next_housekeeping:
                     await self._housekeeping()
                     self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
                 await asyncio.sleep(INTERVAL_SECONDS)
-
-    def _record(self, figures: dict[str, Any]) -> None:
-        for state in STATES:
-            self._metrics.monitor_connections.labels(state).set(figures["connections"].get(state, 0))
-        for name, gauge in self._metrics.monitor.items():
-            gauge.set(figures[name])
-        for table in figures["tables"]:
-            for name, gauge in self._metrics.monitor_tables.items():
-                gauge.labels(table["table"]).set(table[name])
-        self._metrics.monitor_time.set_to_current_time()

@@ -1,4 +1,4 @@
-"""One worker's way to Redis: a bounded pool, short timeouts, and a breaker around every command."""
+"""One worker's way to Redis: a bounded pool, short timeouts, and a circuit breaker around every command."""
 
 import logging
 import time
@@ -21,30 +21,6 @@ class Unavailable(Exception):  # noqa: N818  (a state, not a fault of the caller
     """Redis failed, or is not being asked because it failed a moment ago."""
 
 
-class Breaker:
-    """Lets calls through until one fails, then one in every `retry_after` seconds until one succeeds."""
-
-    def __init__(self, retry_after: float) -> None:
-        self.retry_after = retry_after
-        self.closed = True
-        self._next_try = 0.0
-
-    def allows(self) -> bool:
-        """Whether this call may go to Redis; in the open state that makes it the probe."""
-        if self.closed:
-            return True
-        now = time.monotonic()
-        if now < self._next_try:
-            return False
-        self._next_try = now + self.retry_after
-        return True
-
-    def failed(self) -> None:
-        """Stop calls for a while."""
-        self.closed = False
-        self._next_try = time.monotonic() + self.retry_after
-
-
 def create_client(settings: Settings) -> Redis | None:
     """Return a client with short timeouts and no retries of its own, or None without REDIS_URL."""
     if not settings.redis_url:
@@ -64,58 +40,58 @@ def create_client(settings: Settings) -> Redis | None:
 
 
 class RedisLink:
-    """Runs commands; any failure of Redis becomes Unavailable, and costs one timeout, not one per request."""
+    """Runs commands; any failure of Redis becomes Unavailable, and costs one timeout, not one per request.
+
+    After a failure nothing is asked for a while; then one command is the probe, and so on until one succeeds.
+    """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.client = create_client(settings)
         self.prefix = settings.redis_key_prefix
         self.metrics = metrics
+        # Run on the first connection after a failure, before Redis is used again.
         self.recoveries: list[Callable[[Redis], Awaitable[None]]] = []
-        self._breaker = Breaker(settings.redis_retry_after)
+        self._retry_after = settings.redis_retry_after
+        self._failed = False
+        self._next_try = 0.0
         metrics.cache_up.set(1 if self.client else 0)
-
-    @property
-    def enabled(self) -> bool:
-        """Whether a Redis is configured."""
-        return self.client is not None
 
     async def call(self, operation: str, command: Callable[[Redis], Awaitable[T]]) -> T:
         """Run one command under the breaker."""
-        if self.client is None or not self._breaker.allows():
+        started = time.monotonic()
+        if self.client is None or (self._failed and started < self._next_try):
             raise Unavailable
-        started = time.perf_counter()
         try:
-            if not self._breaker.closed:
+            if self._failed:
+                self._next_try = started + self._retry_after
                 await self._recover(self.client)
             return await command(self.client)
         except (RedisError, OSError, TimeoutError) as error:
             self.metrics.cache.labels(operation, "error").inc()
-            if self._breaker.closed:
+            if not self._failed:
                 logger.warning("Redis failed, serving without it", extra={"error": type(error).__name__})
-            self._breaker.failed()
+            self._failed = True
+            self._next_try = time.monotonic() + self._retry_after
             self.metrics.cache_up.set(0)
             raise Unavailable from error
         finally:
-            self.metrics.cache_durations.labels(operation).observe(time.perf_counter() - started)
+            self.metrics.cache_durations.labels(operation).observe(time.monotonic() - started)
 
     async def _recover(self, client: Redis) -> None:
-        """Make good what could not be done meanwhile, then use Redis again."""
+        await client.ping()
         for recovery in self.recoveries:
             await recovery(client)
-        await client.ping()
-        self._breaker.closed = True
+        self._failed = False
         self.metrics.cache_up.set(1)
         logger.info("Redis is back")
 
     async def ping(self) -> bool:
         """Whether Redis answers now; also how an idle worker notices that it is back."""
         try:
-            await self.call("ping", lambda client: client.ping())
+            return bool(await self.call("ping", lambda client: client.ping()))
         except Unavailable:
             return False
-        return True
 
-    async def close(self) -> None:
-        """Close every connection."""
+    async def aclose(self) -> None:
         if self.client is not None:
             await self.client.aclose()

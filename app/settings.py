@@ -2,33 +2,27 @@
 
 import json
 import os
+import re
 import ssl
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy import URL, make_url
 
 # Gunicorn stops, instead of restarting the worker for ever, when a worker leaves with this status.
 EXIT_SETTINGS = 4
 MINIMUM_SECRET_LENGTH = 32
-WELL_KNOWN = (
-    "changeme",
-    "secretkey",
-    "password",
-    "yoursecret",
-    "example",
-    "insecure",
-    "01234567",
-    "abcdefgh",
-)
-WELL_KNOWN_PASSWORDS = frozenset(
-    {"admin", "api", "changeme", "example", "password", "postgres", "redis", "root", "secret", "test"}
-)
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+WELL_KNOWN = re.compile("changeme|secretkey|password|yoursecret|example|insecure|01234567|abcdefgh")
+WELL_KNOWN_PASSWORDS = re.compile("admin|api|changeme|example|password|postgres|redis|root|secret|test")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+NO_SECRET = SecretStr("")
+
+Seconds = Annotated[float, Field(gt=0, le=600)]
+ShortSeconds = Annotated[float, Field(gt=0, le=60)]
 
 
 class SettingsError(Exception):
@@ -55,77 +49,60 @@ class Settings(BaseSettings):
     environment: Environment = Field(Environment.PRODUCTION, description="Decides how strict the checks are.")
     debug: bool = Field(False, description="Interactive API pages; refused in staging and production.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="Lowest level logged."
+        "INFO", description="Lowest level logged; DEBUG also names requests in Postgres' application_name."
     )
     release: str = Field("development", description="Release identifier, shown in metrics and to Postgres.")
 
     database_url: str = Field(
         description="postgresql://USER@HOST[:PORT][,HOST…]/NAME or …/NAME?host=/run/postgresql"
     )
-    database_password: SecretStr | None = Field(None, description="Password of the serving role.")
-    database_ssl_ca: Path | None = Field(
-        None, description="CA that the server must prove itself to (verify-full)."
-    )
+    database_password: SecretStr = Field(NO_SECRET, description="Password of the serving role.")
+    database_ssl_ca: FilePath | None = Field(None, description="CA to verify the server and its name by.")
     database_owner: str = Field("", description="Role that migrates; default: the serving role with _owner.")
-    database_owner_password: SecretStr | None = Field(None, description="Given to the manage command only.")
+    database_owner_password: SecretStr = Field(NO_SECRET, description="Given to the manage command only.")
     database_pool_size: int = Field(8, ge=1, le=200, description="Connections each worker keeps.")
-    database_max_overflow: int = Field(
-        0, ge=0, le=200, description="Connections a worker may add in a burst."
-    )
-    database_pool_timeout: float = Field(3, gt=0, le=60, description="Seconds to wait for a free connection.")
-    database_pool_recycle: int = Field(
-        1800, ge=1, description="Seconds after which a connection is replaced."
-    )
-    database_connect_timeout: float = Field(3, gt=0, le=60, description="Seconds to open a connection.")
-    database_statement_timeout: float = Field(5, gt=0, le=600, description="Seconds a statement may run.")
-    database_lock_timeout: float = Field(
-        2, gt=0, le=600, description="Seconds a statement may wait for a lock."
-    )
-    database_idle_timeout: float = Field(10, gt=0, le=600, description="Seconds a transaction may sit idle.")
+    database_max_overflow: int = Field(0, ge=0, le=200, description="Connections more in a burst.")
+    database_pool_timeout: ShortSeconds = Field(3, description="Seconds to wait for a free connection.")
+    database_pool_recycle: int = Field(1800, ge=1, description="Seconds a connection is kept.")
+    database_connect_timeout: ShortSeconds = Field(3, description="Seconds to open a connection.")
+    database_statement_timeout: Seconds = Field(5, description="Seconds a statement may run.")
+    database_lock_timeout: Seconds = Field(2, description="Seconds a statement may wait for a lock.")
+    database_idle_timeout: Seconds = Field(10, description="Seconds a transaction may sit idle.")
 
-    redis_url: str = Field(
-        "", description="unix:///PATH, redis:// or rediss://HOST:PORT/DB; empty: no cache."
-    )
+    redis_url: str = Field("", description="unix://, redis:// or rediss://HOST:PORT/DB; empty: no cache.")
     redis_username: str | None = Field(None, description="Redis ACL user.")
-    redis_password: SecretStr | None = Field(None, description="Password of the Redis ACL user.")
-    redis_ssl_ca: Path | None = Field(None, description="CA that a rediss:// server must prove itself to.")
+    redis_password: SecretStr = Field(NO_SECRET, description="Password of the Redis ACL user.")
+    redis_ssl_ca: FilePath | None = Field(None, description="CA to verify a rediss:// server by.")
     redis_key_prefix: str = Field("api:", description="Start of every key, as the ACL allows it.")
     redis_max_connections: int = Field(64, ge=1, le=10_000, description="Connections each worker may open.")
     redis_timeout: float = Field(0.25, gt=0, le=10, description="Seconds a Redis answer may take.")
     redis_retry_after: float = Field(2, gt=0, le=300, description="Seconds without Redis after a failure.")
-    cache_ttl: int = Field(
-        60, ge=1, le=86_400, description="Seconds a cached read lives, give or take a tenth."
-    )
+    cache_ttl: int = Field(60, ge=1, le=86_400, description="Seconds a cached read lives, within a tenth.")
 
-    secret_key: SecretStr = Field(SecretStr(""), description="Signs tokens; at least 32 characters.")
+    secret_key: SecretStr = Field(NO_SECRET, description="Signs tokens; at least 32 characters.")
     secret_keys_old: SecretStr = Field(
-        SecretStr(""), description="More keys whose tokens are accepted, separated by spaces or commas."
+        NO_SECRET, description="More keys whose tokens are accepted, separated by spaces or commas."
     )
     token_algorithm: Literal["HS256", "HS384", "HS512"] = Field("HS256", description="Signature of tokens.")
     token_lifetime_seconds: int = Field(3600, ge=1, le=31_536_000, description="Default lifetime of a token.")
 
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Origins, as a comma list or JSON."
-    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field((), description="A comma list or JSON.")
     cors_allow_credentials: bool = Field(False, description="Whether browsers may send credentials.")
     max_body_bytes: int = Field(1_048_576, ge=0, description="Largest request body accepted.")
-    request_timeout: float = Field(30, gt=0, le=600, description="Seconds a request may take.")
+    request_timeout: Seconds = Field(30, description="Seconds a request may take.")
     drain_file: Path | None = Field(
-        None, description="While this file exists the service is not ready and ends kept-alive connections."
+        None,
+        description="While this file exists readiness answers 503 and every answer says Connection: close.",
     )
-    sentry_dsn: SecretStr | None = Field(None, description="Where errors are reported; empty: nowhere.")
+    sentry_dsn: SecretStr = Field(NO_SECRET, description="Where errors are reported; empty: nowhere.")
 
     @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+    def settings_customise_sources(  # type: ignore[override]
+        cls, _: type[BaseSettings], **sources: PydanticBaseSettingsSource
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Credentials win over the environment, so that a stray variable cannot replace a secret."""
-        return init_settings, file_secret_settings, env_settings, dotenv_settings
+        names = ("init_settings", "file_secret_settings", "env_settings", "dotenv_settings")
+        return tuple(sources[name] for name in names)
 
     @field_validator("cors_origins", mode="before")
     @classmethod
@@ -165,13 +142,6 @@ class Settings(BaseSettings):
             raise ValueError("must start with unix://, redis:// or rediss://")
         return value
 
-    @field_validator("database_ssl_ca", "redis_ssl_ca", mode="after")
-    @classmethod
-    def _check_file(cls, value: Path | None) -> Path | None:
-        if value is not None and not os.access(value, os.R_OK):
-            raise ValueError("names a file that cannot be read")
-        return value
-
     @model_validator(mode="after")
     def _refuse_unsafe_values(self) -> Self:
         if self.environment.is_live:
@@ -182,8 +152,7 @@ class Settings(BaseSettings):
             if self.debug:
                 raise ValueError("DEBUG must be off in staging and production")
             for name in ("database_password", "database_owner_password", "redis_password"):
-                password = getattr(self, name)
-                if password and password.get_secret_value().lower() in WELL_KNOWN_PASSWORDS:
+                if WELL_KNOWN_PASSWORDS.fullmatch(getattr(self, name).get_secret_value().lower()):
                     raise ValueError(f"{name.upper()} is a well-known password: generate a random one")
             if not self.database_ssl_ca and not _is_local(make_url(self.database_url)):
                 raise ValueError("DATABASE_SSL_CA is required where the database is on another host")
@@ -196,16 +165,13 @@ class Settings(BaseSettings):
     @property
     def signing_keys(self) -> list[str]:
         """Every key whose tokens are accepted; the first one signs."""
-        keys = [self.secret_key.get_secret_value()]
-        keys += self.secret_keys_old.get_secret_value().replace(",", " ").split()
-        return [key for key in keys if key]
+        old = self.secret_keys_old.get_secret_value().replace(",", " ").split()
+        return [key for key in (self.secret_key.get_secret_value(), *old) if key]
 
     def secrets(self) -> list[str]:
         """Return every secret value, so that they can be kept out of what is sent elsewhere."""
-        values = [getattr(self, name) for name in type(self).model_fields]
-        return [
-            value.get_secret_value() for value in values if isinstance(value, SecretStr)
-        ] + self.signing_keys
+        values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
+        return values + self.signing_keys
 
     @property
     def owner(self) -> str:
@@ -217,7 +183,7 @@ def _refuse_weak_key(name: str, key: str) -> None:
     if len(key) < MINIMUM_SECRET_LENGTH:
         raise ValueError(f"{name} is too short: use at least {MINIMUM_SECRET_LENGTH} characters")
     letters = "".join(character for character in key.lower() if character.isalnum())
-    if len(set(key)) < 10 or any(word in letters for word in WELL_KNOWN):
+    if len(set(key)) < 10 or WELL_KNOWN.search(letters):
         raise ValueError(f"{name} is a well-known or guessable value: generate a random one")
 
 
@@ -262,15 +228,12 @@ def load_settings(**overrides: Any) -> Settings:
 
 
 def _sentence(fault: dict[str, Any]) -> str:
-    message = str(fault["msg"]).removeprefix("Value error, ")
     name = ".".join(str(part) for part in fault["loc"]).upper()
     if fault["type"] == "missing":
-        message = "is required"
-    elif fault["type"] == "extra_forbidden":
-        message = "is not a setting of this service"
-    text = (
-        f"{name} {message}"
-        if name and fault["type"] in ("missing", "extra_forbidden", "value_error")
-        else (f"{name}: {message}" if name else message)
-    )
-    return f"{text}."
+        return f"{name} is required."
+    if fault["type"] == "extra_forbidden":
+        return f"{name} is not a setting of this service."
+    message = str(fault["msg"])
+    if fault["type"] == "value_error":  # one of ours, which goes on from the name, if there is one
+        return f"{name} {message.removeprefix('Value error, ')}.".lstrip()
+    return f"{name}: {message}."

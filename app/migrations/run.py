@@ -37,7 +37,7 @@ def alembic_config() -> Config:
 
 async def current_revision(settings: Settings) -> str | None:
     """Return the database's revision."""
-    engine = create_engine(settings, owner=settings.database_owner_password is not None)
+    engine = create_engine(settings, owner=bool(settings.database_owner_password))
     try:
         async with engine.connect() as connection:
             return await connection.run_sync(

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from app.auth import WRITE_PRODUCTS, Principal, require_scope
 from app.errors import problems
-from app.etags import JSON, answer, expectation
+from app.etags import answer, expectation
 from app.idempotency import Outcome
 from app.products.schemas import (
     BulkInput,
@@ -36,10 +36,17 @@ IdempotencyKey = Annotated[
 ]
 NO_KEY = ""
 Writer = Annotated[Principal, require_scope(WRITE_PRODUCTS)]
+# For browsers, which must be told what they may send and read.
+REQUEST_HEADERS = ("Idempotency-Key", "If-Match", "If-None-Match")
+RESPONSE_HEADERS = ("Location", "ETag", "Idempotency-Replayed")
 WRITING = problems(400, 401, 403, 409, 413)
 NAMING = problems(404)
 CHANGING = WRITING | NAMING | problems(412)
 READING: dict[int | str, dict[str, object]] = {304: {"description": "The reader's copy is current."}}
+LIST_PARAMETERS = [
+    {"name": name, "in": "query", "schema": schema, "description": schema.get("description", "")}
+    for name, schema in ListQuery.model_json_schema()["properties"].items()
+]
 
 router = APIRouter(prefix=PATH, tags=["products"], responses=problems(422, 503))
 # Not below PATH, where the next part is an id.
@@ -56,10 +63,10 @@ def _headers(outcome: Outcome) -> dict[str, str]:
     return headers | ({"Idempotency-Replayed": "true"} if outcome.replayed else {})
 
 
-LIST_PARAMETERS = [
-    {"name": name, "in": "query", "schema": schema, "description": schema.get("description", "")}
-    for name, schema in ListQuery.model_json_schema()["properties"].items()
-]
+@router.get("/{id}", response_model=ProductOutput, responses=NAMING | READING)
+async def read_product(request: Request, product_id: Id) -> Response:
+    """Read a product."""
+    return answer(request, await _service(request).read(product_id))
 
 
 @router.get(
@@ -93,13 +100,7 @@ async def save_products(
 ) -> Response:
     """Create products, and replace those given with an id: all of them or none."""
     outcome = await _service(request).save_many(writer.subject, idempotency_key, bulk)
-    return Response(outcome.body, 200, _headers(outcome), JSON)
-
-
-@router.get("/{id}", response_model=ProductOutput, responses=NAMING | READING)
-async def read_product(request: Request, product_id: Id) -> Response:
-    """Read a product."""
-    return answer(request, await _service(request).read(product_id))
+    return answer(request, outcome.body, 200, _headers(outcome))
 
 
 @router.put("/{id}", response_model=ProductOutput, responses=CHANGING)

@@ -1,88 +1,77 @@
-"""Products in Postgres. Statements are compiled once and answer with JSON bytes."""
+"""Products in Postgres; what is read is returned as JSON bytes."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
 
+import asyncpg
 import orjson
-from sqlalchemy import bindparam, delete, insert, select, text, tuple_, update
 
-from app.db import Database, Statement
+from app.db import Database
 from app.errors import MOST_FAULTS, ConflictError
-from app.products.models import Product
 from app.products.schemas import BulkItem, ListQuery
 
-COLUMNS = (Product.id, Product.name, Product.category, Product.price, Product.stock)
+T = TypeVar("T")
 FIELDS = ("name", "category", "price", "stock")
 
-_THIS = Product.id == bindparam("id")
-READ = Statement("products.read", select(*COLUMNS).where(_THIS))
-LOCK = Statement("products.lock", select(*COLUMNS).where(_THIS).with_for_update())
-CREATE = Statement(
-    "products.create",
-    insert(Product).values({name: bindparam(name) for name in FIELDS}).returning(*COLUMNS),
-)
-UPDATE = Statement(
-    "products.update",
-    update(Product)
-    .where(_THIS)
-    .values({name: bindparam(f"new_{name}") for name in FIELDS})
-    .returning(*COLUMNS),
-)
-DELETE = Statement("products.delete", delete(Product).where(_THIS))
+# A price is text from here on: exact, and cheaper to read than a decimal.
+READ = "SELECT id, name, category, price::text, stock FROM products WHERE id = $1"
+LOCK = READ + " FOR UPDATE"
+CREATE = """
+INSERT INTO products (name, category, price, stock) VALUES ($1, $2, $3, $4)
+RETURNING id, name, category, price::text, stock"""
+UPDATE = """
+UPDATE products SET name = $2, category = $3, price = $4, stock = $5 WHERE id = $1
+RETURNING id, name, category, price::text, stock"""
+DELETE = "DELETE FROM products WHERE id = $1"
 
 # In one order everywhere, so that two bulk writes cannot lock each other out.
-LOCK_MANY = Statement(
-    "products.lock_many",
-    select(Product.id)
-    .where(Product.id == text("ANY(CAST(:ids AS bigint[]))"))
-    .order_by(Product.id)
-    .with_for_update(),
-)
-_UNNESTED = """unnest(CAST(:ids AS bigint[]), CAST(:names AS text[]), CAST(:categories AS text[]),
-  CAST(:prices AS numeric[]), CAST(:stocks AS int[])) WITH ORDINALITY
-  AS item (id, name, category, price, stock, place)"""
-CREATE_MANY = Statement(
-    "products.create_many",
-    text(
-        f"""INSERT INTO products (name, category, price, stock)
-        SELECT item.name, item.category, item.price, item.stock FROM {_UNNESTED}
-        ORDER BY place RETURNING id"""  # noqa: S608  (only constants)
-    ),
-)
-UPDATE_MANY = Statement(
-    "products.update_many",
-    text(
-        f"""UPDATE products SET name = item.name, category = item.category, price = item.price,
-        stock = item.stock FROM {_UNNESTED} WHERE products.id = item.id"""  # noqa: S608  (only constants)
-    ),
-)
+LOCK_MANY = "SELECT id FROM products WHERE id = ANY($1::bigint[]) ORDER BY id FOR UPDATE"
+CREATE_MANY = """
+INSERT INTO products (name, category, price, stock) SELECT name, category, price, stock
+FROM unnest($1::text[], $2::text[], $3::numeric[], $4::int[]) WITH ORDINALITY
+  AS item (name, category, price, stock, place) ORDER BY place RETURNING id"""
+UPDATE_MANY = """
+UPDATE products SET name = item.name, category = item.category, price = item.price, stock = item.stock
+FROM unnest($1::text[], $2::text[], $3::numeric[], $4::int[], $5::bigint[])
+  AS item (name, category, price, stock, id) WHERE products.id = item.id"""
+
+FILTERS = {
+    "category": "category =",
+    "min_price": "price >=",
+    "max_price": "price <=",
+    "in_stock": "(stock > 0) =",
+}
 
 
-@cache  # as many as there are sorts and sets of filters
-def _list(sort: str, filters: tuple[str, ...], after: bool) -> Statement:
-    conditions: dict[str, Any] = {
-        "category": Product.category == bindparam("category"),
-        "min_price": Product.price >= bindparam("min_price"),
-        "max_price": Product.price <= bindparam("max_price"),
-        "in_stock": (Product.stock > 0) == bindparam("in_stock"),
-    }
-    descending = sort.startswith("-")
-    columns = [Product.price, Product.id] if sort.endswith("price") else [Product.id]
-    query = select(*COLUMNS).where(*(conditions[name] for name in filters))
-    if after:
-        here = tuple_(*columns)
-        there = tuple_(*(bindparam(f"after_{column.key}", type_=column.type) for column in columns))
-        query = query.where(here < there if descending else here > there)
-    query = query.order_by(*(column.desc() if descending else column for column in columns))
-    limit, offset = (bindparam(name, type_=Product.id.type) for name in ("limit", "offset"))
-    return Statement("products.list", query.limit(limit).offset(offset))
+def list_statement(query: ListQuery) -> tuple[str, list[Any]]:
+    """Return the SQL of a page and its arguments; one row more than asked tells whether more follow."""
+    arguments: list[Any] = []
+
+    def bind(value: Any) -> str:
+        arguments.append(value)
+        return f"${len(arguments)}"
+
+    conditions = [
+        f"{condition} {bind(getattr(query, name))}"
+        for name, condition in FILTERS.items()
+        if getattr(query, name) is not None
+    ]
+    keys = ("price", "id") if query.sort.endswith("price") else ("id",)
+    direction, sign = ("DESC", "<") if query.sort.startswith("-") else ("ASC", ">")
+    if place := query.place():
+        bounds = ", ".join(bind(place[key]) for key in keys)
+        conditions.append(f"({', '.join(keys)}) {sign} ({bounds})")
+    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+    order = ", ".join(f"products.{key} {direction}" for key in keys)
+    window = f"LIMIT {bind(query.page_size + 1)} OFFSET {bind((query.page - 1) * query.page_size)}"
+    columns = "SELECT id, name, category, price::text, stock FROM products"
+    return f"{columns} {where} ORDER BY {order} {window}", arguments
 
 
 def to_json(value: Any) -> bytes:
-    """Return JSON in which a decimal is a string, exact to the last digit."""
-    return orjson.dumps(value, default=str)
+    """Return a row, or anything made of rows, as JSON."""
+    return orjson.dumps(value, default=dict)
 
 
 Check = Callable[[bytes], None]
@@ -95,21 +84,13 @@ class ProductRepository:
         self._database = database
 
     async def read(self, product_id: int) -> bytes | None:
-        """Return a product as JSON, or None."""
-        rows = await self._database.fetch(READ, id=product_id)
-        return to_json(dict(rows[0])) if rows else None
+        rows = await self._database.fetch("products.read", READ, product_id)
+        return to_json(rows[0]) if rows else None
 
     async def page(self, query: ListQuery) -> bytes:
-        """Return a page as JSON; one row more than asked tells whether there is a next one."""
-        place = query.place()
-        values = {name: getattr(query, name) for name in query.filters} | place
-        rows = await self._database.fetch(
-            _list(query.sort, query.filters, bool(place)),
-            limit=query.page_size + 1,
-            offset=(query.page - 1) * query.page_size,
-            **values,
-        )
-        items = [dict(row) for row in rows[: query.page_size]]
+        statement, arguments = list_statement(query)
+        rows = await self._database.fetch("products.list", statement, *arguments)
+        items = rows[: query.page_size]
         has_next = len(rows) > query.page_size
         return to_json(
             {
@@ -123,34 +104,41 @@ class ProductRepository:
 
     async def create(self, values: dict[str, Any]) -> tuple[int, bytes]:
         """Store a product; return its id and JSON."""
-        rows = await self._database.write(CREATE, **values)
-        return rows[0]["id"], to_json(dict(rows[0]))
+        (row,) = await self._database.write("products.create", CREATE, *(values[name] for name in FIELDS))
+        return row["id"], to_json(row)
 
     async def update(self, product_id: int, values: dict[str, Any], check: Check) -> bytes | None:
         """Change fields of a product that passes the check; return its JSON, or None if there is none."""
 
-        async def change() -> bytes | None:
-            rows = await self._database.fetch(LOCK, id=product_id)
-            if not rows:
-                return None
-            stored = dict(rows[0])
-            check(to_json(stored))
-            fields = {f"new_{name}": values.get(name, stored[name]) for name in FIELDS}
-            return to_json(dict((await self._database.write(UPDATE, id=product_id, **fields))[0]))
+        async def change(stored: asyncpg.Record) -> bytes:
+            fields = [values.get(name, stored[name]) for name in FIELDS]
+            (row,) = await self._database.write("products.update", UPDATE, product_id, *fields)
+            return to_json(row)
 
-        return await self._database.transact("products.change", change)
+        return await self._locked(product_id, check, change)
 
     async def delete(self, product_id: int, check: Check) -> bool:
         """Remove a product that passes the check; return whether there was one."""
 
-        async def remove() -> bool:
-            rows = await self._database.fetch(LOCK, id=product_id)
-            if rows:
-                check(to_json(dict(rows[0])))
-                await self._database.write(DELETE, id=product_id)
-            return bool(rows)
+        async def remove(_stored: asyncpg.Record) -> bool:
+            await self._database.write("products.delete", DELETE, product_id)
+            return True
 
-        return await self._database.transact("products.remove", remove)
+        return bool(await self._locked(product_id, check, remove))
+
+    async def _locked(
+        self, product_id: int, check: Check, work: Callable[[asyncpg.Record], Awaitable[T]]
+    ) -> T | None:
+        """Do work on a product, if there is one and it passes the check, while nobody else can change it."""
+
+        async def lock() -> T | None:
+            rows = await self._database.fetch("products.lock", LOCK, product_id)
+            if not rows:
+                return None
+            check(to_json(rows[0]))
+            return await work(rows[0])
+
+        return await self._database.transact("products.change", lock)
 
     async def save_many(self, items: Sequence[BulkItem]) -> tuple[int, list[int]]:
         """Create the items without an id and replace those with one, all or none, at driver speed.
@@ -164,10 +152,11 @@ class ProductRepository:
         _refuse(items, repeated, "This product is here more than once.")
 
         async def save() -> list[int]:
-            there = {row["id"] for row in await self._database.fetch(LOCK_MANY, ids=ids)}
-            _refuse(items, set(ids) - there, "There is no product with this id.")
-            await self._database.write(UPDATE_MANY, **_arrays(known))
-            return sorted(row["id"] for row in await self._database.write(CREATE_MANY, **_arrays(new)))
+            locked = await self._database.fetch("products.lock_many", LOCK_MANY, ids)
+            _refuse(items, set(ids) - {row["id"] for row in locked}, "There is no product with this id.")
+            await self._database.write("products.update_many", UPDATE_MANY, *_columns(known), ids)
+            rows = await self._database.write("products.create_many", CREATE_MANY, *_columns(new))
+            return sorted(row["id"] for row in rows)
 
         created = iter(await self._database.transact("products.save_many", save))
         return len(new), [next(created) if item.id is None else item.id for item in items]
@@ -181,11 +170,5 @@ def _refuse(items: Sequence[BulkItem], ids: set[int], detail: str) -> None:
         raise ConflictError("Nothing was stored; `errors` names the items.", errors=faults[:MOST_FAULTS])
 
 
-def _arrays(items: Sequence[BulkItem]) -> dict[str, list[Any]]:
-    return {
-        "ids": [item.id for item in items],
-        "names": [item.name for item in items],
-        "categories": [item.category for item in items],
-        "prices": [item.price for item in items],
-        "stocks": [item.stock for item in items],
-    }
+def _columns(items: Sequence[BulkItem]) -> list[list[Any]]:
+    return [[getattr(item, name) for item in items] for name in FIELDS]

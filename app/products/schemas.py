@@ -1,11 +1,11 @@
 """What clients send and receive."""
 
-import json
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -14,20 +14,24 @@ from pydantic import (
     StringConstraints,
     TypeAdapter,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
 from app.errors import NotFoundError
 
+MOST_ITEMS = 5_000
+# Postgres reads what a page skips: further on `after` leads, through an index.
+MOST_PAGES = 50
+
 # Postgres text cannot hold NUL, other control characters have no place in a name, and spaces are not one.
 _ANY = r"[^\x00-\x1f\x7f-\x9f]*"
-PRINTABLE = rf"^{_ANY}[^\s\x00-\x1f\x7f-\x9f]{_ANY}$"
-Name = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200, pattern=PRINTABLE)
+Text = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, pattern=rf"^{_ANY}[^\s\x00-\x1f\x7f-\x9f]{_ANY}$"),
 ]
-Category = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=PRINTABLE)
-]
+Name = Annotated[Text, Field(max_length=200)]
+Category = Annotated[Text, Field(max_length=100)]
 PRICE = re.compile(r"[0-9]{1,10}(\.[0-9]{1,2})?")
 
 
@@ -63,16 +67,17 @@ ProductId = Annotated[int, Field(ge=1, le=9_223_372_036_854_775_807)]
 # No further than every reader of JSON can count.
 BodyId = Annotated[int, Field(ge=1, le=2**53 - 1, strict=True), BeforeValidator(_to_integer)]
 Sort = Literal["id", "-id", "price", "-price"]
-MOST_ITEMS = 5_000
-FILTERS = ("category", "min_price", "max_price", "in_stock")
-
 _PLACE: TypeAdapter[tuple[Sort, int, Decimal]] = TypeAdapter(tuple[Sort, ProductId, Price])
 
 
-class ProductInput(BaseModel):
-    """A whole product, to create or replace one."""
+class Input(BaseModel):
+    """What a client sends; a misspelt field is an error."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class ProductInput(Input):
+    """A whole product, to create or replace one."""
 
     name: Name
     category: Category
@@ -85,18 +90,18 @@ class ProductInput(BaseModel):
 
 
 def drop_default(schema: dict[str, Any]) -> None:
+    """Keep a default that no request can ask for out of the document."""
     schema.pop("default", None)
 
 
 def _left_out() -> Any:
-    """A default that no request can ask for, and that the document does not show."""
     return Field(None, json_schema_extra=drop_default)
 
 
-class ProductChange(BaseModel):
+class ProductChange(Input):
     """Some fields of a product; those left out stay as they are."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"minProperties": 1})
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     name: Name = _left_out()
     category: Category = _left_out()
@@ -111,7 +116,7 @@ class ProductChange(BaseModel):
 
     def values(self) -> dict[str, Any]:
         """Return the fields that were sent."""
-        return self.model_dump(include=self.model_fields_set)
+        return self.model_dump(exclude_unset=True)
 
 
 class ProductOutput(BaseModel):
@@ -140,10 +145,8 @@ class BulkItem(ProductInput):
     id: BodyId = _left_out()
 
 
-class BulkInput(BaseModel):
+class BulkInput(Input):
     """Products to create and replace, all or none."""
-
-    model_config = ConfigDict(extra="forbid")
 
     items: list[BulkItem] = Field(min_length=1, max_length=MOST_ITEMS)
 
@@ -156,17 +159,15 @@ class BulkOutput(BaseModel):
     ids: list[ProductId]
 
 
-class ListQuery(BaseModel):
+class ListQuery(Input):
     """Which products, in which order, from where."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     category: Category | None = None
     min_price: Price | None = None
     max_price: Price | None = None
     in_stock: bool | None = None
     sort: Sort = "id"
-    page: int = Field(1, ge=1, le=10_000)
+    page: int = Field(1, ge=1, json_schema_extra={"maximum": MOST_PAGES})
     page_size: int = Field(20, ge=1, le=100)
     after: str | None = Field(
         None,
@@ -175,10 +176,14 @@ class ListQuery(BaseModel):
         description="`next` of the page before: as fast at the millionth row as at the first.",
     )
 
-    @property
-    def filters(self) -> tuple[str, ...]:
-        """The names of the filters that were given."""
-        return tuple(name for name in FILTERS if getattr(self, name) is not None)
+    @field_validator("page")
+    @classmethod
+    def _refuse_deep_pages(cls, page: int) -> int:
+        if page > MOST_PAGES:
+            raise ValueError(
+                f"ends at {MOST_PAGES}: give the `next` of a page as `after` to go on from there"
+            )
+        return page
 
     def place(self) -> dict[str, Any]:
         """Return the sort values of the row that `after` stands for."""
@@ -191,9 +196,8 @@ class ListQuery(BaseModel):
             sort = None
         if sort != self.sort:
             raise NotFoundError("`after` is not a place in this list: start again without it.")
-        return {"after_id": product_id, "after_price": price}
+        return {"id": product_id, "price": price}
 
-    def next_place(self, product_id: int, price: Decimal) -> str:
+    def next_place(self, product_id: int, price: str) -> str:
         """Return the place after a row."""
-        text = json.dumps([self.sort, product_id, str(price)], separators=(",", ":"))
-        return urlsafe_b64encode(text.encode()).decode().rstrip("=")
+        return urlsafe_b64encode(orjson.dumps([self.sort, product_id, price])).decode().rstrip("=")

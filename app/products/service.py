@@ -12,7 +12,7 @@ PRODUCT = Key("product", "product_id")
 
 
 class ProductService:
-    """Products as the API offers them: JSON bytes out, cache kept true."""
+    """Products as the API offers them: JSON bytes out; a write is seen by the next read on any worker."""
 
     def __init__(self, repository: ProductRepository, cache: Cache, idempotency: Idempotency) -> None:
         self._repository = repository
@@ -24,14 +24,12 @@ class ProductService:
         return await self._repository.read(product_id)
 
     async def read(self, product_id: int) -> bytes:
-        """Return a product, from the cache if it is there."""
         body = await self._read(product_id)
         if body is None:
             raise NotFoundError(NO_PRODUCT)
         return body
 
     async def page(self, query: ListQuery) -> bytes:
-        """Return a page of products."""
         return await self._repository.page(query)
 
     async def create(self, owner: str, key: str, product: ProductInput) -> Outcome:
@@ -41,39 +39,27 @@ class ProductService:
             product_id, body = await self._repository.create(product.model_dump())
             return Outcome(f"{PATH}/{product_id}", body)
 
-        if not key:
-            return await create()
-        return await self._idempotency.once(
-            owner, key, b"create" + product.model_dump_json().encode(), create
-        )
+        return await self._idempotency.once(owner, key, product, create)
 
     async def save_many(self, owner: str, key: str, bulk: BulkInput) -> Outcome:
-        """Create and replace products, all or none."""
+        """Create and replace products, all or none; with an idempotency key, once."""
 
         async def save() -> Outcome:
             created, ids = await self._repository.save_many(bulk.items)
             return Outcome("", to_json({"created": created, "updated": len(ids) - created, "ids": ids}))
 
-        if not key:
-            outcome = await save()
-        else:
-            outcome = await self._idempotency.once(
-                owner, key, b"bulk" + bulk.model_dump_json().encode(), save
-            )
-        known = [item.id for item in bulk.items if item.id is not None]
-        await self.cache.invalidate(*(PRODUCT(product_id=product_id) for product_id in known))
+        outcome = await self._idempotency.once(owner, key, bulk, save)
+        await self.cache.invalidate(*(PRODUCT(item.id) for item in bulk.items if item.id is not None))
         return outcome
 
     async def update(self, product_id: int, product: ProductInput | ProductChange, check: Check) -> bytes:
-        """Change a product; the next read on any worker sees it."""
         body = await self._repository.update(product_id, product.values(), check)
         if body is None:
             raise NotFoundError(NO_PRODUCT)
-        await self.cache.invalidate(PRODUCT(product_id=product_id))
+        await self.cache.invalidate(PRODUCT(product_id))
         return body
 
     async def delete(self, product_id: int, check: Check) -> None:
-        """Remove a product; the next read on any worker misses it."""
         if not await self._repository.delete(product_id, check):
             raise NotFoundError(NO_PRODUCT)
-        await self.cache.invalidate(PRODUCT(product_id=product_id))
+        await self.cache.invalidate(PRODUCT(product_id))

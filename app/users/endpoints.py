@@ -2,7 +2,6 @@
 
 from typing import Annotated
 
-import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,24 +28,18 @@ class Token(BaseModel):
     """A bearer token."""
 
     access_token: str
-    token_type: str = Field(pattern="^bearer$")
+    token_type: str = Field("bearer", pattern="^bearer$")
     expires_in: int
     scope: str
 
 
-@router.post("/token", response_model=Token)
-async def sign_in(request: Request, credentials: Credentials) -> Response:
+@router.post("/token")
+async def sign_in(request: Request, response: Response, credentials: Credentials) -> Token:
     """Exchange a name and a password for a bearer token."""
     users: UserService = request.app.state.users
     wanted = frozenset(credentials.scope.split())
     token, scopes = await users.sign_in(credentials.username, credentials.password, wanted)
     request.state.user = credentials.username
-    body = Token(
-        access_token=token,
-        token_type="bearer",  # noqa: S106
-        expires_in=request.app.state.settings.token_lifetime_seconds,
-        scope=" ".join(sorted(scopes)),
-    )
-    return Response(
-        orjson.dumps(body.model_dump()), headers={"Cache-Control": "no-store"}, media_type="application/json"
-    )
+    response.headers["Cache-Control"] = "no-store"
+    lifetime = request.app.state.settings.token_lifetime_seconds
+    return Token(access_token=token, expires_in=lifetime, scope=" ".join(sorted(scopes)))

@@ -2,21 +2,12 @@
 
 from datetime import datetime
 
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    Boolean,
-    DateTime,
-    Identity,
-    String,
-    Text,
-    UniqueConstraint,
-    func,
-    true,
-)
+from sqlalchemy import ARRAY, BigInteger, DateTime, Identity, String, Text, UniqueConstraint, func, true
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db import Base
+
+THIS_SECOND = func.date_trunc("second", func.now())
 
 
 class User(Base):
@@ -29,7 +20,5 @@ class User(Base):
     name: Mapped[str] = mapped_column(String(64))
     password_hash: Mapped[str] = mapped_column(Text)
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
-    enabled: Mapped[bool] = mapped_column(Boolean, server_default=true())
-    valid_from: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), server_default=func.date_trunc("second", func.now())
-    )
+    enabled: Mapped[bool] = mapped_column(server_default=true())
+    valid_from: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=THIS_SECOND)

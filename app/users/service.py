@@ -9,7 +9,8 @@ from argon2.exceptions import VerifyMismatchError
 
 from app.auth import Principal, Tokens, UnauthorizedError, invalid_token
 from app.metrics import Metrics
-from app.users.repository import StoredUser, UserRepository
+from app.users.models import User
+from app.users.repository import UserRepository
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 MINIMUM_PASSWORD_LENGTH = 12
@@ -17,7 +18,7 @@ MAXIMUM_PASSWORD_LENGTH = 256
 # A disabled user's tokens are refused by every worker within this time.
 RECHECK_SECONDS = 5
 MOST_REMEMBERED = 10_000
-HASHES_AT_ONCE = 2
+HASHES_AT_ONCE = 2  # each takes 64 MiB
 
 _hasher = PasswordHasher()
 # What an unknown user's password is compared with, so that the answer takes as long as for a known one.
@@ -36,20 +37,19 @@ class UserService:
         self._metrics = metrics
         self._tokens = tokens
         self._hashing = asyncio.Semaphore(HASHES_AT_ONCE)
-        self._recent: dict[int, tuple[float, StoredUser | None]] = {}
+        self._recent: dict[int, tuple[float, User | None]] = {}
 
     async def sign_in(self, name: str, password: str, wanted: frozenset[str]) -> tuple[str, frozenset[str]]:
         """Return a token and its scopes, those asked for or all; which part was wrong is not told."""
         user = await self._repository.find(name)
-        async with self._hashing:  # each hash takes 64 MiB
+        async with self._hashing:
             known = await asyncio.to_thread(_matches, user.password_hash if user else _NOBODY, password)
         admitted = user is not None and known and user.enabled
         self._metrics.sign_ins.labels("admitted" if admitted else "refused").inc()
         if user is None or not admitted:
-            raise UnauthorizedError(
-                "The name or the password is wrong.", headers={"WWW-Authenticate": "Bearer"}
-            )
-        scopes = user.scopes & wanted if wanted else user.scopes
+            raise UnauthorizedError("The name or the password is wrong.")
+        scopes = frozenset(user.scopes)
+        scopes &= wanted or scopes
         return self._tokens.issue(user.name, scopes, user_id=user.id), scopes
 
     async def check(self, principal: Principal) -> Principal:
@@ -57,11 +57,12 @@ class UserService:
         if principal.user_id is None:
             return principal
         user = await self._recall(principal.user_id)
-        if user is None or not user.enabled or principal.issued_at < user.valid_from:
+        if user is None or not user.enabled or principal.issued_at < user.valid_from.timestamp():
             raise invalid_token()
-        return Principal(user.name, principal.scopes & user.scopes, principal.user_id, principal.issued_at)
+        scopes = principal.scopes.intersection(user.scopes)
+        return Principal(user.name, scopes, principal.user_id, principal.issued_at)
 
-    async def _recall(self, user_id: int) -> StoredUser | None:
+    async def _recall(self, user_id: int) -> User | None:
         now = time.monotonic()
         checked_at, user = self._recent.get(user_id, (-RECHECK_SECONDS, None))
         if now - checked_at < RECHECK_SECONDS:

@@ -15,13 +15,15 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import make_url
 
 from app import manage
 from app.auth import WRITE_PRODUCTS, Tokens
 from app.main import create_app
-from app.settings import Settings, load_settings, parse_database_url
+from app.settings import Settings, load_settings
+from tests.lab import Lab
 
+# The lab whose host `data` runs the servers.
+SERVERS = Lab("pytest-service")
 SECRET = "Zk3vQ9xN7mB2wL5tR8yU1cP4aH6jD0fGsTeXoV"
 OPTIONAL = (
     "DATABASE_PASSWORD",
@@ -234,27 +236,13 @@ async def proxy(service_environment: dict[str, str]) -> AsyncIterator[Proxy]:
         yield proxy
 
 
-@pytest.fixture
-async def postgres_proxy(service_environment: dict[str, str]) -> AsyncIterator[Proxy]:
-    """A way to the real Postgres that a test can break; TLS, if any, passes through."""
-    target = make_url(parse_database_url(service_environment["DATABASE_URL"]))
-    directory = str(target.query.get("host", ""))
-
-    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if directory.startswith("/"):
-            return await asyncio.open_unix_connection(f"{directory}/.s.PGSQL.{target.port or 5432}")
-        return await asyncio.open_connection(target.host, target.port or 5432)
-
-    async with _running(Proxy(connect)) as proxy:
-        yield proxy
-
-
 @asynccontextmanager
 async def _running(proxy: Proxy) -> AsyncIterator[Proxy]:
     await proxy.up()
     yield proxy
     proxy.flow()
     await proxy.down()
+    await asyncio.sleep(0.05)  # uvloop closes what is left in the next turns
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
-from sqlalchemy import bindparam, literal, select, text
+from fastapi import Request
+from sqlalchemy import select, text
 
-from app.db import Base, Database, Statement
+from app.db import Base, Database
 from app.errors import ConflictError, UnavailableError
 from app.metrics import Metrics
 from app.products.models import Product
@@ -18,6 +19,7 @@ from app.products.repository import LOCK, ProductRepository
 from app.settings import Settings
 
 URL = "/api/v1/products"
+ONE, SLOW = "SELECT 1", "SELECT pg_sleep(5)"
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ async def database(service: Callable[..., Settings]) -> AsyncIterator[Database]:
         Metrics("test"),
     )
     yield database
-    await database.close()
+    await database.aclose()
 
 
 async def drop_connections(database: Database) -> int:
@@ -39,18 +41,6 @@ async def drop_connections(database: Database) -> int:
         return len(await raw.fetch(kill, own))
 
 
-async def test_a_statement_is_compiled_from_the_mapped_class() -> None:
-    statement = Statement(
-        "test",
-        select(Product.id, literal(7)).where(
-            Product.id == bindparam("id"), Product.name == bindparam("name")
-        ),
-    )
-    assert "$1" in statement.sql
-    assert statement.arguments({"name": "n", "id": 5})[-2:] == [5, "n"]
-    assert 7 in statement.arguments({"name": "n", "id": 5})
-
-
 async def test_settings_reach_the_server(database: Database) -> None:
     async with database.session("test") as session:
         names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "jit")
@@ -58,14 +48,30 @@ async def test_settings_reach_the_server(database: Database) -> None:
     assert values == ["300ms", "2s", "10s", "off"]
 
 
+async def test_requests_are_named_to_postgres_when_debug_asks(start: Callable[..., Any]) -> None:
+    who = "SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    headers = {"X-Request-ID": "my-own-id", "traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    for level, names in (("DEBUG", [f"my-own-id {trace}"] * 2), ("INFO", ["api test"] * 2)):
+        client: Any = await start(LOG_LEVEL=level, DATABASE_POOL_SIZE="1", REDIS_URL="")
+
+        @client.app.get("/who")  # type: ignore[untyped-decorator]
+        async def ask(request: Request) -> list[str]:
+            database: Database = request.app.state.database
+            (row,) = await database.fetch("who", who)
+            async with database.session("who") as session:
+                return [row[0], await session.scalar(text(who))]
+
+        assert (await client.get("/who", headers=headers)).json() == names
+
+
 async def test_a_slow_statement_is_cut_and_the_connection_stays_usable(database: Database) -> None:
-    slow = Statement("slow", select(text("pg_sleep(5)")))
     with pytest.raises(UnavailableError):
-        await database.fetch(slow)
+        await database.fetch("slow", SLOW)
     with pytest.raises(UnavailableError):
         async with database.session("slow") as session:
             await session.execute(text("SELECT pg_sleep(5)"))
-    assert (await database.fetch(Statement("quick", select(literal(1)))))[0][0] == 1
+    assert (await database.fetch("quick", ONE))[0][0] == 1
 
 
 async def test_a_broken_constraint_is_a_conflict(database: Database) -> None:
@@ -105,16 +111,16 @@ async def test_a_transaction_that_postgres_undid_is_run_again(service: Callable[
 
     async def cross(first: int, second: int) -> None:
         runs.append(first)
-        await database.fetch(LOCK, id=first)
+        await database.fetch("lock", LOCK, first)
         if len(runs) <= 2:
             await both.wait()
-        await database.fetch(LOCK, id=second)
+        await database.fetch("lock", LOCK, second)
 
     await asyncio.gather(
         database.transact("cross", lambda: cross(*ids)), database.transact("cross", lambda: cross(*ids[::-1]))
     )
     assert len(runs) == 3  # one of the two was the victim of the deadlock
-    await database.close()
+    await database.aclose()
 
 
 async def test_a_transaction_gives_up_and_undoes_everything(
@@ -128,7 +134,7 @@ async def test_a_transaction_gives_up_and_undoes_everything(
         nonlocal runs
         runs += 1
         await repository.create({"name": "n", "category": category, "price": 1, "stock": 0})
-        await database.fetch(Statement("slow", select(text("pg_sleep(5)"))))
+        await database.fetch("slow", SLOW)
 
     with pytest.raises(UnavailableError):
         await database.transact("work", work)
@@ -138,23 +144,21 @@ async def test_a_transaction_gives_up_and_undoes_everything(
 
 
 async def test_a_connection_lost_in_a_transaction_is_not_replaced(database: Database) -> None:
-    one = Statement("quick", select(literal(1)))
-
     async def work() -> None:
-        await database.fetch(one)
+        await database.fetch("quick", ONE)
         assert await drop_connections(database) > 0
-        await database.fetch(one)
+        await database.fetch("quick", ONE)
 
     # drop_connections joins no transaction: it takes a connection of its own.
     with pytest.raises(UnavailableError):
         await database.transact("work", work)
-    assert (await database.fetch(one))[0][0] == 1
+    assert (await database.fetch("quick", ONE))[0][0] == 1
 
 
 async def test_an_exhausted_pool_says_unavailable(database: Database) -> None:
     async with database.engine.connect(), database.engine.connect():
         with pytest.raises(UnavailableError):
-            await database.fetch(Statement("quick", select(literal(1))))
+            await database.fetch("quick", ONE)
 
 
 async def test_requests_survive_dropped_connections(
@@ -178,9 +182,8 @@ async def test_a_connection_that_sat_idle_is_asked_first(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.db.PING_AFTER_SECONDS", -1)
-    one = Statement("quick", select(literal(1)))
-    assert (await database.fetch(one))[0][0] == 1
-    assert (await database.fetch(one))[0][0] == 1
+    assert (await database.fetch("quick", ONE))[0][0] == 1
+    assert (await database.fetch("quick", ONE))[0][0] == 1
 
     def broken(_self: Any) -> None:
         raise ConnectionError
@@ -189,10 +192,10 @@ async def test_a_connection_that_sat_idle_is_asked_first(
         adapted = (await connection.get_raw_connection()).dbapi_connection
     monkeypatch.setattr(type(adapted), "ping", broken)
     monkeypatch.setattr("app.db.PING_AFTER_SECONDS", 3600)
-    assert (await database.fetch(one))[0][0] == 1
+    assert (await database.fetch("quick", ONE))[0][0] == 1
     # As after the loss of another one: what was idle since before is asked, and replaced if it is silent.
-    database._lost_at = time.monotonic()
-    assert (await database.fetch(one))[0][0] == 1
+    database._doubt_until = time.monotonic()
+    assert (await database.fetch("quick", ONE))[0][0] == 1
 
 
 def test_no_relationship_loads_behind_a_dot() -> None:

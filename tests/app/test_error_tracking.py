@@ -115,7 +115,11 @@ async def test_what_waits_is_sent_before_the_worker_ends(
 )
 def test_a_scrubber_hides_what_looks_secret(service: Callable[..., Settings], text: str, clean: str) -> None:
     event: Any = {"message": text, "extra": {"list": [text, 1, None]}}
-    assert Scrubber(service())(event, {}) == {"message": clean, "extra": {"list": [clean, 1, None]}}
+    assert Scrubber(service())(event, {}) == {
+        "message": clean,
+        "extra": {"list": [clean, 1, None]},
+        "tags": {},
+    }
 
 
 def test_without_a_dsn_the_sdk_is_not_even_loaded(migrated: dict[str, str]) -> None:

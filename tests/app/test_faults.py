@@ -1,17 +1,55 @@
-"""Servers that go away under traffic: nothing is answered wrongly, written twice, or broken afterwards."""
+"""Servers that go away under a real Gunicorn's traffic: nothing is answered wrongly, or written twice."""
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
 from secrets import token_hex
 from typing import Any
 
 import httpx
-from sqlalchemy import make_url
+import pytest
 
-from tests.app.conftest import Proxy
+from tests.app.conftest import SERVERS
+from tests.app.test_gunicorn import Server
 
 URL = "/api/v1/products"
+POSTGRES, REDIS = "'postgresql@*'", "redis-server@cache"
+START = f"systemctl start postgresql {POSTGRES} {REDIS}"
+Serve = Callable[..., Awaitable[httpx.AsyncClient]]
+
+
+async def on_host(command: str) -> None:
+    """Run a command on the host of the servers, while traffic goes on."""
+    await asyncio.to_thread(SERVERS.ssh, "data", command)
+
+
+@pytest.fixture
+async def serve(migrated: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serve]:
+    """Start a service of two workers; afterwards both servers are there again, whatever a test did."""
+    async with AsyncExitStack() as stack:
+
+        async def make(**changes: str) -> httpx.AsyncClient:
+            server = Server(tmp_path_factory.mktemp("g"), migrated | changes)
+            stack.callback(server.close)
+            assert b"READY=1" in await asyncio.to_thread(server.notify.recv, 1000)
+            transport = httpx.AsyncHTTPTransport(uds=str(server.path))
+            client = httpx.AsyncClient(transport=transport, base_url="http://api", timeout=20)
+            return await stack.enter_async_context(client)
+
+        yield make
+    await on_host(f"systemctl kill --signal CONT {REDIS}; systemctl reset-failed; {START}")
+
+
+async def settled(client: httpx.AsyncClient) -> None:
+    """Wait until every worker is ready, Redis included."""
+    deadline, ready = time.monotonic() + 20, 0
+    while ready < 10:
+        await asyncio.sleep(0.05)
+        answers = await asyncio.gather(*(client.get("/health/ready") for _ in range(10)))
+        ready = sum(answer.json()["status"] == "ready" for answer in answers)
+        assert time.monotonic() < deadline
 
 
 async def until_told(stop: asyncio.Event, action: Callable[[], Awaitable[None]]) -> None:
@@ -19,97 +57,113 @@ async def until_told(stop: asyncio.Event, action: Callable[[], Awaitable[None]])
         await action()
 
 
-async def test_postgres_restarted_under_traffic(
-    start: Callable[..., Any],
-    postgres_proxy: Proxy,
-    migrated: dict[str, str],
-    writer: dict[str, str],
-    category: str,
+async def test_postgres_restarted_and_killed_under_traffic(
+    serve: Serve, writer: dict[str, str], category: str, measured: list[str]
 ) -> None:
-    url = make_url(migrated["DATABASE_URL"])
-    worker: httpx.AsyncClient = await start(
-        DATABASE_URL=f"postgresql://{url.username}@127.0.0.1:{postgres_proxy.port}/{url.database}",
-        REDIS_URL="",
-    )
+    client = await serve(REDIS_URL="")
     product = {"name": "n", "category": category, "price": "1"}
-    address = (await worker.post(URL, json=product, headers=writer)).headers["location"]
+    first = (await client.post(URL, json=product, headers=writer)).json()
     seen: Counter[int] = Counter()
     written: set[str] = set()
     stop = asyncio.Event()
 
-    async def read() -> None:
-        answer = await worker.get(address)
+    def told(answer: httpx.Response) -> httpx.Response:
         seen[answer.status_code] += 1
         if answer.status_code == 503:
-            assert answer.headers["retry-after"]
-            await asyncio.sleep(0.01)
+            assert answer.headers["retry-after"] == "1"
+            assert answer.headers["content-type"] == "application/problem+json"
+        return answer
+
+    async def read() -> None:
+        answer = told(await client.get(f"{URL}/{first['id']}"))
+        assert answer.status_code == 503 or answer.json() == first
+        await asyncio.sleep(0.005)
 
     async def write() -> None:
         """As a client should: the same key until it is told that it worked."""
         key = {"Idempotency-Key": f"order-{token_hex(8)}"}
-        while True:
-            answer = await worker.post(URL, json=product, headers=writer | key)
-            seen[answer.status_code] += 1
-            if answer.status_code == 201:
-                written.add(answer.json()["id"])
-                return
-            await asyncio.sleep(0.05)
+        status = 0
+        while status != 201:
+            answer = told(await client.post(URL, json=product, headers=writer | key))
+            status = answer.status_code
+            await asyncio.sleep(0.01)
+        written.add(answer.json()["id"])
 
     traffic = [asyncio.create_task(until_told(stop, action)) for action in (read, read, write, write)]
-    for _ in range(2):
+    for command in (f"systemctl restart {POSTGRES}", f"systemctl kill --signal KILL {POSTGRES}"):
         await asyncio.sleep(0.3)
-        await postgres_proxy.down()
-        await asyncio.sleep(0.3)
-        assert (await worker.get("/health/ready")).status_code == 503
-        assert (await worker.get("/health/live")).status_code == 200
-        await postgres_proxy.up()
+        started = time.monotonic()
+        await on_host(command)
+        if "kill" in command:
+            assert (await client.get("/health/ready")).status_code == 503
+            assert (await client.get("/health/live")).status_code == 200
+            await on_host(f"systemctl reset-failed {POSTGRES}; {START}")
+        await settled(client)
+        measured.append(f"{command}: ready after {time.monotonic() - started:.1f} s")
     await asyncio.sleep(0.3)
     stop.set()
     await asyncio.gather(*traffic)
     assert set(seen) == {200, 201, 503}
-    assert (await worker.get("/health/ready")).status_code == 200
-    assert {(await worker.get(address)).status_code for _ in range(20)} == {200}
+    assert {(await client.get(URL)).status_code for _ in range(40)} == {200}
     stored: set[str] = set()
-    after = None
-    while True:
-        query: dict[str, Any] = {"category": category, "page_size": 100} | ({"after": after} if after else {})
-        page = (await worker.get(URL, params=query)).json()
+    query: dict[str, Any] = {"category": category, "page_size": 100}
+    while query.get("after", "") is not None:
+        page = (await client.get(URL, params=query)).json()
         stored |= {item["id"] for item in page["items"]}
-        after = page["next"]
-        if after is None:
-            break
-    # The first one was written without a key.
-    assert len(stored) == len(written) + 1
-    assert written < stored
+        query["after"] = page["next"]
+    assert stored == written | {first["id"]}
 
 
-async def test_redis_killed_and_back_under_traffic(
-    start: Callable[..., Any], proxy: Proxy, writer: dict[str, str], category: str
+async def test_redis_stopped_and_killed_under_traffic(
+    serve: Serve, writer: dict[str, str], category: str
 ) -> None:
-    workers = [
-        await start(REDIS_URL=proxy.url, REDIS_RETRY_AFTER="0.1", REDIS_TIMEOUT="0.5") for _ in range(2)
-    ]
+    client = await serve(REDIS_RETRY_AFTER="0.1", REDIS_TIMEOUT="0.5")
     product = {"name": "n", "category": category, "price": "1", "stock": 0}
-    address = (await workers[0].post(URL, json=product, headers=writer)).headers["location"]
+    address = (await client.post(URL, json=product, headers=writer)).headers["location"]
     stop = asyncio.Event()
-    statuses: Counter[int] = Counter()
+    seen: Counter[tuple[int, int]] = Counter()
 
     async def read() -> None:
-        for worker in workers:
-            statuses[(await worker.get(address)).status_code] += 1
+        answer = await client.get(address)
+        seen[answer.status_code, answer.json()["stock"]] += 1
+        await asyncio.sleep(0.002)
+
+    async def change(stock: int) -> None:
+        changed = await client.patch(address, json={"stock": stock}, headers=writer)
+        assert changed.status_code == 200
+        assert {(await client.get(address)).json()["stock"] for _ in range(20)} == {stock}
 
     traffic = [asyncio.create_task(until_told(stop, read)) for _ in range(6)]
-    for stock in range(1, 4):
-        await asyncio.sleep(0.2)
-        await proxy.down()
-        await asyncio.sleep(0.2)
-        changed = await workers[0].patch(address, json={"stock": stock}, headers=writer)
-        assert changed.status_code == 200
-        assert (await workers[0].get(address)).json()["stock"] == stock
-        await proxy.up()
-        await asyncio.sleep(0.4)  # both workers have asked Redis again
-        for worker in workers:
-            assert (await worker.get(address)).json()["stock"] == stock
+    await on_host(f"systemctl stop {REDIS}")
+    await change(1)
+    await on_host(START)
+    await settled(client)
+    assert {(await client.get(address)).json()["stock"] for _ in range(20)} == {1}
+    await on_host(f"systemctl kill --signal KILL {REDIS}; sleep 0.5; {START}")
+    await settled(client)
+    await change(2)
     stop.set()
     await asyncio.gather(*traffic)
-    assert set(statuses) == {200}
+    assert {status for status, _ in seen} == {200}
+
+
+async def test_a_redis_that_hangs_costs_one_timeout(
+    serve: Serve, writer: dict[str, str], category: str
+) -> None:
+    client = await serve(REDIS_RETRY_AFTER="5", REDIS_TIMEOUT="1")
+    product = {"name": "n", "category": category, "price": "1", "stock": 0}
+    address = (await client.post(URL, json=product, headers=writer)).headers["location"]
+    assert (await client.get(address)).status_code == 200
+    await on_host(f"systemctl kill --signal STOP {REDIS}")
+    started = time.monotonic()
+    for _ in range(40):
+        assert (await client.get(address)).status_code == 200
+    changed = await client.patch(address, json={"stock": 1}, headers=writer)
+    assert changed.status_code == 200
+    assert 0.9 < time.monotonic() - started < 4  # at most once for each of the two workers
+    metrics = (await client.get("/metrics")).text
+    assert "cache_up 0.0" in metrics
+    assert 'cache_requests_total{operation="read",result="bypass"} 40.0' in metrics
+    await on_host(f"systemctl kill --signal CONT {REDIS}")
+    await settled(client)
+    assert {(await client.get(address)).json()["stock"] for _ in range(20)} == {1}

@@ -1,8 +1,11 @@
 """The lock has one holder, an end, and an owner who alone can extend or release it."""
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from app.metrics import Metrics
 from app.redis_link import RedisLink
 from app.settings import Settings
 from tests.app.conftest import Proxy
+from tests.lab import ROOT
 
 
 @pytest.fixture
@@ -20,7 +24,7 @@ async def links(service: Callable[..., Settings]) -> AsyncIterator[list[RedisLin
     links = [RedisLink(service(), Metrics("test")) for _ in range(2)]
     yield links
     for link in links:
-        await link.close()
+        await link.aclose()
 
 
 async def test_one_holder_at_a_time(links: list[RedisLink]) -> None:
@@ -39,17 +43,44 @@ async def test_one_holder_at_a_time(links: list[RedisLink]) -> None:
     assert done == 40
 
 
+def test_processes_take_turns(service: Callable[..., Settings], tmp_path: Path) -> None:
+    service()
+    counter = tmp_path / "counter"
+    counter.write_text("0")
+    work = f"""
+import asyncio, pathlib
+from app.locks import Lock
+from app.metrics import Metrics
+from app.redis_link import RedisLink
+from app.settings import load_settings
+
+async def work() -> None:
+    link, counter = RedisLink(load_settings(), Metrics("test")), pathlib.Path({str(counter)!r})
+    for _ in range(25):
+        async with Lock(link, "turns", 10).held(wait=60):
+            number = int(counter.read_text())
+            await asyncio.sleep(0.001)
+            counter.write_text(str(number + 1))
+    await link.aclose()
+
+asyncio.run(work())
+"""
+    processes = [subprocess.Popen([sys.executable, "-c", work], cwd=ROOT) for _ in range(4)]
+    assert [process.wait(60) for process in processes] == [0] * 4
+    assert counter.read_text() == "100"
+
+
 async def test_only_the_owner_extends_and_releases(links: list[RedisLink]) -> None:
-    one, two = (Lock(link, "owned", 0.2) for link in links)
+    one, two = (Lock(link, "owned", 0.6) for link in links)
     assert not await one.extend()
     assert not await one.release()
     assert await one.acquire()
     assert not await two.acquire()
     assert not await two.release()
     for _ in range(3):
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.3)
         assert await one.extend()
-    await asyncio.sleep(0.25)
+    await asyncio.sleep(0.7)
     assert await two.acquire()  # it had expired
     assert not await one.extend()
     assert not await one.release()
@@ -95,4 +126,4 @@ async def test_without_redis_nobody_holds_it(service: Callable[..., Settings], p
     assert not await lock.acquire(wait=0.05)
     await proxy.up()
     assert await Lock(link, "another", 1).acquire(wait=5)
-    await link.close()
+    await link.aclose()

@@ -154,7 +154,7 @@ async def test_rows_outlive_a_migration_down_and_up(service: Callable[..., Setti
     await run.migrate(settings, "0001")
     await run.migrate(settings)
     assert await ProductRepository(database).read(created) is not None
-    await database.close()
+    await database.aclose()
 
 
 async def test_a_newer_database_is_left_alone(service: Callable[..., Settings]) -> None:

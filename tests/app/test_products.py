@@ -4,17 +4,21 @@ import asyncio
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from io import BytesIO
 from secrets import token_hex
 from typing import Any
 
 import asyncpg
 import httpx
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from app.auth import WRITE_PRODUCTS
+from app.db import create_engine
 from app.idempotency import IdempotencyKey
-from app.products import repository as products_repository
+from app.products.repository import FIELDS, list_statement
+from app.products.schemas import ListQuery
+from app.settings import Settings
 
 URL = "/api/v1/products"
 BULK = "/api/v1/bulk/products"
@@ -150,7 +154,7 @@ async def test_a_list_has_pages_of_one_category(
 
 @pytest.mark.parametrize(
     "query",
-    ["page=0", "page=10001", "page=x", "page_size=0", "page_size=101", "category=", "category=a%00b"],
+    ["page=0", "page=51", "page=x", "page_size=0", "page_size=101", "category=", "category=a%00b"],
 )
 async def test_pages_are_bounded(client: httpx.AsyncClient, query: str) -> None:
     answer = await client.get(f"{URL}?{query}")
@@ -349,14 +353,16 @@ async def test_a_place_of_no_or_another_list_is_refused(client: httpx.AsyncClien
 async def test_every_sort_has_an_index_that_leads_to_its_place(
     client: httpx.AsyncClient, sort: str, filters: tuple[str, ...]
 ) -> None:
-    statement = products_repository._list(sort, filters, True)
-    values = {"category": "c", "in_stock": True, "after_id": 1, "after_price": 1, "limit": 20, "offset": 0}
+    values = {"category": "c", "in_stock": True}
+    query = ListQuery(sort=sort, **{name: values[name] for name in filters})
+    query = query.model_copy(update={"after": query.next_place(1, "1")})
+    statement, arguments = list_statement(query)
     engine = client.app.state.products._repository._database.engine  # type: ignore[attr-defined]
     async with engine.connect() as connection:
         driver = (await connection.get_raw_connection()).driver_connection
         async with driver.transaction():
             await driver.execute("SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off")
-            rows = await driver.fetch(f"EXPLAIN {statement.sql}", *statement.arguments(values))
+            rows = await driver.fetch(f"EXPLAIN {statement}", *arguments)
     plan = "\n".join(row[0] for row in rows)
     assert "Sort" not in plan
     assert "Index Cond" in plan
@@ -457,3 +463,41 @@ async def test_a_hundred_writers_at_once_all_write(
     assert {answer.status_code for answer in answers} == {201}
     listed = (await workers[0].get(URL, params={"category": category, "page_size": 100})).json()
     assert {item["name"] for item in listed["items"]} == {f"n{n}" for n in range(100)}
+
+
+async def test_the_millionth_row_is_as_near_as_the_first(
+    start: Callable[..., Any], service: Callable[..., Settings], category: str, measured: list[str]
+) -> None:
+    client = await start(REDIS_URL="", DATABASE_STATEMENT_TIMEOUT="60")
+    engine = create_engine(service(), owner=True)
+    started = time.monotonic()
+    try:
+        async with engine.connect() as connection:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            lines = "".join(f"n{n}\t{category}\t{n % 1000}\t{n % 7}\n" for n in range(1_000_000))
+            await driver.copy_to_table("products", source=BytesIO(lines.encode()), columns=FIELDS)
+            await driver.execute("ANALYZE products")
+            last = await driver.fetchval("SELECT max(id) FROM products WHERE category = $1", category)
+        measured.append(f"a million products were copied in {time.monotonic() - started:.1f} s")
+
+        async def milliseconds(query: dict[str, Any]) -> float:
+            times = []
+            for _ in range(15):
+                begun = time.perf_counter()
+                answer = await client.get(URL, params=query)
+                times.append(time.perf_counter() - begun)
+                assert len(answer.json()["items"]) == 20
+            return sorted(times)[7] * 1000
+
+        for sort, price in (("id", "1"), ("price", "999"), ("-price", "0")):
+            query = {"category": category, "sort": sort}
+            place = ListQuery(sort=sort).next_place(last - 500_000 if "price" in sort else last - 100, price)
+            first = await milliseconds(query)
+            for name, far in (("row 1,000", {"page": "50"}), ("row 1,000,000", {"after": place})):
+                taken = await milliseconds(query | far)
+                measured.append(f"list by {sort}: first page {first:.1f} ms, {name} {taken:.1f} ms")
+                assert taken < 3 * first + 5
+    finally:
+        async with engine.begin() as connection:
+            await connection.execute(text("TRUNCATE products"))
+        await engine.dispose()

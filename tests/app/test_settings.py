@@ -72,7 +72,7 @@ def test_a_database_url_is_normalised_to_the_async_driver(
         ("DATABASE_URL", "nonsense", "DATABASE_URL must start with postgresql://"),
         ("DATABASE_URL", "postgresql://db/api", "DATABASE_URL must name a user"),
         ("DATABASE_URL", "postgresql://api:hunter2@db/api", "DATABASE_URL must not carry a password"),
-        ("DATABASE_SSL_CA", "/nowhere/ca.crt", "DATABASE_SSL_CA names a file that cannot be read"),
+        ("DATABASE_SSL_CA", "/nowhere/ca.crt", "DATABASE_SSL_CA: Path does not point to a file"),
         ("DATABASE_POOL_SIZE", "many", "DATABASE_POOL_SIZE: Input should be a valid integer"),
         ("DATABASE_POOL_SIZE", "0", "DATABASE_POOL_SIZE: Input should be greater than"),
         ("REDIS_URL", "http://cache", "REDIS_URL must start with unix://"),
