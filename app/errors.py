@@ -12,11 +12,6 @@ from starlette.exceptions import HTTPException
 
 MEDIA_TYPE = "application/problem+json"
 MOST_FAULTS = 100
-# The framework's own words, and what we say instead.
-CLEARER = {
-    "Not Found": "There is nothing at this address.",
-    "Method Not Allowed": "This address does not support this method.",
-}
 
 
 class ProblemError(HTTPException):
@@ -80,9 +75,8 @@ async def _on_http_exception(request: Request, error: HTTPException) -> Response
         # Each method is a route of its own, and the error names only the first one's.
         methods = request.app.openapi()["paths"].get(request.scope["route"].path, {})
         headers["Allow"] = ", ".join(sorted(method.upper() for method in methods)) or headers["Allow"]
-    detail = CLEARER.get(error.detail, error.detail)
     faults = getattr(error, "errors", None)
-    return problem(error.status_code, detail, request.state.request_id, headers, faults)
+    return problem(error.status_code, error.detail, request.state.request_id, headers, faults)
 
 
 async def _on_validation_error(request: Request, error: RequestValidationError) -> Response:

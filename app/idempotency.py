@@ -80,7 +80,9 @@ class Idempotency:
 
         return await self._database.transact("idempotency.once", work_or_recall)
 
-    async def purge(self) -> None:
-        """Forget what is older than a client may still repeat."""
-        while await self._database.write("idempotency.purge", PURGE):
-            pass
+    async def purge(self) -> int:
+        """Forget what is older than a client may still repeat; return how many keys went."""
+        purged = 0
+        while rows := await self._database.write("idempotency.purge", PURGE):
+            purged += len(rows)
+        return purged

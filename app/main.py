@@ -64,6 +64,6 @@ def create_app(
         max_body_bytes=settings.max_body_bytes,
         headers={} if settings.debug else SECURITY_HEADERS,  # the interactive pages need scripts
     )
-    for router in (products.router, products.bulk_router, users.router, health.router):
+    for router in (health.router, products.router, products.bulk_router, users.router):
         app.router.routes.extend(router.routes)  # an included router would match each request twice
     return app

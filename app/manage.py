@@ -134,11 +134,8 @@ async def _user_list(settings: Settings, _options: argparse.Namespace) -> int:
 
 
 async def _purge(settings: Settings, _options: argparse.Namespace) -> int:
-    database = Database(settings, Metrics(settings.release))
-    try:
+    async with _database(settings) as database:
         _print(f"purged {await Idempotency(database).purge()}")
-    finally:
-        await database.close()
     return 0
 
 

@@ -3,8 +3,6 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 
 from app.auth import WRITE_PRODUCTS, Principal, require_scope
 from app.errors import problems
@@ -19,9 +17,11 @@ from app.products.schemas import (
     ProductInput,
     ProductOutput,
     ProductPage,
+    ProductPath,
     drop_default,
 )
 from app.products.service import PATH, ProductService
+from app.routing import ShortRoute, parameters, parse
 
 Id = Annotated[ProductId, Path(alias="id")]
 IdempotencyKey = Annotated[
@@ -43,12 +43,8 @@ WRITING = problems(400, 401, 403, 409, 413)
 NAMING = problems(404)
 CHANGING = WRITING | NAMING | problems(412)
 READING: dict[int | str, dict[str, object]] = {304: {"description": "The reader's copy is current."}}
-LIST_PARAMETERS = [
-    {"name": name, "in": "query", "schema": schema, "description": schema.get("description", "")}
-    for name, schema in ListQuery.model_json_schema()["properties"].items()
-]
 
-router = APIRouter(prefix=PATH, tags=["products"], responses=problems(422, 503))
+router = APIRouter(prefix=PATH, tags=["products"], responses=problems(422, 503), route_class=ShortRoute)
 # Not below PATH, where the next part is an id.
 bulk_router = APIRouter(prefix="/api/v1/bulk", tags=["products"], responses=problems(422, 503))
 
@@ -63,25 +59,27 @@ def _headers(outcome: Outcome) -> dict[str, str]:
     return headers | ({"Idempotency-Replayed": "true"} if outcome.replayed else {})
 
 
-@router.get("/{id}", response_model=ProductOutput, responses=NAMING | READING)
-async def read_product(request: Request, product_id: Id) -> Response:
+@router.get(
+    "/{id}",
+    response_model=ProductOutput,
+    responses=NAMING | READING,
+    openapi_extra=parameters(ProductPath, "path"),
+)
+async def read_product(request: Request) -> Response:
     """Read a product."""
-    return answer(request, await _service(request).read(product_id))
+    product = parse(ProductPath, "path", request.path_params)
+    return answer(request, await _service(request).read(product.id))
 
 
 @router.get(
     "",
     response_model=ProductPage,
     responses=NAMING | READING,
-    openapi_extra={"parameters": LIST_PARAMETERS},
+    openapi_extra=parameters(ListQuery, "query"),
 )
 async def list_products(request: Request) -> Response:
     """List products, filtered and sorted; `after` goes on where a page ended."""
-    try:  # by ourselves: a query model in the signature costs a quarter of the whole answer
-        query = ListQuery.model_validate(dict(request.query_params))
-    except ValidationError as error:
-        faults = [{**fault, "loc": ("query", *fault["loc"])} for fault in error.errors()]
-        raise RequestValidationError(faults) from None
+    query = parse(ListQuery, "query", request.query_params)
     return answer(request, await _service(request).page(query))
 
 

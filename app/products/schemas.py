@@ -139,6 +139,12 @@ class ProductPage(BaseModel):
     next: str | None
 
 
+class ProductPath(BaseModel):
+    """Which product."""
+
+    id: ProductId
+
+
 class BulkItem(ProductInput):
     """A product to create, or with an id one to replace."""
 
