@@ -22,8 +22,6 @@ from app.settings import Settings, verifying_context
 
 # A connection that sat idle this long is asked before use; younger ones only need to be still open.
 PING_AFTER_SECONDS = 15
-# One that is lost is seldom the only one, and the others may look alive a moment longer.
-DOUBT_SECONDS = 1
 ATTEMPTS = 3
 T = TypeVar("T")
 Driver: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -108,7 +106,7 @@ class Database:
         self.engine = create_engine(settings)
         self.aclose = self.engine.dispose
         self._metrics = metrics
-        self._doubt_until = 0.0
+        self._lost_at = 0.0
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         self._names_requests = settings.debug or settings.log_level == "DEBUG"
         event.listen(self.engine.sync_engine, "checkout", self._on_checkout)
@@ -132,7 +130,7 @@ class Database:
             try:
                 yield cast("Driver", pooled.driver_connection)
             except LOST:
-                self._doubt_until = time.monotonic() + DOUBT_SECONDS
+                self._lost_at = time.monotonic()
                 pooled.invalidate()
                 raise
             finally:
@@ -197,14 +195,14 @@ class Database:
     def _on_checkout(self, connection: Any, record: Any, _proxy: Any) -> None:
         """Pre-ping without its round trip: a server that went away closed the socket, which is free to see.
 
-        A connection is asked only if it sat idle for long, or since before another one's loss was over.
+        A connection is asked only if it sat idle for long, or since before another one was lost.
         """
         if connection.driver_connection.is_closed():
             raise exc.DisconnectionError
         now = time.monotonic()
         idle_since = record.info.get("idle_since", now)
         try:
-            if idle_since < self._doubt_until or now - idle_since > PING_AFTER_SECONDS:
+            if idle_since < self._lost_at or now - idle_since > PING_AFTER_SECONDS:
                 connection.ping()
             if self._names_requests:
                 name = " ".join(dict.fromkeys(request_ids.get().values())) or "api"

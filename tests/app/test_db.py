@@ -164,7 +164,7 @@ async def test_an_exhausted_pool_says_unavailable(database: Database) -> None:
 async def test_requests_survive_dropped_connections(
     start: Callable[..., Any], database: Database, writer: dict[str, str]
 ) -> None:
-    client: httpx.AsyncClient = await start(REDIS_URL="")
+    client: httpx.AsyncClient = await start(REDIS_URL="", DATABASE_POOL_TIMEOUT="3")
     created = await client.post(URL, json={"name": "n", "category": "c", "price": "1"}, headers=writer)
     address = created.headers["location"]
     for _ in range(3):
@@ -194,7 +194,7 @@ async def test_a_connection_that_sat_idle_is_asked_first(
     monkeypatch.setattr("app.db.PING_AFTER_SECONDS", 3600)
     assert (await database.fetch("quick", ONE))[0][0] == 1
     # As after the loss of another one: what was idle since before is asked, and replaced if it is silent.
-    database._doubt_until = time.monotonic()
+    database._lost_at = time.monotonic()
     assert (await database.fetch("quick", ONE))[0][0] == 1
 
 
