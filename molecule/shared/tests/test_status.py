@@ -66,9 +66,9 @@ def changed(host: Host, change: str, back: str) -> Iterator[None]:
 def test_drift_and_faults_are_told(host: Host, variables: dict[str, Any], ansible: Run) -> None:
     name, home = host.backend.hostname, f"/srv/{variables['app_name']}"
     fake = (
-        f"cp -aL {home}/current {home}/drifted"
-        f""" && sed -i 's/"id": "[^"]*"/"id": "0.0.0-drifted"/' {home}/drifted/release.json"""
-        f" && cp -aP {home}/current {home}/kept && ln -sfnT {home}/drifted {home}/current"
+        f"mkdir {home}/drifted && cp -aP {home}/current {home}/kept"
+        f""" && echo '{{"id": "0.0.0-drifted"}}' > {home}/drifted/release.json"""
+        f" && ln -sfnT {home}/drifted {home}/current"
     )
     secret = f"/etc/{variables['app_name']}/credentials/drifted"
     entry = json.dumps(
