@@ -465,6 +465,7 @@ async def test_a_hundred_writers_at_once_all_write(
     assert {item["name"] for item in listed["items"]} == {f"n{n}" for n in range(100)}
 
 
+@pytest.mark.timeout(400)  # a million rows are seconds on an idle machine
 async def test_the_millionth_row_is_as_near_as_the_first(
     start: Callable[..., Any], service: Callable[..., Settings], category: str, measured: list[str]
 ) -> None:
