@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
     step = command("migrate", _migrate, "bring the database's schema to this release's")
     step.add_argument("--to", default="head", metavar="REVISION", help="another revision, or base")
-    step.add_argument("--lock-timeout", type=float, default=5, metavar="SECONDS")
+    step.add_argument("--lock-timeout", type=float, default=0.5, metavar="SECONDS")
     command("plan", _plan, "print what migrate would do, as SQL")
     command("current", _current, "show the database's revision and this release's")
     command("check", _check, "settings, database, schema and cache; status 0 if the service can serve")

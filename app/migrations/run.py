@@ -19,7 +19,8 @@ from app.settings import Settings
 logger = logging.getLogger(__name__)
 
 LOCK_KEY = 0x666D6D69  # "fmmi": one migration at a time in a database
-ATTEMPTS = 5
+ATTEMPTS = 10
+TURN_SECONDS = 30.0
 STATEMENT_TIMEOUT = 900  # an index over many millions of rows takes its minutes
 
 
@@ -47,11 +48,11 @@ async def current_revision(settings: Settings) -> str | None:
         await engine.dispose()
 
 
-async def migrate(settings: Settings, target: str = "head", lock_timeout: float = 5) -> None:
+async def migrate(settings: Settings, target: str = "head", lock_timeout: float = 0.5) -> None:
     """Bring the database to `target`, forward or back, one process at a time.
 
-    No statement waits for a lock longer than `lock_timeout` seconds, so traffic never queues behind a
-    migration for long; a migration that lost this race is tried again, with growing pauses.
+    No statement waits for a lock longer than `lock_timeout` seconds: every later reader and writer of the
+    table queues behind it. A migration that lost this race is tried again, with growing pauses.
     """
     engine = create_engine(settings, owner=True)
     try:
@@ -61,7 +62,7 @@ async def migrate(settings: Settings, target: str = "head", lock_timeout: float 
                     await connection.execute(text(f"SET lock_timeout = '{int(lock_timeout * 1000)}ms'"))
                     await connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}s'"))
                     await connection.commit()
-                    await _take_turn(connection, lock_timeout)
+                    await _take_turn(connection)
                     await connection.run_sync(_run, target)
                 return
             except CommandError as error:
@@ -72,14 +73,14 @@ async def migrate(settings: Settings, target: str = "head", lock_timeout: float 
                 if attempt == ATTEMPTS:
                     raise MigrationError("A long transaction holds the lock on a table.") from None
                 logger.warning("Migration waits for a lock", extra={"attempt": attempt})
-                await asyncio.sleep(attempt * lock_timeout / 5)
+                await asyncio.sleep(attempt * lock_timeout)
     finally:
         await engine.dispose()
 
 
-async def _take_turn(connection: AsyncConnection, lock_timeout: float) -> None:
+async def _take_turn(connection: AsyncConnection) -> None:
     """Wait for the lock without a snapshot: CREATE INDEX CONCURRENTLY waits for those who have one."""
-    deadline = time.monotonic() + ATTEMPTS * lock_timeout
+    deadline = time.monotonic() + TURN_SECONDS
     while True:
         taken = await connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": LOCK_KEY})
         await connection.commit()

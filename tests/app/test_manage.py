@@ -137,6 +137,7 @@ async def test_a_migration_gives_up_on_a_held_lock(
 ) -> None:
     settings = service()
     monkeypatch.setattr(run, "ATTEMPTS", 2)
+    monkeypatch.setattr(run, "TURN_SECONDS", 0.2)
     engine = create_engine(settings, owner=True)
     async with engine.connect() as connection:
         await connection.execute(text(statement))
