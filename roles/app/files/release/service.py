@@ -141,6 +141,8 @@ class Service:
 
     def record(self, about: dict[str, Any], **more: Any) -> None:
         entry = {"time": now(), **about, **more}
+        if about.get("run") and self.lock().get("run") == about["run"]:
+            entry["seconds"] = round(time.time() - self.lock_file.stat().st_mtime, 1)
         with self.history_file.open("a") as stream:
             stream.write(json.dumps(entry) + "\n")
 
