@@ -258,10 +258,9 @@ def main() -> None:
         if os.environ.get("BENCH_KEEP") != "1":
             lab.down()
     result["minutes"] = round((time.monotonic() - started) / 60, 1)
-    name = "bench-" + "-".join(parts)
-    if set(PARTS) <= set(parts):
-        name = "bench"
+    if {"rounds", "edge_cache"} <= set(parts):
         result["goals"] = report.goals(result)
+    name = "bench" if set(PARTS) <= set(parts) else "bench-" + "-".join(parts)
     (ROOT / f".lab/{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     if "growth" in result:
         (ROOT / f".lab/{name}.svg").write_text(report.plot(result["growth"]))
