@@ -149,6 +149,7 @@ class Fleet:
     @contextmanager
     def load(self, run: str, rate: float) -> Iterator[Load]:
         """Load the service while the block runs; then look for every acknowledged write."""
+        run = f"{run}-{time.time():.0f}"
         plan, result = self.scratch / f"{run}.json", self.scratch / f"{run}.result.json"
         service = {"url": self.url, "ca": str(self.ca), "header": "x-version"}
         plan.write_text(json.dumps({"run": run, "rate": rate, **service, **self.traffic()}))

@@ -1,0 +1,22 @@
+"""The fleet under test, and what was measured on it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import measured, pytest_terminal_summary
+from tests.lab import ROOT, Lab
+from tests.release.fleet import Fleet
+
+__all__ = ["fleet", "measured", "pytest_terminal_summary"]
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    """Two application hosts that serve a variant of the service, behind their edge."""
+    scratch = tmp_path_factory.mktemp("release")
+    inventory = ROOT / "molecule/release/inventory"
+    fleet = Fleet(Lab("molecule-release"), inventory, "edge1", ("web1", "web2"), scratch)
+    fleet.deploy()
+    fleet.deploy()
+    return fleet

@@ -1,0 +1,68 @@
+"""Releases and rollbacks in a row, under load: a client must not notice one of them."""
+
+from __future__ import annotations
+
+import time
+from statistics import median
+
+import pytest
+
+from tests.load.report import Report, percentile
+from tests.release.fleet import Fleet, Step
+
+RATE = 100
+MOST_PAIRS = 10
+MOST_SECONDS = 300
+QUIET_SECONDS = 20
+# A new instance costs processor time before its first answer, an old one after its last.
+MARGIN_SECONDS = 3
+
+
+def p99(report: Report) -> float:
+    """Return it for what comes and goes at once; a long poll takes its time anyway."""
+    return percentile((sample.seconds for sample in report.samples if sample.kind != "s"), 0.99)
+
+
+def switching(report: Report, step: Step, before: str) -> Report:
+    """Return the part of the load in which both releases were at work."""
+    within = report.between(step.begun, step.ended + 5)
+    new = [sample.at for sample in within.samples if sample.release == step.version]
+    old = [sample.at + sample.seconds for sample in within.samples if sample.release == before]
+    return report.between(min(new) - MARGIN_SECONDS, max(old) + MARGIN_SECONDS)
+
+
+@pytest.mark.timeout(900)
+def test_releases_and_rollbacks_lose_nothing(fleet: Fleet, measured: list[str]) -> None:
+    """A release and a rollback in turn, with reads, writes and a long poll going on all the time."""
+    begun, before = time.time(), fleet.versions[-1]
+    steps: list[Step] = []
+    with fleet.load("row", RATE) as load:
+        time.sleep(QUIET_SECONDS)
+        while len(steps) < 2 * MOST_PAIRS and time.time() < begun + MOST_SECONDS:
+            steps += [fleet.deploy(), fleet.rollback()]
+        time.sleep(QUIET_SECONDS)
+    report = load.report
+    steady = [
+        *report.between(begun, steps[0].begun).samples,
+        *report.between(steps[-1].ended + MARGIN_SECONDS).samples,
+    ]
+    switches: list[Report] = []
+    for number, step in enumerate(steps):
+        after = steps[number + 1].begun if number + 1 < len(steps) else time.time()
+        wrong = [s for s in report.between(step.ended, after).samples if s.release != step.version]
+        assert not wrong, f"answers of another release than {step.version} after the switch: {wrong[:3]}"
+        switches.append(switching(report, step, before))
+        assert {s.release for s in switches[-1].samples} == {before, step.version}
+        before = step.version
+    quiet = p99(Report(steady))
+    busy = p99(Report(sample for switch in switches for sample in switch.samples))
+    deploys, rollbacks = (sorted(step.seconds for step in steps[first::2]) for first in (0, 1))
+    measured += [
+        f"{len(steps)} releases and rollbacks at {RATE}/s: {report.figures}",
+        f"p99 {quiet * 1000:.0f} ms in quiet, {busy * 1000:.0f} ms while two releases are at work",
+        f"deploy to two hosts {deploys[0]:.1f} to {deploys[-1]:.1f} s, median {median(deploys):.1f} s",
+        f"rollback {rollbacks[0]:.1f} to {rollbacks[-1]:.1f} s, median {median(rollbacks):.1f} s",
+    ]
+    assert not report.failures, report.failures[:5]
+    assert len(report.samples) >= 20_000
+    assert busy <= 3 * quiet

@@ -1,0 +1,115 @@
+"""A failure at each step of a release.
+
+Every time the service goes on, every host ends on the old release, and the next deploy works.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.lab import labctl
+from tests.release.faults import deploying, small_disk, transaction, unreachable
+from tests.release.fleet import Fleet
+
+pytestmark = pytest.mark.timeout(600)
+RATE = 20
+SWITCH = "Put the release in the live one's place"
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("crashes at import", "built to crash"),
+        ("never gets ready", "did not get ready"),
+        ("migration fails", "division by zero"),
+    ],
+)
+def test_a_bad_release_never_serves(fleet: Fleet, fault: str, says: str) -> None:
+    old = fleet.versions[-1]
+    with fleet.load(fault.replace(" ", "-"), RATE) as load:
+        run = fleet.play("deploy", **fleet.build(fault), app_start_timeout=10)
+        fleet.check_returned(run, says)
+        fleet.deploy()
+    assert not load.report.failures
+    assert {sample.release for sample in load.report.samples} == {old, fleet.versions[-1]}
+
+
+def test_a_release_that_fails_its_post_check_goes_back(fleet: Fleet) -> None:
+    """It did serve, as only that shows the fault, so its own answers are the clients' only loss."""
+    old = fleet.versions[-1]
+    with fleet.load("post-check", RATE) as load:
+        bad = fleet.build("fails its post-check")
+        run = fleet.play("deploy", **bad)
+        fleet.check_returned(run, "The check from outside failed")
+        returned = time.time()
+        fleet.deploy()
+    assert {sample.release for sample in load.report.failures} <= {Path(bad["app_source"]).name}
+    assert not load.report.between(returned).failures
+    assert {sample.release for sample in load.report.between(0, returned).samples} >= {old}
+
+
+def test_a_migration_behind_a_lock_gives_up(fleet: Fleet) -> None:
+    """A reader's transaction stays open; nobody may have to queue behind the migration for long."""
+    with fleet.load("lock", RATE) as load, transaction(fleet, "SELECT 1 FROM products LIMIT 1"):
+        run = fleet.play("deploy", **fleet.build("migration waits behind a held lock"))
+        fleet.check_returned(run, "lock")
+    fleet.deploy()
+    assert not load.report.failures
+    assert max(sample.seconds for sample in load.report.samples if sample.kind != "s") < 2
+
+
+def test_a_host_that_loses_power_in_the_second_batch(fleet: Fleet) -> None:
+    with fleet.load("power", RATE) as load:
+        with deploying(fleet, fleet.build()) as deploy:
+            deploy.wait_for(SWITCH, times=2)
+            labctl("kill", fleet.lab.name, "web2")
+            lost = time.time()
+        assert fleet.live_on("web1") == fleet.versions[-1]
+        labctl("start", fleet.lab.name, "web2")
+        fleet.wait_until_returned(20)
+        fleet.check_returned(deploy.wait(), "web2")
+        fleet.deploy()
+    # What was under way on the host is lost with it, and a POST is never sent twice.
+    assert load.report.outage < 5
+    assert not load.report.between(lost + 5).failures
+
+
+def test_a_disk_that_fills_up_while_the_release_is_installed(fleet: Fleet) -> None:
+    with fleet.load("disk", RATE) as load, small_disk(fleet, "web1") as fill:
+        with deploying(fleet, fleet.build()) as deploy:
+            deploy.wait_for("Install the release")
+            fill()
+        fleet.check_returned(deploy.wait(), "No space left")
+    fleet.deploy()
+    assert not load.report.failures
+
+
+@pytest.mark.parametrize(("task", "batch"), [("Install the release", 1), (SWITCH, 1), (SWITCH, 2)])
+def test_ctrl_c(fleet: Fleet, task: str, batch: int) -> None:
+    """The lock stays and says whose it is; hosts on trial give up by themselves."""
+    with fleet.load(f"ctrl-c-{task.split()[0]}-{batch}", RATE) as load:
+        with deploying(fleet, fleet.build(), app_confirm_seconds=15) as deploy:
+            deploy.wait_for(task, times=batch)
+            deploy.interrupt()
+        time.sleep(2)
+        refused = fleet.play("deploy", **fleet.build())
+        assert refused.status
+        assert "app_break_lock" in refused.output
+        fleet.wait_until_returned(40)
+        fleet.deploy(app_break_lock=True)
+    assert not load.report.failures
+
+
+def test_a_control_host_that_loses_its_network(fleet: Fleet) -> None:
+    with fleet.load("network", RATE) as load:
+        with deploying(fleet, fleet.build(), app_confirm_seconds=20) as deploy:
+            deploy.wait_for(SWITCH, times=2)
+            with unreachable(fleet):
+                deploy.wait()
+        fleet.wait_until_returned(40)
+        fleet.check_returned(deploy.wait(), "reached")
+        fleet.deploy(app_break_lock=True)
+    assert not load.report.failures

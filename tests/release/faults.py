@@ -1,0 +1,114 @@
+"""What goes wrong on purpose in the middle of a release."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.lab import ROOT, Run, clean_environment
+from tests.release.fleet import Fleet
+
+SMALL_DISK = "/var/tmp/small"  # noqa: S108 - on a lab host
+
+
+class Deploy:
+    """A deploy that runs while the test goes on."""
+
+    def __init__(self, fleet: Fleet, log: Path, **extra: Any) -> None:
+        playbook: list[str | Path] = ["ansible-playbook", "-i", fleet.inventory, "playbooks/deploy.yml"]
+        playbook += ["-e", json.dumps(extra)]
+        environment = clean_environment(ANSIBLE_CALLBACK_RESULT_FORMAT="json", PYTHONUNBUFFERED="1")
+        self.log = log
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                playbook, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def wait_for(self, task: str, times: int = 1) -> None:
+        """Wait until a task has begun, in as many batches."""
+        deadline = time.monotonic() + 400
+        while self.log.read_text().count(f"TASK [app : {task}") < times:
+            assert self.process.poll() is None, f"ended before {task}: {self.log.read_text()}"
+            assert time.monotonic() < deadline, f"no {task} in {self.log.read_text()}"
+            time.sleep(0.05)
+
+    def interrupt(self) -> None:
+        """Do what Ctrl-C does: every process of the group is told."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def wait(self) -> Run:
+        """Wait for the end and return what came of it."""
+        return Run(self.process.wait(200), self.log.read_text())
+
+
+@contextmanager
+def deploying(fleet: Fleet, given: dict[str, str], **extra: Any) -> Iterator[Deploy]:
+    """Deploy while the block runs, and wait for the end after it."""
+    deploy = Deploy(fleet, fleet.scratch / f"deploy-{fleet.built}.log", **given, **extra)
+    try:
+        yield deploy
+        deploy.wait()
+    finally:
+        if deploy.process.poll() is None:
+            os.killpg(deploy.process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def transaction(fleet: Fleet, statement: str) -> Iterator[None]:
+    """Hold what a statement locks while the block runs."""
+    psql = f"runuser -u postgres -- psql -d {fleet.service}"
+    held = f'{psql} -c "BEGIN" -c "{statement}" -c "SELECT pg_sleep(300)"'
+    command: list[str | Path] = ["ssh", "-F", fleet.lab.directory / "ssh_config", fleet.edge, held]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        time.sleep(1)
+        yield
+    finally:
+        fleet.sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'"
+        )
+        process.wait(10)
+
+
+@contextmanager
+def small_disk(fleet: Fleet, host: str) -> Iterator[Callable[[], None]]:
+    """Put the host's releases onto a small disk meanwhile, and hand out what fills it up."""
+    place = f"/srv/{fleet.service}"
+    mount = f"mkdir -p {SMALL_DISK} && mount -t tmpfs -o size=1g small {SMALL_DISK}"
+    fleet.ssh(host, f"{mount} && cp -a {place}/. {SMALL_DISK} && mount --bind {SMALL_DISK} {place}")
+
+    def fill() -> None:
+        fleet.ssh(host, f"cat /dev/zero > {place}/filler || test -s {place}/filler")
+
+    try:
+        yield fill
+    finally:
+        fleet.ssh(host, f"rm -f {place}/filler && umount -l {place} && cp -au {SMALL_DISK}/. {place}")
+        fleet.ssh(host, f"umount {SMALL_DISK}")
+
+
+@contextmanager
+def unreachable(fleet: Fleet) -> Iterator[None]:
+    """Let nothing of SSH pass between this machine and the application hosts; clients do not notice."""
+    addresses = ", ".join(fleet.lab.state["hosts"][host]["address"] for host in fleet.apps)
+    table = f"cut_{fleet.lab.name.replace('-', '_')}"
+    rules = f"""
+    table inet {table} {{
+      chain output {{
+        type filter hook output priority 0;
+        ip daddr {{ {addresses} }} tcp dport 22 drop
+      }}
+    }}
+    """
+    subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["nft", "delete", "table", "inet", table], check=True)
