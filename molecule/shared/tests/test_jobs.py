@@ -126,8 +126,8 @@ def test_jobs_change_and_go(host: Host, ansible: Run) -> None:
     def bring(units: str) -> dict[str, Any]:
         arguments = json.dumps({"name": "probe", "units": units})
         words = ("--module-path", "roles/app/library", "-m", "app_jobs", "-a", arguments)
-        done = ansible("ansible", host.backend.hostname, "--one-line", *words)
-        answer: dict[str, Any] = json.loads(done.stdout.partition("=>")[2])
+        done = ansible("ansible", host.backend.hostname, *words)
+        answer: dict[str, Any] = json.JSONDecoder().raw_decode(done.stdout.partition("=> ")[2])[0]
         return answer
 
     def processes() -> str:
