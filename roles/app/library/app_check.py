@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Ask the service from outside, through TLS, whether a release works."""
+"""Ask the service, from outside through TLS or on its socket, whether a release works."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ description:
   - In a path, C({location}) stands for the last C(Location) that was answered.
 author: Fastmetal
 options:
-  edges: {type: list, elements: str, required: true, description: "Addresses of the edges."}
-  name: {type: str, required: true, description: "The name clients use."}
-  authority: {type: str, required: true, description: "Certificate trusted besides the system's own."}
+  edges: {type: dict, default: {}, description: "Addresses of the edges, each with the name clients use."}
+  socket: {type: path, description: "A unix socket of the host to ask instead of edges."}
+  authority: {type: str, default: "", description: "Certificate trusted besides the system's own."}
   release: {type: str, required: true, description: "The release that must answer."}
   header: {type: str, required: true, description: "The header that names it; empty is not looked at."}
   token: {type: str, default: "", description: "A bearer token for the requests."}
@@ -42,8 +42,7 @@ RETURN = r""" # """
 EXAMPLES = r"""
 - name: Check the release
   app_check:
-    edges: [192.0.2.10]
-    name: api.example.com
+    edges: {192.0.2.10: api.example.com}
     authority: "{{ tls_ca_certificate }}"
     release: 1.0-0123456789ab
     header: X-Release
@@ -52,16 +51,25 @@ EXAMPLES = r"""
 """
 
 
-def ask(edge: str, params: dict[str, Any]) -> None:
-    """Send every request to one edge; raise ValueError with what was wrong."""
-    context = ssl.create_default_context(cadata=params["authority"])
+def connect(edge: str, name: str, authority: str) -> socket.socket:
+    """Connect to an edge, or to a socket of this host, which has no name."""
+    if not name:
+        local = socket.socket(socket.AF_UNIX)
+        local.settimeout(10)
+        local.connect(edge)
+        return local
+    context = ssl.create_default_context(cadata=authority)
     context.load_default_certs()
+    return context.wrap_socket(socket.create_connection((edge, 443), timeout=10), server_hostname=name)
+
+
+def ask(edge: str, name: str, params: dict[str, Any]) -> None:
+    """Send every request to one edge; raise ValueError with what was wrong."""
     location = ""
     for wanted in params["requests"]:
         path = wanted["path"].replace("{location}", location)
-        connection = http.client.HTTPConnection(params["name"])
-        plain = socket.create_connection((edge, 443), timeout=10)
-        connection.sock = context.wrap_socket(plain, server_hostname=params["name"])
+        connection = http.client.HTTPConnection(name or "localhost")
+        connection.sock = connect(edge, name, params["authority"])
         headers = {"Authorization": f"Bearer {params['token']}"} if params["token"] else {}
         body = None
         if wanted["body"] is not None:
@@ -87,9 +95,9 @@ def main() -> None:
     }
     module = AnsibleModule(
         argument_spec={
-            "edges": {"type": "list", "elements": "str", "required": True},
-            "name": {"type": "str", "required": True},
-            "authority": {"type": "str", "required": True},
+            "edges": {"type": "dict", "default": {}},
+            "socket": {"type": "path"},
+            "authority": {"type": "str", "default": ""},
             "release": {"type": "str", "required": True},
             "header": {"type": "str", "required": True},
             "token": {"type": "str", "default": "", "no_log": True},
@@ -97,11 +105,13 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    for edge in module.params["edges"]:
+    asked = {module.params["socket"]: ""} if module.params["socket"] else module.params["edges"]
+    for edge, name in asked.items():
         try:
-            ask(edge, module.params)
+            ask(edge, name, module.params)
         except (OSError, ValueError, http.client.HTTPException) as error:
-            module.fail_json(msg=f"The check from outside failed on {edge}: {error}.")
+            where = f"The check from outside failed on {edge}" if name else "The release's check failed"
+            module.fail_json(msg=f"{where}: {error}.")
     module.exit_json(changed=False)
 
 
