@@ -194,7 +194,7 @@ def main() -> None:
             "release": look.release(),
             "workers": look.workers(),
             "last_deploy": next(reversed(look.history()), None),
-            "lock": read_json(look.home / "deploy.lock") or None,
+            "lock": read_json(Path("/run", module.params["service"], "deploy.lock")) or None,
             "configuration": look.configuration(),
             "revision": look.revision(),
             "certificates": look.certificates(),

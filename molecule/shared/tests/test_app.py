@@ -332,7 +332,7 @@ def test_a_lock_names_its_holder_and_can_be_broken(service: Service) -> None:
         assert lock("two", "--force").rc == 0
         assert lock("three", "--seconds", "0").rc == 1
     finally:
-        service.host.check_output(f"rm -f /srv/{service.name}/deploy.lock")
+        service.host.check_output(f"rm -f /run/{service.name}/deploy.lock")
 
 
 def test_every_answer_names_its_release(service: Service) -> None:

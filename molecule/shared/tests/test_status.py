@@ -82,7 +82,11 @@ def test_drift_and_faults_are_told(host: Host, variables: dict[str, Any], ansibl
         changed(
             host, f"echo '{entry}' >> {history}", f"sed -i '$d' {history}; [ -s {history} ] || rm {history}"
         ),
-        changed(host, f"echo '{lock}' > {home}/deploy.lock", f"rm {home}/deploy.lock"),
+        changed(
+            host,
+            f"echo '{lock}' > /run/{variables['app_name']}/deploy.lock",
+            f"rm /run/{variables['app_name']}/deploy.lock",
+        ),
         changed(host, fake, f"mv -T {home}/kept {home}/current && rm -r {home}/drifted"),
         changed(host, f"touch {secret}", f"rm {secret}"),
         changed(

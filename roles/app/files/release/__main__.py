@@ -39,22 +39,25 @@ class Changes(Service):
         if self.trial:
             raise ReleaseError(f"{self.trial} is on trial: confirm it or return from it.")
         (self.srv / "releases" / release / "failed.json").unlink(missing_ok=True)
-        instance = self.prepare(release)
+        instance = ""
         try:
+            instance = self.prepare(release)
             self.start(instance)
-        except ReleaseError as error:
+            ready = time.monotonic()
+            if confirm_within:
+                self.arm(confirm_within, about)
+                write(self.run / "trial.json", json.dumps(about) + "\n")
+                self.point(self.run / "trial", instance)
+            else:
+                self.point(self.srv / "current", instance)
+        except (ReleaseError, OSError) as error:
+            self.disarm()
             self.discard(instance)
-            if release != release_of(old):
+            if isinstance(error, ReleaseError) and release != release_of(old):
                 self.mark_failed(release, str(error).partition("\n")[0])
             if not confirm_within:
                 self.record(about, release=release, previous=release_of(old), result="failed")
             raise
-        ready = time.monotonic()
-        if confirm_within:
-            self.arm(confirm_within, about)
-            self.point(self.run / "trial", instance)
-        else:
-            self.point(self.srv / "current", instance)
         self.stop(old)
         stopped = time.monotonic()
         self.settle()
@@ -151,12 +154,15 @@ class Changes(Service):
         return {"changed": True}
 
     def back(self, about: dict[str, Any], reason: str) -> dict[str, Any]:
-        """Go back to what was live before a change, whether that was confirmed already or not."""
-        run_id, trial, current = about.get("run"), self.trial, self.current
+        """Go back to what was live before a run's change, whether that was confirmed already or not."""
+        run_id, trial, current = about.get("run", ""), self.trial, self.current
+        if trial and run_id and run_id != self.trial_run() and not self.holds_lock(run_id):
+            # Another run's, which goes on: this one was refused.
+            return {"changed": False}
         if not trial:
             entries = [entry for entry in self.history() if run_id and entry.get("run") == run_id]
             if not entries or entries[-1]["result"] != "ok" or release_of(current) != entries[-1]["release"]:
-                return {"changed": False}
+                return self.miss(about, reason)
             release, previous = str(entries[-1]["release"]), str(entries[-1]["previous"])
             self.switch(previous, {**about, "action": "return"})
         else:
@@ -171,6 +177,21 @@ class Changes(Service):
         more = {"release": release, "previous": release_of(self.current), "reason": reason}
         self.record(about, **more, result="returned")
         return {"changed": True, "release": release_of(self.current)}
+
+    def miss(self, about: dict[str, Any], reason: str) -> dict[str, Any]:
+        """Record a run that failed before it changed this host, if the host was ever the run's own."""
+        release = str(about.get("release", ""))
+        if self.holds_lock(about.get("run", "")):
+            if release and release != release_of(self.current) and about["action"] == "deploy":
+                self.mark_failed(release, reason)
+            previous = release_of(self.current)
+            self.record({**about, "release": release}, previous=previous, result="failed", reason=reason)
+        return {"changed": False}
+
+    def trial_run(self) -> str:
+        """Return the run whose release is on trial; a trial by hand is nobody's."""
+        path = self.run / "trial.json"
+        return str(json.loads(path.read_text()).get("run", "")) if path.exists() else ""
 
     def prune(self, keep: int) -> None:
         """Remove all but the last releases; never the live one or the one before it."""
@@ -230,9 +251,6 @@ def carry_out(service: Changes, options: argparse.Namespace) -> dict[str, Any]:
     if options.command == "status":
         return service.status()
     if options.command == "boot":
-        # Whoever was releasing when the host went down has missed it by now.
-        if not service.trial:
-            service.lock_file.unlink(missing_ok=True)
         answer("systemctl", "start", service.unit(service.live))
         return {}
     result: dict[str, Any] = {}
@@ -261,7 +279,7 @@ def main() -> int:
         return 0
     try:
         sys.stdout.write(json.dumps(carry_out(service, options)) + "\n")
-    except ReleaseError as error:
+    except (ReleaseError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0

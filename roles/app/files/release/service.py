@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -61,7 +62,8 @@ class Service:
         self.run = Path("/run", name)
         self.instances = self.srv / "instances"
         self.history_file = self.srv / "history.jsonl"
-        self.lock_file = self.srv / "deploy.lock"
+        # A boot forgets it, as it forgets the trial: no run owns a host that went down under it.
+        self.lock_file = self.run / "deploy.lock"
 
     # --- what there is
 
@@ -85,7 +87,12 @@ class Service:
 
     def history(self) -> list[dict[str, Any]]:
         lines = self.history_file.read_text().splitlines() if self.history_file.exists() else []
-        return [json.loads(line) for line in lines]
+        entries = []
+        for line in lines:
+            # A power cut or a full disk may leave half a line.
+            with contextlib.suppress(ValueError):
+                entries.append(json.loads(line))
+        return entries
 
     def previous(self) -> str:
         """Return the release that was live before the present one and could be again."""
@@ -141,10 +148,11 @@ class Service:
 
     def record(self, about: dict[str, Any], **more: Any) -> None:
         entry = {"time": now(), **about, **more}
-        if about.get("run") and self.lock().get("run") == about["run"]:
+        if self.holds_lock(about.get("run", "")):
             entry["seconds"] = round(time.time() - self.lock_file.stat().st_mtime, 1)
+        whole = not self.history_file.exists() or self.history_file.read_bytes()[-1:] in (b"", b"\n")
         with self.history_file.open("a") as stream:
-            stream.write(json.dumps(entry) + "\n")
+            stream.write(("" if whole else "\n") + json.dumps(entry) + "\n")
 
     def mark_failed(self, release: str, reason: str) -> None:
         home = self.srv / "releases" / release
@@ -255,12 +263,15 @@ class Service:
                 f" It lapses by itself in {held['until'] - time.time():.0f} s;"
                 " if that run is dead, break it with -e app_break_lock=true"
             )
-        self.srv.mkdir(exist_ok=True)
+        self.run.mkdir(exist_ok=True)
         what = f"{about['action']} {about.get('what', '')}".strip()
         lock = {"run": about["run"], "by": about["by"], "from": about["from"], "time": now(), "what": what}
         write(self.lock_file, json.dumps({**lock, "until": round(time.time() + seconds)}) + "\n")
         return self.status()
 
+    def holds_lock(self, run_id: str) -> bool:
+        return bool(run_id) and self.lock().get("run") == run_id
+
     def drop_lock(self, run_id: str) -> None:
-        if self.lock().get("run") == run_id:
+        if self.holds_lock(run_id):
             self.lock_file.unlink()
