@@ -100,7 +100,10 @@ def ansible() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Return what runs one of Ansible's commands on the scenario's hosts."""
 
     def run(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"}
+        plain = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
+        environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), **plain}
+        # Molecule's own: it wins over the other.
+        environment.pop("ANSIBLE_FORCE_COLOR", None)
         words = [command, "-i", str(INVENTORY), *arguments]
         return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 

@@ -146,7 +146,7 @@ class Changes(Service):
         old, new = self.current, self.trial
         self.disarm()
         self.point(self.srv / "current", new)
-        (self.run / "trial").unlink()
+        self.end_trial()
         self.record(about, release=release, previous=release_of(old), result="ok")
         self.sweep()
         self.renew_jobs()
@@ -170,7 +170,7 @@ class Changes(Service):
             self.disarm()
             if current:
                 self.start(current)
-            (self.run / "trial").unlink()
+            self.end_trial()
             self.discard(trial)
         if release != release_of(self.current):
             self.mark_failed(release, reason)
@@ -187,6 +187,10 @@ class Changes(Service):
             previous = release_of(self.current)
             self.record({**about, "release": release}, previous=previous, result="failed", reason=reason)
         return {"changed": False}
+
+    def end_trial(self) -> None:
+        for name in ("trial", "trial.json"):
+            (self.run / name).unlink(missing_ok=True)
 
     def trial_run(self) -> str:
         """Return the run whose release is on trial; a trial by hand is nobody's."""
