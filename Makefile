@@ -66,7 +66,7 @@ secrets: venv ## Generate an environment's secrets once: make secrets ENV=produc
 test: lint test-repo test-app test-demo test-roles test-releases ## Run every test
 
 # A plugin is found by its folder, not by a package.
-MYPY_FOLDERS := $(wildcard playbooks/library playbooks/action_plugins roles/*/library roles/*/action_plugins roles/*/filter_plugins roles/app/files/release molecule/*/tests)
+MYPY_FOLDERS := $(wildcard playbooks/library playbooks/action_plugins roles/*/library roles/*/action_plugins roles/*/filter_plugins roles/app/files/release roles/grafana/dashboards molecule/*/tests)
 lint: venv $(LAB_SECRETS) ## Run the linters
 	yamllint --strict .
 	ansible-lint --strict
@@ -77,10 +77,12 @@ lint: venv $(LAB_SECRETS) ## Run the linters
 	shellcheck .ci/run
 	python docs/reference.py --check
 	python docs/settings.py --check
+	python roles/grafana/dashboards --check
 
-reference: venv ## Write docs/roles.md and docs/settings.md from the code
+reference: venv ## Write docs/roles.md, docs/settings.md and the dashboards from the code
 	python docs/reference.py
 	python docs/settings.py
+	python roles/grafana/dashboards
 
 lab: venv ## Install what lab hosts need on this machine
 	@ansible-playbook playbooks/lab.yml -e lab_state=prepared

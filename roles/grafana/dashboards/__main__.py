@@ -1,0 +1,29 @@
+#!/usr/bin/env python3
+"""Write the dashboards' JSON; with --check the status tells whether it is up to date instead."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from boards import api, host, nginx, overview, postgres, redis, releases, slo
+
+TARGET = Path(__file__).resolve().parents[1] / "files/dashboards"
+MODULES = (overview, api, postgres, redis, nginx, host, releases, slo)
+
+
+def main() -> int:
+    """Write every dashboard, or compare it with what is there."""
+    wanted = {TARGET / f"{module.BOARD.uid}.json": module.BOARD.render() for module in MODULES}
+    found = {path: path.read_text() for path in TARGET.glob("*.json")}
+    if sys.argv[1:] == ["--check"]:
+        return int(found != wanted)
+    for path in found.keys() - wanted.keys():
+        path.unlink()
+    for path, text in wanted.items():
+        path.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

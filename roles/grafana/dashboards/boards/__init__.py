@@ -1,0 +1,1 @@
+"""One file per dashboard; each names its panels, in rows, as BOARD."""

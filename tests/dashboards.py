@@ -1,0 +1,100 @@
+"""The dashboards as Grafana asks Prometheus for them: variables, and queries with their intervals."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = ROOT / "roles/grafana/files/dashboards"
+UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+# Grafana rounds the seconds between two points to these.
+STEPS = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1200, 1800, 3600)
+# Pixels, and so points, of a panel that is as wide as a common screen.
+SCREEN = 1500
+
+
+def load() -> dict[str, dict[str, Any]]:
+    """Return the dashboards by their file's name."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(FILES.glob("*.json"))}
+
+
+def panels(board: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the panels that show something."""
+    return [panel for panel in board["panels"] if panel["type"] != "row"]
+
+
+@dataclass
+class Query:
+    """A question to Prometheus, as it is sent."""
+
+    where: str
+    expr: str
+    legend: str
+    instant: bool
+    seconds: int
+    step: int
+
+
+def duration(text: str) -> int:
+    """Return the seconds of "now-6h"."""
+    found = re.fullmatch(r"now-(\d+)([smhd])", text)
+    if not found:
+        raise ValueError(f"{text} is no time range that the tests know")
+    return int(found[1]) * int(UNITS[found[2]])
+
+
+def queries(board: Mapping[str, Any], scrape_seconds: int) -> Iterator[Query]:
+    """Yield every query of a dashboard over its own time range, with "all" for each variable."""
+    seconds = duration(board["time"]["from"])
+    chosen = {item["name"]: item["allValue"] for item in board["templating"].get("list", [])}
+
+    def ask(where: str, target: Mapping[str, Any], width: int) -> Query:
+        exact = max(seconds / (SCREEN * width / 24), scrape_seconds)
+        step = min(STEPS, key=lambda known: abs(known - exact))
+        words = {
+            **chosen,
+            "__interval": f"{step}s",
+            "__rate_interval": f"{max(step + scrape_seconds, 4 * scrape_seconds)}s",
+            "__range": f"{seconds}s",
+        }
+        expr = re.sub(r"\$(\w+)", lambda found: words[found[1]], target["expr"])
+        return Query(where, expr, target.get("legendFormat", ""), target.get("instant", False), seconds, step)
+
+    for panel in panels(board):
+        for target in panel["targets"]:
+            where = f"{board['title']}: {panel['title']} {target['refId']}"
+            yield ask(where, target, panel["gridPos"]["w"])
+    for annotation in board["annotations"].get("list", []):
+        yield ask(f"{board['title']}: event {annotation['name']}", annotation, 24)
+
+
+def variables(board: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return {variable: (selector, label)} of what is chosen from."""
+    found = {}
+    for item in board["templating"].get("list", []):
+        parts = re.fullmatch(r"label_values\((.+), (\w+)\)", item["query"])
+        if not parts:
+            raise ValueError(f"{item['query']} is no variable that the tests know")
+        found[item["name"]] = (parts[1], parts[2])
+    return found
+
+
+def metrics(expr: str) -> set[str]:
+    """Return the metrics that PromQL names; it must parse."""
+    names: set[str] = set()
+
+    def visit(node: promql_parser.Expr) -> None:
+        if isinstance(node, promql_parser.MatrixSelector):
+            node = node.vector_selector
+        if isinstance(node, promql_parser.VectorSelector):
+            names.add(str(node.name))
+
+    promql_parser.walk(promql_parser.parse(expr), visit)
+    return names
