@@ -28,7 +28,7 @@ TESTS = {
     "redis": {"test_redis.py"},
     "app": {"test_app.py"},
     "edge": {"test_nginx.py"},
-    "monitoring": {"test_monitoring.py"},
+    "monitoring": {"test_monitoring.py", "test_dashboards.py", "test_grafana.py"},
 }
 
 

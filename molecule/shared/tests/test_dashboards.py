@@ -1,0 +1,160 @@
+"""Every query of every dashboard, asked as Grafana asks it, has an answer with figures in it."""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import json
+import re
+import shlex
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+from testinfra.host import Host
+
+from tests import dashboards
+
+BOARDS = dashboards.load()
+# What a lab host cannot give, and why.
+MISSING = {
+    "Hosts: Clock A": "A container may not ask for the clock, so the exporter has no figure of it.",
+}
+# As long as a new series needs until a rate of it fits into a window, at one scrape in 15 seconds.
+SECONDS = 60
+# One connection for all questions; what comes back is counted here, not carried home.
+ASK = """
+import json, math, sys, urllib.error, urllib.request
+answers = []
+for url in json.loads(sys.stdin.read()):
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            data = json.load(answer)["data"]
+    except urllib.error.HTTPError as error:
+        answers.append({"error": json.load(error)["error"]})
+        continue
+    if isinstance(data, list):
+        answers.append({"values": data})
+        continue
+    series = data["result"]
+    numbers = [float(pair[1]) for one in series for pair in one.get("values", [one.get("value")])]
+    answers.append({
+        "labels": [one["metric"] for one in series],
+        "finite": sum(map(math.isfinite, numbers)),
+        "infinite": sum(map(math.isinf, numbers)),
+    })
+print(json.dumps(answers))
+"""
+Asker = Callable[[list[str]], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def ask(host: Host, variables: dict[str, Any]) -> Asker:
+    """Return what asks Prometheus several questions from its own host."""
+
+    def send(paths: list[str]) -> list[dict[str, Any]]:
+        address = variables["prometheus_listen_address"]
+        urls = json.dumps([f"http://{address}/api/v1/{path}" for path in paths])
+        script = shlex.join(["python3", "-c", ASK])
+        answers: list[dict[str, Any]] = json.loads(
+            host.check_output(f"printf %s {shlex.quote(urls)} | {script}")
+        )
+        return answers
+
+    return send
+
+
+@pytest.fixture(scope="module")
+def traffic(all_variables: dict[str, dict[str, Any]]) -> Iterator[None]:
+    """Read products at every edge, a few times a second, for as long as the tests look."""
+    edges = [known for known in all_variables.values() if "edge" in known["group_names"]]
+    ended = threading.Event()
+
+    def read() -> None:
+        for number in itertools.count():
+            known = edges[number % len(edges)]
+            context = ssl.create_default_context(cadata=known["tls_ca_certificate"])
+            site = http.client.HTTPSConnection(known["public_name"], context=context, timeout=20)
+            # What the service's cache keeps, and a list, which it does not; 404 is an answer, too.
+            site.request("GET", f"/api/v1/products/{number % 5 + 1}" if number % 2 else "/api/v1/products")
+            site.getresponse()
+            site.close()
+            if ended.wait(0.25):
+                return
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    yield
+    ended.set()
+    reader.join()
+
+
+def address(query: dashboards.Query, now: float) -> str:
+    """Return the path of a query."""
+    if query.instant:
+        return f"query?{urlencode({'query': query.expr, 'time': now})}"
+    # Grafana moves both ends to whole steps.
+    end = now // query.step * query.step
+    span = {"start": end - query.seconds // query.step * query.step, "end": end, "step": query.step}
+    return f"query_range?{urlencode({'query': query.expr, **span})}"
+
+
+def faults(ask: Asker, board: dict[str, Any], scrape_seconds: int) -> list[str]:
+    """Return what Grafana would show no figures for."""
+    now = time.time()
+    asked = list(dashboards.queries(board, scrape_seconds))
+    found = []
+    for query, answer in zip(asked, ask([address(query, now) for query in asked]), strict=True):
+        if "error" in answer:
+            found.append(f"{query.where}: {answer['error']}")
+        elif not answer["finite"] and query.where not in MISSING:
+            found.append(f"{query.where}: nothing for {query.expr}")
+        elif answer["infinite"]:
+            found.append(f"{query.where}: infinite")
+        wanted = set(re.findall(r"{{(\w+)}}", query.legend))
+        found += [
+            f"{query.where}: no {name} in {labels}"
+            for labels in answer.get("labels", [])
+            for name in wanted - labels.keys()
+        ]
+    return found
+
+
+@pytest.mark.on("monitoring")
+@pytest.mark.usefixtures("traffic")
+@pytest.mark.parametrize("name", BOARDS)
+def test_every_query_has_figures(ask: Asker, variables: dict[str, Any], name: str) -> None:
+    deadline = time.monotonic() + SECONDS
+    scrape_seconds = variables["prometheus_scrape_interval_seconds"]
+    while (found := faults(ask, BOARDS[name], scrape_seconds)) and time.monotonic() < deadline:
+        time.sleep(3)
+    assert found == []
+
+
+@pytest.mark.on("monitoring")
+@pytest.mark.parametrize("name", BOARDS)
+def test_every_variable_has_values(ask: Asker, name: str) -> None:
+    variables = dashboards.variables(BOARDS[name])
+    paths = [f"label/{label}/values?{urlencode({'match[]': text})}" for text, label in variables.values()]
+    answers = ask(paths)
+    assert {
+        key: bool(answer.get("values")) for key, answer in zip(variables, answers, strict=True)
+    } == dict.fromkeys(variables, True)
+
+
+@pytest.mark.on("monitoring")
+@pytest.mark.parametrize("metric", ["node_uname_info", "slo:budget", "pg_up"])
+def test_a_renamed_metric_is_noticed(ask: Asker, variables: dict[str, Any], metric: str) -> None:
+    """What these tests look at is what is in the files."""
+    text = json.dumps(BOARDS)
+    boards = json.loads(text.replace(metric, f"{metric}_renamed"))
+    found = [
+        fault
+        for board in boards.values()
+        for fault in faults(ask, board, variables["prometheus_scrape_interval_seconds"])
+    ]
+    assert [fault for fault in found if f"{metric}_renamed" in fault]
