@@ -72,7 +72,7 @@ lint: venv $(LAB_SECRETS) ## Run the linters
 	ansible-lint --strict
 	ruff check .
 	ruff format --check .
-	mypy app tests roles/lab/files roles/exporter/files inventories docs
+	mypy app tests roles/lab/files roles/exporter/files roles/logs/files inventories docs
 	@for folder in $(MYPY_FOLDERS); do mypy $$folder; done
 	shellcheck .ci/run
 	python docs/reference.py --check

@@ -1,6 +1,7 @@
 """Postgres: one pool for each worker, sessions for cold code, the driver itself for hot statements."""
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -19,6 +20,8 @@ from app.errors import ConflictError, ProblemError, UnavailableError
 from app.logging import request_ids
 from app.metrics import Metrics
 from app.settings import Settings, verifying_context
+
+logger = logging.getLogger(__name__)
 
 # A connection that sat idle this long is asked before use; younger ones only need to be still open.
 PING_AFTER_SECONDS = 15
@@ -107,6 +110,7 @@ class Database:
         self.aclose = self.engine.dispose
         self._metrics = metrics
         self._lost_at = 0.0
+        self._slow_seconds = settings.database_slow_statement
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         self._names_requests = settings.debug or settings.log_level == "DEBUG"
         event.listen(self.engine.sync_engine, "checkout", self._on_checkout)
@@ -122,13 +126,16 @@ class Database:
     @asynccontextmanager
     async def connection(self, name: str) -> AsyncIterator[Driver]:
         """The driver's connection of the transaction around this call, or else one from the pool."""
-        with self._accounted(name):
+        with self._accounted(name) as used:
             if (joined := _transaction.get()) is not None:
+                used.append(joined)
                 yield joined
                 return
             pooled = await self.engine.raw_connection()
             try:
-                yield cast("Driver", pooled.driver_connection)
+                driver = cast("Driver", pooled.driver_connection)
+                used.append(driver)
+                yield driver
             except LOST:
                 self._lost_at = time.monotonic()
                 pooled.invalidate()
@@ -172,11 +179,15 @@ class Database:
             attempt += 1
 
     @contextmanager
-    def _accounted(self, name: str) -> Iterator[None]:
-        """Time a statement and turn what the database may answer into errors a client understands."""
+    def _accounted(self, name: str) -> Iterator[list[Driver]]:
+        """Time a statement and turn what the database may answer into errors a client understands.
+
+        A slow one is logged; with the connection that it used, it is found in Postgres' own log too.
+        """
+        used: list[Driver] = []
         started = time.perf_counter()
         try:
-            yield
+            yield used
         except ProblemError:
             raise
         except Exception as error:
@@ -190,7 +201,13 @@ class Database:
                 raise ConflictError("The change contradicts what is stored.") from cause
             raise UnavailableError("The database does not answer in time; try again.") from cause
         finally:
-            self._metrics.queries.labels(name).observe(time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            self._metrics.queries.labels(name).observe(seconds)
+            if seconds >= self._slow_seconds:
+                known: dict[str, Any] = {"statement": name, "duration_ms": round(seconds * 1000, 3)}
+                if used:
+                    known["backend"] = used[0].get_server_pid()
+                logger.warning("Slow statement", extra=known)
 
     def _on_checkout(self, connection: Any, record: Any, _proxy: Any) -> None:
         """Pre-ping without its round trip: a server that went away closed the socket, which is free to see.

@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     database_connect_timeout: ShortSeconds = Field(3, description="Seconds to open a connection.")
     database_statement_timeout: Seconds = Field(5, description="Seconds a statement may run.")
     database_lock_timeout: Seconds = Field(2, description="Seconds a statement may wait for a lock.")
+    database_slow_statement: Seconds = Field(
+        0.5, description="Seconds from which a statement, with its wait for a connection, is logged."
+    )
     database_idle_timeout: Seconds = Field(10, description="Seconds a transaction may sit idle.")
 
     redis_url: str = Field("", description="unix://, redis:// or rediss://HOST:PORT/DB; empty: no cache.")

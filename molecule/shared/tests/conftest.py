@@ -28,7 +28,7 @@ TESTS = {
     "redis": {"test_redis.py"},
     "app": {"test_app.py"},
     "edge": {"test_nginx.py"},
-    "monitoring": {"test_monitoring.py", "test_dashboards.py", "test_grafana.py"},
+    "monitoring": {"test_monitoring.py", "test_dashboards.py", "test_grafana.py", "test_logs.py"},
 }
 
 
@@ -60,6 +60,8 @@ def true_words() -> dict[str, set[str]]:
     edge, app, postgres, redis, monitoring = (
         set(children[group]["hosts"]) for group in ("edge", "app", "postgres", "redis", "monitoring")
     )
+    collected = yaml.safe_load((INVENTORY / "group_vars/all/main.yml").read_text()).get("logs_collect", False)
+    collector = {next(iter(children["monitoring"]["hosts"]))} if collected else set()
     words = {
         "edge": ("edge", edge),
         "app": ("app", app),
@@ -68,6 +70,7 @@ def true_words() -> dict[str, set[str]]:
         "monitoring": ("monitoring", monitoring),
         "nginx": ("edge", edge | app),
         "edge_beside_app": ("edge", edge & app),
+        "collector": ("monitoring", collector),
         # The service on another host comes over the network.
         "postgres_tls": ("postgres", postgres if app - postgres else set()),
         "redis_tls": ("redis", redis if app - redis else set()),

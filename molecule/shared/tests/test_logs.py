@@ -1,0 +1,244 @@
+"""One request's lines are found wherever they were written, and none is lost on the way there."""
+
+import http.client
+import json
+import re
+import shlex
+import ssl
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import testinfra
+from testinfra.host import Host
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+Hosts = dict[str, Host]
+PORT = 19532
+REMOTE = "/var/log/journal/remote"
+
+
+@pytest.fixture
+def hosts(all_variables: dict[str, dict[str, Any]], pytestconfig: pytest.Config) -> Hosts:
+    """Every host of the scenario by its name."""
+    ssh_config = pytestconfig.option.ssh_config
+    return {name: testinfra.get_host(f"ssh://{name}", ssh_config=ssh_config) for name in all_variables}
+
+
+@contextmanager
+def connection(edge: Host, variables: dict[str, Any]) -> Iterator[http.client.HTTPSConnection]:
+    """A client's connection to an edge."""
+    context = ssl.create_default_context(cadata=edge.file("/etc/fastmetal/tls/ca.crt").content_string)
+    client = http.client.HTTPSConnection(variables["nginx_server_names"][0], timeout=15, context=context)
+    yield client
+    client.close()
+
+
+def ask(client: http.client.HTTPSConnection, request_id: str) -> None:
+    """One request that nothing has cached."""
+    client.request("GET", f"/api/v1/products?category={request_id}", headers={"X-Request-ID": request_id})
+    answer = client.getresponse()
+    answer.read()
+    assert answer.status == 200
+
+
+def database(server: Host, variables: dict[str, Any], sql: str) -> str:
+    """Run SQL as the database's superuser."""
+    name = variables["exporter_postgres_database"]
+    return str(
+        server.check_output(
+            f"runuser -u postgres -- psql --no-psqlrc -qAt -d {shlex.quote(name)} -c {shlex.quote(sql)}"
+        )
+    )
+
+
+@contextmanager
+def locked_table(server: Host, variables: dict[str, Any]) -> Iterator[None]:
+    """Hold the products for a moment, which makes whoever reads them slow."""
+    tag = f"holder{uuid.uuid4().hex}"
+    sql = f"BEGIN; LOCK TABLE products; SELECT pg_sleep(1.2) AS {tag}; COMMIT"
+    words = ["systemd-run", "--quiet", "--collect", "--uid=postgres", "psql", "--no-psqlrc"]
+    server.check_output(
+        shlex.join([*words, f"--dbname={variables['exporter_postgres_database']}", "-c", sql])
+    )
+    mine = f"SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%{tag[:9]}%' AND wait_event = 'PgSleep'"
+    while database(server, variables, mine) == "0":
+        time.sleep(0.05)
+    yield
+
+
+@pytest.mark.on("edge")
+def test_a_slow_request_is_found_by_its_id_with_every_kind_of_line(
+    host: Host, variables: dict[str, Any], nearest: Callable[[str], Host], ansible: Run
+) -> None:
+    request_id = uuid.uuid4().hex
+    with connection(host, variables) as client, locked_table(nearest("postgres"), variables):
+        ask(client, request_id)
+    deadline = time.monotonic() + 20
+    while True:
+        shown = ansible("ansible-playbook", "playbooks/logs.yml", "-e", f"request_id={request_id}")
+        rows = re.findall(
+            r"^(\d\d:\d\d:\d\d\.\d{3})  (\S+) +(nginx|app|postgres) +(.+)$", shown.stdout, re.MULTILINE
+        )
+        if {source for _, _, source, _ in rows} == {
+            "nginx",
+            "app",
+            "postgres",
+        } or time.monotonic() > deadline:
+            break
+    assert {source for _, _, source, _ in rows} == {"nginx", "app", "postgres"}, shown.stdout
+    assert [row[0] for row in rows] == sorted(row[0] for row in rows)
+    assert sum(source == "nginx" for _, _, source, _ in rows) == 1
+    (slow,) = (text for _, _, source, text in rows if source == "app" and "Slow statement" in text)
+    assert "statement=" in slow
+    assert any("products" in text for _, _, source, text in rows if source == "postgres")
+    assert {name for _, name, source, _ in rows if source == "nginx"} == {host.backend.hostname}
+
+
+@pytest.mark.on("monitoring")
+def test_an_id_that_is_none_or_of_nothing_is_told(host: Host, ansible: Run) -> None:
+    words = ("ansible-playbook", "playbooks/logs.yml", "--limit", host.backend.hostname, "-e")
+    bad = ansible(*words, "request_id=a;b")
+    assert bad.returncode
+    assert "the X-Request-ID of an answer: 8 to 64 letters" in bad.stdout
+    unknown = ansible(*words, f"request_id={uuid.uuid4().hex}")
+    assert unknown.returncode
+    assert "No line of the last 48 hours is about the request" in unknown.stdout
+
+
+@pytest.mark.on("postgres")
+def test_postgres_logs_json_over_a_rotation(host: Host, variables: dict[str, Any]) -> None:
+    tags = [uuid.uuid4().hex for _ in range(2)]
+    limit = variables["postgresql_slow_query_ms"] / 1000
+    with host.sudo():
+        for tag in tags:
+            database(host, variables, f"SELECT pg_sleep({limit + 0.05}) AS slow_{tag}")
+            host.check_output("logrotate --force /etc/logrotate.d/fastmetal-postgresql")
+        database(host, variables, f"SELECT pg_sleep({limit + 0.05}) AS slow_after")
+        text = host.check_output("zcat --force /var/log/postgresql/fastmetal.json*")
+    lines = [json.loads(line) for line in text.splitlines()]
+    for tag in [*tags, "after"]:
+        assert any(f"slow_{tag}" in line.get("statement", line["message"]) for line in lines), tag
+
+
+def names_of(collector: Host, identifier: str, prefix: str) -> set[str]:
+    """The ids that the collector's lines of one kind hold."""
+    command = (
+        f"journalctl --quiet --directory={REMOTE} --output=cat --identifier={identifier} --grep={prefix}"
+    )
+    with collector.sudo():
+        return set(re.findall(rf'"request_id":"({prefix}\d+)"', collector.run(command).stdout))
+
+
+@pytest.mark.on("collector")
+@pytest.mark.timeout(180)
+def test_nothing_is_lost_while_the_collector_is_away_and_everything_rotates(
+    host: Host, hosts: Hosts, all_variables: dict[str, dict[str, Any]]
+) -> None:
+    prefix, count = f"r{uuid.uuid4().hex[:16]}-", 150
+    name = next(name for name, known in all_variables.items() if "edge" in known["group_names"])
+
+    def make_requests() -> None:
+        with connection(hosts[name], all_variables[name]) as client:
+            for number in range(count):
+                ask(client, f"{prefix}{number}")
+                time.sleep(0.03)
+
+    with host.sudo():
+        host.check_output("systemctl stop fastmetal-receive-logs systemd-journal-remote.socket")
+        requests = threading.Thread(target=make_requests)
+        requests.start()
+        try:
+            for sender in (one for known, one in hosts.items() if known != host.backend.hostname):
+                sender.check_output("journalctl --rotate")
+            hosts[name].check_output("logrotate --force /etc/logrotate.d/nginx")
+        finally:
+            requests.join()
+            host.check_output("systemctl start fastmetal-receive-logs")
+    wanted = {f"{prefix}{number}" for number in range(count)}
+    deadline = time.monotonic() + 60
+    missing = {"nginx": wanted, all_variables[name]["app_name"]: wanted}
+    while any(missing.values()) and time.monotonic() < deadline:
+        time.sleep(1)
+        missing = {identifier: wanted - names_of(host, identifier, prefix) for identifier in missing}
+    assert not any(missing.values()), {identifier: len(ids) for identifier, ids in missing.items()}
+
+
+@pytest.mark.on("collector")
+def test_every_other_host_has_its_lines_at_the_collector(host: Host, hosts: Hosts) -> None:
+    with host.sudo():
+        known = set(host.check_output(f"journalctl --directory={REMOTE} --field=_HOSTNAME").split())
+    assert known == hosts.keys() - {host.backend.hostname}
+
+
+@pytest.mark.on("collector")
+def test_collected_lines_keep_to_their_space(host: Host, variables: dict[str, Any]) -> None:
+    """Of finished files as large as twice the bound, the oldest go."""
+    limit, now = variables["logs_max_size_mb"], int(time.time() * 1e6)
+    with host.sudo():
+        host.check_output("journalctl --rotate")
+        source = host.check_output("find /var/log/journal -name 'system@*.journal' -size -64M | head -n 1")
+        made = [
+            f"{REMOTE}/remote-verify@{'0' * 32}-{n:016x}-{now + n:016x}.journal"
+            for n in range(1, limit // 64)
+        ]
+        for file in made:
+            host.check_output(f"cp {source} {file} && fallocate -l 128M {file}")
+        host.check_output(f"chown systemd-journal-remote {REMOTE}/*")
+        host.check_output("systemctl start fastmetal-bound-logs.service")
+        used = int(host.check_output(f"du --summarize --block-size=1M {REMOTE}").split()[0])
+        kept = set(host.check_output(f"ls -d {REMOTE}/*").split()) & set(made)
+        host.check_output(f"rm -f {' '.join(made)}")
+    assert 0 < used <= limit
+    assert kept
+    assert kept == set(sorted(made)[-len(kept) :])
+
+
+@pytest.mark.on("collector")
+def test_the_collector_hears_nobody_without_a_certificate_of_the_environment(
+    host: Host, variables: dict[str, Any], tmp_path: Path
+) -> None:
+    address = variables["private_address"]
+    with host.sudo():
+        listening = {line.split()[3] for line in host.check_output("ss -Hltn").splitlines()}
+        authority = host.file("/etc/fastmetal/tls/ca.crt").content_string
+    assert f"{address}:{PORT}" in listening
+    assert not {f"0.0.0.0:{PORT}", f"*:{PORT}", f"[::]:{PORT}"} & listening
+    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    pair = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "crt"), "-subj", "/CN=web1"]
+    subprocess.run([*words, *pair], check=True, capture_output=True)
+    line = f"__REALTIME_TIMESTAMP=1\nMESSAGE=forged-{uuid.uuid4().hex}\n\n"
+    for own_pair in (False, True):
+        context = ssl.create_default_context(cadata=authority)
+        if own_pair:
+            context.load_cert_chain(tmp_path / "crt", tmp_path / "key")
+        client = http.client.HTTPSConnection(address, PORT, timeout=10, context=context)
+        try:  # TLS 1.3 tells only at the first read that it wants another certificate.
+            client.request("POST", "/upload", line, {"Content-Type": "application/vnd.fdo.journal"})
+            answer = client.getresponse().status
+        except (ssl.SSLError, ConnectionError):
+            continue
+        finally:
+            client.close()
+        pytest.fail(f"own pair {own_pair}: {answer}")
+
+
+@pytest.mark.on("collector")
+def test_units_are_sandboxed(host: Host, hosts: Hosts) -> None:
+    units = {
+        host.backend.hostname: ["systemd-journal-remote", "fastmetal-receive-logs", "fastmetal-bound-logs"],
+        next(name for name in hosts if name != host.backend.hostname): ["systemd-journal-upload"],
+        next(name for name, one in hosts.items() if one.file("/etc/fastmetal/logs.json").exists): [
+            "fastmetal-forward-logs"
+        ],
+    }
+    for name, services in units.items():
+        for service in services:
+            done = hosts[name].run(f"systemd-analyze security --threshold=45 {service}.service")
+            assert done.rc == 0, done.stdout[-200:]
