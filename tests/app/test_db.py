@@ -74,6 +74,18 @@ async def test_a_slow_statement_is_cut_and_the_connection_stays_usable(database:
     assert (await database.fetch("quick", ONE))[0][0] == 1
 
 
+async def test_a_slow_statement_is_logged_with_the_process_that_ran_it(
+    service: Callable[..., Settings], caplog: pytest.LogCaptureFixture
+) -> None:
+    database = Database(service(DATABASE_SLOW_STATEMENT="0.1", DATABASE_POOL_SIZE="1"), Metrics("test"))
+    backend = (await database.fetch("who", "SELECT pg_backend_pid()"))[0][0]
+    await database.fetch("slow", "SELECT pg_sleep(0.15)")
+    await database.aclose()
+    (record,) = (record.__dict__ for record in caplog.records if record.message == "Slow statement")
+    assert (record["statement"], record["backend"]) == ("slow", backend)
+    assert record["duration_ms"] >= 150
+
+
 async def test_a_broken_constraint_is_a_conflict(database: Database) -> None:
     with pytest.raises(ConflictError):
         async with database.session("bad") as session:
