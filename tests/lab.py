@@ -102,10 +102,10 @@ class Run:
 
     @property
     def sentences(self) -> list[str]:
-        """The messages of failed tasks."""
+        """The messages of failed tasks; a host out of reach may be without one."""
         decode = json.JSONDecoder().raw_decode
         starts = re.finditer(r"^fatal: \[.*?\]: [A-Z!]+ => ", self.output, re.MULTILINE)
-        return [decode(self.output, start.end())[0]["msg"] for start in starts]
+        return [decode(self.output, start.end())[0].get("msg", "") for start in starts]
 
     @property
     def changed(self) -> dict[str, int]:

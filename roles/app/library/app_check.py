@@ -7,6 +7,7 @@ import http.client
 import json
 import socket
 import ssl
+import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -51,6 +52,13 @@ EXAMPLES = r"""
 """
 
 
+SWITCH_SECONDS = 5
+
+
+class OtherReleaseError(Exception):
+    """Another release answered."""
+
+
 def connect(edge: str, name: str, authority: str) -> socket.socket:
     """Connect to an edge, or to a socket of this host, which has no name."""
     if not name:
@@ -78,12 +86,26 @@ def ask(edge: str, name: str, params: dict[str, Any]) -> None:
         answer = connection.getresponse()
         text = answer.read(200).decode(errors="replace")
         connection.close()
+        release = answer.getheader(params["header"], "") if params["header"] else params["release"]
+        if release and release != params["release"]:
+            raise OtherReleaseError(f"{wanted['method']} {path} was answered by {release}")
         if answer.status != wanted["status"]:
             raise ValueError(f"{wanted['method']} {path} was answered {answer.status}: {text}")
-        release = answer.getheader(params["header"]) if params["header"] else params["release"]
-        if release != params["release"]:
-            raise ValueError(f"{wanted['method']} {path} was answered by {release or 'no release'}")
+        if not release:
+            raise ValueError(f"{wanted['method']} {path} was answered by no release")
         location = answer.getheader("Location", location)
+
+
+def ask_after_switch(edge: str, name: str, params: dict[str, Any]) -> None:
+    """Ask, and again while the old release has not let go of the socket yet."""
+    deadline = time.monotonic() + SWITCH_SECONDS
+    while True:
+        try:
+            return ask(edge, name, params)
+        except OtherReleaseError as error:
+            if time.monotonic() > deadline:
+                raise ValueError(str(error)) from None
+            time.sleep(0.1)
 
 
 def main() -> None:
@@ -108,7 +130,7 @@ def main() -> None:
     asked = {module.params["socket"]: ""} if module.params["socket"] else module.params["edges"]
     for edge, name in asked.items():
         try:
-            ask(edge, name, module.params)
+            ask_after_switch(edge, name, module.params)
         except (OSError, ValueError, http.client.HTTPException) as error:
             where = f"The check from outside failed on {edge}" if name else "The release's check failed"
             module.fail_json(msg=f"{where}: {error}.")

@@ -58,8 +58,8 @@ class Changes(Service):
             if not confirm_within:
                 self.record(about, release=release, previous=release_of(old), result="failed")
             raise
-        self.stop(old)
-        stopped = time.monotonic()
+        # It takes no new connection from here on; who needs it gone waits for its last answer in discard().
+        self.retire(old)
         self.settle()
         result = {
             "changed": True,
@@ -67,10 +67,10 @@ class Changes(Service):
             "release": release,
             "previous": release_of(old),
             "start_seconds": round(ready - began, 2),
-            "drain_seconds": round(stopped - ready, 2),
         }
         if not confirm_within:
             self.sweep()
+            result["drain_seconds"] = round(time.monotonic() - ready, 2)
             self.renew_jobs()
             seconds = round(time.monotonic() - began, 2)
             self.record(about, release=release, previous=release_of(old), seconds=seconds, result="ok")
@@ -265,13 +265,16 @@ def carry_out(service: Changes, options: argparse.Namespace) -> dict[str, Any]:
         if options.command == "migrate":
             commands = {"plan": options.plan, "migrate": options.migrate, "back": options.back}
             return service.migrate(options.release, commands)
+        if options.command == "lock":
+            return service.take_lock(about, options.seconds, force=options.force)
         if options.command == "confirm":
             result = service.confirm(options.release, about, options.keep)
-        elif options.command == "return":
-            result = service.back(about, options.reason)
-        elif options.command == "lock":
-            return service.take_lock(about, options.seconds, force=options.force)
-        service.drop_lock(about.get("run", ""))
+        try:
+            if options.command == "return":
+                result = service.back(about, options.reason)
+        finally:
+            # A full disk takes no record, but it must not keep the next run out.
+            service.drop_lock(about.get("run", ""))
         return result
 
 

@@ -223,9 +223,10 @@ class Service:
         finally:
             proving.unlink(missing_ok=True)
 
-    def stop(self, instance: str) -> None:
+    def retire(self, instance: str) -> None:
+        """Let an instance answer what it has accepted, and stop."""
         if instance:
-            answer("systemctl", "stop", self.unit(instance))
+            answer("systemctl", "stop", "--no-block", self.unit(instance))
 
     def discard(self, instance: str) -> None:
         """Stop an instance and remove it; its release stays."""
