@@ -70,7 +70,11 @@ class Fleet:
     def deploy(self, **extra: Any) -> Step:
         """Deploy the next version and see that every host runs it."""
         given = self.build()
-        return self._step("deploy", Path(given["app_source"]).name, **given, **extra)
+        return self.deploy_version(Path(given["app_source"]).name, **given, **extra)
+
+    def deploy_version(self, version: str, **extra: Any) -> Step:
+        """Deploy a version from what is given and see that every host runs it."""
+        return self._step("deploy", version, **extra)
 
     def rollback(self) -> Step:
         """Return to the version before and see that every host runs it."""
@@ -194,6 +198,18 @@ class Fleet:
                 time.sleep(1)
             else:
                 return
+
+    def ran(self, host: str, version: str) -> bool:
+        """Tell whether a host ever started an instance of a version."""
+        units = self.ssh(host, "journalctl --field _SYSTEMD_UNIT")
+        return f"{self.service}@{version}-" in units
+
+    def digest(self, version: str) -> dict[str, str]:
+        """Return what is installed of a version on each host: every name, mode, link and byte."""
+        place = f"cd /srv/{self.service}/releases/{version}-*"
+        files = "find . -type f -exec sha256sum {} + | sort -k 2"
+        names = "find . -printf '%p %M %u %g %l\\n' | sort"
+        return {host: self.ssh(host, f"{place} && ({files}; {names}) | sha256sum") for host in self.apps}
 
     def directory_of(self, version: str) -> str:
         """Return where a version is installed."""

@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import __version__
 
 FAULT = ""
+FORWARDED = b"x-forwarded-for"
 VERSION = (b"x-version", __version__.encode())
 
 if FAULT == "crashes at import":
@@ -29,8 +30,10 @@ class Proof:
                 app = PlainTextResponse("patience")
             elif FAULT == "never gets ready" and scope["path"] == "/health/ready":
                 app = PlainTextResponse("not yet", 503)
-            elif FAULT == "fails its post-check" and scope["method"] == "POST":
+            elif FAULT == "loses writes" and scope["method"] == "POST":
                 app = PlainTextResponse("This release was built to lose writes.", 500)
+            elif FAULT == "fails behind the edge" and FORWARDED in dict(scope["headers"]):
+                app = PlainTextResponse("This release was built to fail behind an edge.", 500)
 
         async def send_with_version(message: Message) -> None:
             if message["type"] == "http.response.start":

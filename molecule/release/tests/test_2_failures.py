@@ -5,6 +5,7 @@ Every time the service goes on, every host ends on the old release, and the next
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -30,25 +31,38 @@ SWITCH = "Put the release in the live one's place"
 def test_a_bad_release_never_serves(fleet: Fleet, fault: str, says: str) -> None:
     old = fleet.versions[-1]
     with fleet.load(fault.replace(" ", "-"), RATE) as load:
-        run = fleet.play("deploy", **fleet.build(fault), app_start_timeout=10)
+        bad = fleet.build(fault)
+        run = fleet.play("deploy", **bad, app_start_timeout=10)
         fleet.check_returned(run, says)
         fleet.deploy()
     assert not load.report.failures
     assert {sample.release for sample in load.report.samples} == {old, fleet.versions[-1]}
+    assert not fleet.ran("web2", Path(bad["app_source"]).name)
 
 
-def test_a_release_that_fails_its_post_check_goes_back(fleet: Fleet) -> None:
+@pytest.mark.parametrize(
+    ("fault", "says", "seen"),
+    [
+        ("loses writes", "The release's check failed: POST", ["web1"]),
+        ("fails behind the edge", "The check from outside failed", ["web1", "web2"]),
+    ],
+)
+def test_a_release_that_fails_its_check_goes_back(
+    fleet: Fleet, fault: str, says: str, seen: list[str]
+) -> None:
     """It did serve, as only that shows the fault, so its own answers are the clients' only loss."""
-    old = fleet.versions[-1]
     with fleet.load("post-check", RATE) as load:
-        bad = fleet.build("fails its post-check")
+        bad = fleet.build(fault)
+        version = Path(bad["app_source"]).name
         run = fleet.play("deploy", **bad)
-        fleet.check_returned(run, "The check from outside failed")
+        fleet.check_returned(run, says)
         returned = time.time()
-        fleet.deploy()
-    assert {sample.release for sample in load.report.failures} <= {Path(bad["app_source"]).name}
+        time.sleep(3)
+    # What the first host shows stays there: the second batch never begins.
+    assert [host for host in fleet.apps if fleet.ran(host, version)] == seen
+    assert {sample.release for sample in load.report.failures} <= {version}
     assert not load.report.between(returned).failures
-    assert {sample.release for sample in load.report.between(0, returned).samples} >= {old}
+    assert {sample.release for sample in load.report.between(returned).samples} == {fleet.versions[-1]}
 
 
 def test_a_migration_behind_a_lock_gives_up(fleet: Fleet) -> None:
@@ -77,6 +91,18 @@ def test_a_host_that_loses_power_in_the_second_batch(fleet: Fleet) -> None:
     assert not load.report.between(lost + 5).failures
 
 
+def test_a_boot_forgets_the_trial_and_the_lock(fleet: Fleet) -> None:
+    about = json.dumps({"run": "cut", "by": "alice", "from": "desk", "action": "deploy"})
+    release = Path(fleet.directory_of(fleet.versions[-2])).name
+    fleet.ssh("web1", f"api-release lock --about '{about}'")
+    fleet.ssh("web1", f"api-release switch {release} --confirm-within 600 --about '{about}'")
+    assert json.loads(fleet.ssh("web1", "api-release status"))["on_trial"]
+    labctl("kill", fleet.lab.name, "web1")
+    labctl("start", fleet.lab.name, "web1")
+    fleet.wait_until_returned(20)
+    assert not json.loads(fleet.ssh("web1", "api-release status"))["lock"]
+
+
 def test_a_disk_that_fills_up_while_the_release_is_installed(fleet: Fleet) -> None:
     with fleet.load("disk", RATE) as load, small_disk(fleet, "web1") as fill:
         with deploying(fleet, fleet.build()) as deploy:
@@ -91,7 +117,7 @@ def test_a_disk_that_fills_up_while_the_release_is_installed(fleet: Fleet) -> No
 def test_ctrl_c(fleet: Fleet, task: str, batch: int) -> None:
     """The lock stays and says whose it is; hosts on trial give up by themselves."""
     with fleet.load(f"ctrl-c-{task.split()[0]}-{batch}", RATE) as load:
-        with deploying(fleet, fleet.build(), app_confirm_seconds=15) as deploy:
+        with deploying(fleet, fleet.build(), app_confirm_seconds=10) as deploy:
             deploy.wait_for(task, times=batch)
             deploy.interrupt()
         time.sleep(2)

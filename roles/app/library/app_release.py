@@ -4,8 +4,12 @@
 from __future__ import annotations
 
 import compileall
+import concurrent.futures
 import fcntl
+import filecmp
+import functools
 import hashlib
+import importlib.util
 import os
 import py_compile
 import shutil
@@ -45,6 +49,32 @@ def lock_releases(releases: Path) -> None:
     fcntl.flock(os.open(releases, os.O_RDONLY), fcntl.LOCK_EX)
 
 
+def compile_sources(directory: Path) -> None:
+    """Compile what no earlier release has: most of a release is its dependencies, and seldom new."""
+    releases = (marker.parent for marker in directory.parent.glob("*/release.json"))
+    newest = sorted(releases, key=lambda release: release.stat().st_mtime)[-1:]
+    fresh = []
+    for source in directory.glob("venv/lib/python*/site-packages/**/*.py"):
+        code = Path(importlib.util.cache_from_source(str(source)))
+        for release in newest:
+            twin, compiled = (release / path.relative_to(directory) for path in (source, code))
+            if compiled.exists() and filecmp.cmp(source, twin, shallow=False):
+                code.parent.mkdir(exist_ok=True)
+                os.link(compiled, code)
+                break
+        else:
+            fresh.append(source)
+    # Byte code that trusts its source needs no check at import; without the path it is the same everywhere.
+    compile_one = functools.partial(
+        compileall.compile_file,
+        quiet=2,
+        stripdir=str(directory),
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    )
+    with concurrent.futures.ProcessPoolExecutor() as pool:
+        list(pool.map(compile_one, fresh, chunksize=20))
+
+
 def install(archive: Path, directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -55,13 +85,7 @@ def install(archive: Path, directory: Path) -> None:
     marker = directory / "release.json"
     partial = marker.rename(directory / "release.json.partial")
     venv.create(directory / "venv", symlinks=True)
-    # Byte code that trusts its source needs no check at import and is the same on every host.
-    compileall.compile_dir(
-        directory / "venv",
-        quiet=2,
-        workers=0,
-        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-    )
+    compile_sources(directory)
     os.sync()
     partial.rename(marker)
 

@@ -1,0 +1,47 @@
+"""A release is what it was built from: a directory, a git ref or a wheel, the same bytes every time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app import __version__
+from tests.lab import ROOT
+from tests.release.fleet import Fleet
+
+pytestmark = pytest.mark.timeout(300)
+
+
+def test_a_version_that_is_deployed_again_is_the_same(fleet: Fleet) -> None:
+    given = fleet.build()
+    version = Path(given["app_source"]).name
+    fleet.deploy_version(version, **given)
+    first = fleet.digest(version)
+    fleet.deploy_version(__version__, app_source="HEAD", app_artifacts=given["app_artifacts"])
+    for host in fleet.apps:
+        fleet.ssh(host, f"rm -r /srv/api/releases/{version}-*")
+    for archive in Path(given["app_artifacts"]).glob(f"{version}-*.tar.gz"):
+        archive.unlink()
+    fleet.deploy_version(version, **given)
+    assert fleet.digest(version) == first
+
+
+def test_a_wheel(fleet: Fleet) -> None:
+    given = fleet.build()
+    tree = Path(given["app_source"])
+    words = [
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        f"--wheel-dir={fleet.scratch}",
+        str(tree),
+    ]
+    subprocess.run([sys.executable, "-m", "pip", *words], check=True)
+    wheel = next(fleet.scratch.glob(f"*-{tree.name}-*.whl"))
+    fleet.deploy_version(
+        tree.name, **given | {"app_source": str(wheel)}, app_requirements=str(ROOT / "requirements-app.txt")
+    )
