@@ -7,6 +7,7 @@ A timer runs it as an unprivileged user; what is costly is looked at again only 
 from __future__ import annotations
 
 import calendar
+import contextlib
 import json
 import os
 import re
@@ -77,10 +78,13 @@ def release(service: str) -> Samples:
 def deploys(service: str) -> Samples:
     """How the last change of the service went, by its history on this host."""
     history = Path(f"/srv/{service}/history.jsonl")
-    entries = [json.loads(line) for line in history.read_text().splitlines()] if history.exists() else []
-    if not entries:
+    last: dict[str, Any] = {}
+    for line in history.read_text().splitlines() if history.exists() else []:
+        # A power cut or a full disk may leave half a line.
+        with contextlib.suppress(ValueError):
+            last = json.loads(line)
+    if not last:
         return {}
-    last = entries[-1]
     known = labels(service=service, action=last["action"], release=last.get("release", ""))
     ended = datetime.fromisoformat(last["time"]).timestamp()
     return {
