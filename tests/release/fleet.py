@@ -56,6 +56,7 @@ class Fleet:
     service: str = "api"
     versions: list[str] = field(default_factory=list)  # what was live, the last one is now
     built: int = 0
+    measured: list[str] = field(default_factory=list)
 
     def play(self, name: str, **extra: Any) -> Run:
         """Run one of the playbooks."""
@@ -153,7 +154,7 @@ class Fleet:
     @contextmanager
     def load(self, run: str, rate: float) -> Iterator[Load]:
         """Load the service while the block runs; then look for every acknowledged write."""
-        run = f"{run}-{time.time():.0f}"
+        name, run = run, f"{run}-{time.time():.0f}"
         plan, result = self.scratch / f"{run}.json", self.scratch / f"{run}.result.json"
         service = {"url": self.url, "ca": str(self.ca), "header": "x-version"}
         plan.write_text(json.dumps({"run": run, "rate": rate, **service, **self.traffic()}))
@@ -166,6 +167,9 @@ class Fleet:
             process.terminate()
             process.wait(60)
             load.report = Report.read(result)
+            longest = max((s.seconds for s in load.report.samples if s.kind != "s"), default=0.0)
+            lost, asked = len(load.report.failures), len(load.report.samples)
+            self.measured.append(f"{name}: {lost} of {asked} requests lost, the longest took {longest:.1f} s")
         self.check_writes(run, load.report)
 
     def check_writes(self, run: str, report: Report) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import errno
 import importlib.util
 import json
 import sys
@@ -33,6 +35,7 @@ def changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         (fake / command).chmod(0o755)
     monkeypatch.setenv("PATH", str(fake), prepend=":")
     made = module.Changes("api")
+    made.carry_out = module.carry_out
     made.etc, made.srv, made.run = (tmp_path / name for name in ("etc", "srv", "run"))
     made.instances = made.srv / "instances"
     made.history_file, made.lock_file = made.srv / "history.jsonl", made.run / "deploy.lock"
@@ -95,3 +98,18 @@ def test_half_a_line_in_the_history_hurts_nobody(changes: Any) -> None:
         stream.write('{"time": "2026-')
     changes.record(about("two"), release="1.1-new", result="ok")
     assert [entry["run"] for entry in changes.history()] == ["one", "two"]
+
+
+def test_a_full_disk_takes_no_record_but_gives_the_lock_back(
+    changes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    changes.take_lock(about("one"), 60, force=False)
+    put_on_trial(changes, "one")
+    monkeypatch.setattr(changes, "record", full)
+    with pytest.raises(OSError, match="No space left"):
+        changes.carry_out(changes, argparse.Namespace(command="return", about=about("one"), reason="full"))
+    assert (changes.trial, changes.current) == ("", "1.0-old.1")
+    assert changes.lock() == {}

@@ -12,11 +12,11 @@ __all__ = ["fleet", "measured", "pytest_terminal_summary"]
 
 
 @pytest.fixture(scope="session")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+def fleet(tmp_path_factory: pytest.TempPathFactory, measured: list[str]) -> Fleet:
     """Two application hosts that serve a variant of the service, behind their edge."""
     scratch = tmp_path_factory.mktemp("release")
     inventory = ROOT / "molecule/release/inventory"
-    fleet = Fleet(Lab("molecule-release"), inventory, "edge1", ("web1", "web2"), scratch)
+    fleet = Fleet(Lab("molecule-release"), inventory, "edge1", ("web1", "web2"), scratch, measured=measured)
     fleet.deploy()
     fleet.deploy()
     return fleet

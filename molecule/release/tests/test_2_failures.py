@@ -51,7 +51,7 @@ def test_a_release_that_fails_its_check_goes_back(
     fleet: Fleet, fault: str, says: str, seen: list[str]
 ) -> None:
     """It did serve, as only that shows the fault, so its own answers are the clients' only loss."""
-    with fleet.load("post-check", RATE) as load:
+    with fleet.load(fault.replace(" ", "-"), RATE) as load:
         bad = fleet.build(fault)
         version = Path(bad["app_source"]).name
         run = fleet.play("deploy", **bad)
