@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -82,7 +83,9 @@ def ask(edge: str, name: str, params: dict[str, Any]) -> None:
         body = None
         if wanted["body"] is not None:
             body, headers["Content-Type"] = json.dumps(wanted["body"]), "application/json"
-        connection.request(wanted["method"], path, body, headers)
+        # It may have answered, and hung up, before it was told all; its answer counts.
+        with contextlib.suppress(BrokenPipeError):
+            connection.request(wanted["method"], path, body, headers)
         answer = connection.getresponse()
         text = answer.read(200).decode(errors="replace")
         connection.close()
