@@ -103,7 +103,8 @@ test-roles: venv $(LAB_SECRETS) ## Run Molecule on both Debian releases and on t
 	molecule test --scenario-name default
 	MOLECULE_INVENTORY=split molecule test --scenario-name split
 
-test-releases: venv $(LAB_SECRETS) ## Release under load, and deploy another app by the same roles
+test-releases: venv $(LAB_SECRETS) ## Release under load, fail at each step, and deploy another app by the same roles
+	MOLECULE_INVENTORY=release molecule test --scenario-name release
 	MOLECULE_INVENTORY=own_app molecule test --scenario-name own_app
 
 # Not a part of `make test`: it needs a quiet machine for twenty minutes.

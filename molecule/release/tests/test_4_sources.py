@@ -23,8 +23,12 @@ def test_a_version_that_is_deployed_again_is_the_same(fleet: Fleet) -> None:
     fleet.deploy_version(__version__, app_source="HEAD", app_artifacts=given["app_artifacts"])
     for host in fleet.apps:
         fleet.ssh(host, f"rm -r /srv/api/releases/{version}-*")
-    for archive in Path(given["app_artifacts"]).glob(f"{version}-*.tar.gz"):
+    cache = Path(given["app_artifacts"])
+    for archive in cache.glob(f"{version}-*.tar.gz"):
         archive.unlink()
+    for wheel in cache.glob(f"wheel-{version}-*/*"):
+        wheel.unlink()
+        wheel.parent.rmdir()
     fleet.deploy_version(version, **given)
     assert fleet.digest(version) == first
 

@@ -209,6 +209,10 @@ class Build:
         """Build the app's wheel from a copy of the listed files, so that nothing else can get in."""
         if self.is_wheel:
             return self.source
+        # The same for every target, unless it is compiled.
+        kept = self.cache / f"wheel-{self.release}"
+        if kept.is_dir():
+            return next(kept.iterdir())
         tree = work / "source"
         for path in self.sources:
             copy = tree / path.relative_to(self.source)
@@ -217,11 +221,13 @@ class Build:
         config = tomllib.loads((tree / "pyproject.toml").read_text())
         backend = config.get("build-system", {}).get("requires", ["setuptools"])
         options = ["--no-build-isolation"] if all(map(satisfied, backend)) else []
-        options += ["--no-deps", f"--wheel-dir={work}"]
+        options += ["--no-deps", f"--wheel-dir={work / 'built'}"]
         self.pip("wheel", *options, str(tree), SOURCE_DATE_EPOCH=str(EPOCH))
-        built = next(work.glob("*.whl"))
+        built = next((work / "built").iterdir())
         ours = "{}.{}".format(*sys.version_info)
-        if not built.name.endswith("-none-any.whl") and not self.python.startswith(f"{ours}."):
+        if built.name.endswith("-none-any.whl"):
+            built = built.parent.rename(kept) / built.name
+        elif not self.python.startswith(f"{ours}."):
             raise BuildError(
                 f"{built.name} is compiled for Python {ours}, not {self.python}: set app_source to a wheel."
             )
@@ -273,7 +279,7 @@ class Build:
                 packages = sorted(line.split(" ", 1)[0] for line in lines.values())
                 self.pack([*sorted(self.wheelhouse.glob("*.whl")), wheel], packages, target)
             archive.replace(self.artifact)
-        for pattern in ("*.tar.gz", "wheels-*"):
+        for pattern in ("*.tar.gz", "wheel-*", "wheels-*"):
             for old in sorted(self.cache.glob(pattern), key=lambda path: path.stat().st_mtime)[:-KEEP]:
                 if old.is_dir():
                     shutil.rmtree(old)
