@@ -56,6 +56,7 @@ class Fleet:
     service: str = "api"
     versions: list[str] = field(default_factory=list)  # what was live, the last one is now
     built: int = 0
+    begun: float = field(default_factory=time.time)
     measured: list[str] = field(default_factory=list)
 
     def play(self, name: str, **extra: Any) -> Run:
@@ -204,9 +205,9 @@ class Fleet:
                 return
 
     def ran(self, host: str, version: str) -> bool:
-        """Tell whether a host ever started an instance of a version."""
-        units = self.ssh(host, "journalctl --field _SYSTEMD_UNIT")
-        return f"{self.service}@{version}-" in units
+        """Tell whether a host started a version; an earlier session may have used its number."""
+        said = self.ssh(host, f"journalctl --since @{self.begun:.0f} --identifier systemd --output cat")
+        return f"{self.service}: release {version}-" in said
 
     def digest(self, version: str) -> dict[str, str]:
         """Return what is installed of a version on each host: every name, mode, link and byte."""
