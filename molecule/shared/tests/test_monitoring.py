@@ -9,6 +9,7 @@ import socket
 import ssl
 import tarfile
 import time
+from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -212,6 +213,44 @@ def test_an_alert_arrives_and_ends(host: Host, variables: dict[str, Any]) -> Non
         finally:
             host.check_output(f"systemctl start {units}")
             host.check_output("systemctl stop receiver.service")
+
+
+@pytest.mark.on("edge")
+@pytest.mark.parametrize(
+    ("path", "holds"),
+    [
+        ("/prometheus/consoles/status.html", "<h2>Hosts</h2>"),
+        ("/prometheus/api/v1/query?query=vector(1)", '"success"'),
+        ("/alertmanager/api/v2/status", "versionInfo"),
+    ],
+)
+def test_tools_are_shown_to_whoever_has_a_password(
+    host: Host, variables: dict[str, Any], path: str, holds: str
+) -> None:
+    with host.sudo():
+        context = ssl.create_default_context(cadata=host.file("/etc/fastmetal/tls/ca.crt").content_string)
+    known = {"": 401, "verify:wrong": 401, "other:verify": 401, "verify:verify": 200}
+    for account, wanted in known.items():
+        client = HTTPSConnection(variables["nginx_server_names"][0], timeout=15, context=context)
+        token = base64.b64encode(account.encode()).decode()
+        client.request("GET", path, headers={"Authorization": f"Basic {token}"} if account else {})
+        answer = client.getresponse()
+        body = answer.read().decode()
+        client.close()
+        assert answer.status == wanted, (account, body)
+        assert (holds in body) == (wanted == 200)
+
+
+@pytest.mark.on("monitoring")
+def test_the_status_page_knows_every_host(host: Host, variables: dict[str, Any]) -> None:
+    assert wait_for_samples(host, variables, "instance:node_cpu:utilisation5m")
+    script = "import sys,urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read().decode())"
+    url = f"http://{variables['prometheus_listen_address']}/consoles/status.html"
+    page = host.check_output(shlex.join(["python3", "-c", script, url]))
+    hosts = {name for job, name in wanted_targets(variables) if job == "node"}
+    assert hosts == set(re.findall(r'<td class="good">([^<]+)</td>', page))
+    assert re.search(r'<td class="n">[0-9.]+%</td>', page)
+    assert re.search(r"\d+\.\d+\.\d+-[0-9a-f]{12}", page)
 
 
 @pytest.mark.on("monitoring")
