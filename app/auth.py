@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any
 
 import jwt
@@ -14,6 +15,7 @@ from app.settings import Settings
 WRITE_PRODUCTS = "products:write"
 READ_OPERATIONS = "operations:read"
 SCOPES = (WRITE_PRODUCTS, READ_OPERATIONS)
+MOST_REMEMBERED = 1000
 
 
 class UnauthorizedError(ProblemError):
@@ -49,6 +51,8 @@ class Tokens:
         self._keys = settings.signing_keys
         self._algorithm = settings.token_algorithm
         self._lifetime = settings.token_lifetime_seconds
+        # With the same keys a token is signed well or never; whether it has expired is asked each time.
+        self._known = lru_cache(MOST_REMEMBERED)(self._decode)
 
     def issue(
         self, subject: str, scopes: frozenset[str], lifetime: int | None = None, user_id: int | None = None
@@ -67,6 +71,12 @@ class Tokens:
 
     def verify(self, token: str) -> Principal:
         """Return the token's principal or raise UnauthorizedError."""
+        principal, expires_at = self._known(token)
+        if expires_at <= time.time():
+            raise invalid_token()
+        return principal
+
+    def _decode(self, token: str) -> tuple[Principal, int]:
         for key in self._keys:
             try:
                 claims = jwt.decode(token, key, [self._algorithm], {"require": ["exp", "iat", "sub"]})
@@ -75,7 +85,7 @@ class Tokens:
             except jwt.InvalidTokenError:
                 break
             scopes = frozenset(claims.get("scope", "").split())
-            return Principal(claims["sub"], scopes, claims.get("uid"), claims["iat"])
+            return Principal(claims["sub"], scopes, claims.get("uid"), claims["iat"]), claims["exp"]
         raise invalid_token()
 
 

@@ -112,6 +112,9 @@ class Database:
         self._lost_at = 0.0
         self._slow_seconds = settings.database_slow_statement
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+        # The pool would let newcomers overtake those that wait.
+        self._places = asyncio.Semaphore(settings.database_pool_size + settings.database_max_overflow)
+        self._patience = settings.database_pool_timeout
         self._names_requests = settings.debug or settings.log_level == "DEBUG"
         event.listen(self.engine.sync_engine, "checkout", self._on_checkout)
         event.listen(self.engine.sync_engine, "checkin", self._on_checkin)
@@ -131,17 +134,22 @@ class Database:
                 used.append(joined)
                 yield joined
                 return
-            pooled = await self.engine.raw_connection()
+            async with asyncio.timeout(self._patience if self._places.locked() else None):
+                await self._places.acquire()
             try:
-                driver = cast("Driver", pooled.driver_connection)
-                used.append(driver)
-                yield driver
-            except LOST:
-                self._lost_at = time.monotonic()
-                pooled.invalidate()
-                raise
+                pooled = await self.engine.raw_connection()
+                try:
+                    driver = cast("Driver", pooled.driver_connection)
+                    used.append(driver)
+                    yield driver
+                except LOST:
+                    self._lost_at = time.monotonic()
+                    pooled.invalidate()
+                    raise
+                finally:
+                    await greenlet_spawn(pooled.close)  # one of the overflow is really closed, which waits
             finally:
-                await greenlet_spawn(pooled.close)  # one of the overflow is really closed, which waits
+                self._places.release()
 
     async def write(self, name: str, sql: str, *arguments: Any) -> list[asyncpg.Record]:
         """Run one statement, committed when this returns unless in `transact`. Never repeated."""

@@ -1,5 +1,7 @@
 """One JSON object a line: access lines on standard output, everything else on standard error."""
 
+import asyncio
+import atexit
 import logging
 import logging.config
 import os
@@ -53,6 +55,27 @@ def configure_logging(level: str) -> None:
     logging.captureWarnings(True)
 
 
-def write_access_line(fields: dict[str, Any]) -> None:
-    """Write one access line straight to standard output: a Logger costs a quarter of a small request."""
-    os.write(1, orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
+class AccessLog:
+    """Writes access lines straight to standard output, those of a hundredth of a second together.
+
+    A Logger costs a quarter of a small request, a system call a tenth.
+    """
+
+    SECONDS = 0.01
+    MOST_LINES = 64  # a write that the kernel keeps in one piece, as the workers share the stream
+
+    def __init__(self) -> None:
+        self._lines: list[bytes] = []
+        atexit.register(self._write)
+
+    def __call__(self, fields: dict[str, Any]) -> None:
+        self._lines.append(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
+        if len(self._lines) == 1:
+            asyncio.get_running_loop().call_later(self.SECONDS, self._write)
+        elif len(self._lines) == self.MOST_LINES:
+            self._write()
+
+    def _write(self) -> None:
+        lines, self._lines = self._lines, []
+        if lines:
+            os.write(1, b"".join(lines))

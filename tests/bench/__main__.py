@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from app.products.schemas import ListQuery
 from tests.bench import report
 from tests.bench.choices import choices
 from tests.bench.limits import measure_limits
@@ -174,7 +175,7 @@ class Bench:
 
     def growth(self, rows: int, order: Iterable[int]) -> list[dict[str, Any]]:
         """Measure reads with these numbers of workers."""
-        half = self.ask(f"{PRODUCTS}?page_size=100&page={rows // 200 or 1}")["next"]
+        half = ListQuery().next_place(rows // 2, "")
         loads = (
             Load("by key", "uncached", f"/uncached{PRODUCTS}/:id", 2000, rows),
             Load("first page", "api", f"{PRODUCTS}?page_size=20"),
