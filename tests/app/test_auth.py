@@ -7,7 +7,7 @@ import httpx
 import jwt
 import pytest
 
-from app.auth import Tokens
+from app.auth import Tokens, UnauthorizedError
 from app.settings import Settings
 
 URL = "/api/v1/products"
@@ -83,3 +83,15 @@ def test_algorithm_and_lifetime_come_from_the_settings(service: Callable[..., Se
     assert claims["exp"] - claims["iat"] == 5
     assert claims["scope"] == "a b"
     assert tokens.verify(token).scopes == {"a", "b"}
+
+
+def test_a_token_that_was_accepted_expires_all_the_same(
+    service: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = Tokens(service())
+    token = tokens.issue("ann", frozenset(), lifetime=60)
+    assert tokens.verify(token).subject == "ann"
+    now = time.time()
+    monkeypatch.setattr("app.auth.time.time", lambda: now + 61)
+    with pytest.raises(UnauthorizedError):
+        tokens.verify(token)
