@@ -21,6 +21,8 @@ from grafana_foundation_sdk.models.dashboard import (
     Panel,
     Threshold,
     ThresholdsMode,
+    ValueMap,
+    ValueMappingResult,
     VariableOption,
     VariableRefresh,
     VariableSort,
@@ -68,6 +70,13 @@ def number(title: str, text: str, expr: str, *, unit: str = "short", steps: Step
     panel.unit(unit).thresholds(colours(steps))
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
     return panel.color_mode(words.BigValueColorMode.VALUE).graph_mode(words.BigValueGraphMode.NONE)
+
+
+def truth(title: str, text: str, expr: str) -> Any:
+    """Return a panel that says yes for 1 and no for less."""
+    panel = number(title, text, expr, steps=worse_below(1, 0.5))
+    answers = {"1": ValueMappingResult(text="yes"), "0": ValueMappingResult(text="no")}
+    return panel.mappings([ValueMap(options=answers)])
 
 
 def lines(

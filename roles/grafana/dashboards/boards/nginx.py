@@ -1,6 +1,6 @@
 """The edge: what clients are answered, what it refuses, and the way to the service."""
 
-from panels import Board, choice, heat, lines, listing, number, worse_above, worse_below
+from panels import Board, choice, heat, lines, listing, number, truth, worse_above, worse_below
 
 SCOPE = 'instance=~"$instance"'
 WINDOW = "[$__rate_interval]"
@@ -21,23 +21,20 @@ BOARD = Board(
     variables=[choice("instance", "Host", "nginx_up", "instance")],
     rows={
         "Now": [
-            number(
+            truth(
                 "Nginx",
-                "Whether it answers on every host: 1 is up.",
+                "Whether it answers on every host.",
                 f"min(nginx_up{{{SCOPE}}})",
-                steps=worse_below(1, 0.5),
             ),
-            number(
+            truth(
                 "From outside",
-                "Whether every public name answers over TLS: 1 is yes.",
+                "Whether every public name answers over TLS.",
                 'min(probe_success{module="site"})',
-                steps=worse_below(1, 0.5),
             ),
-            number(
+            truth(
                 "To HTTPS",
-                "Whether plain HTTP leads there: 1 is yes.",
+                "Whether plain HTTP leads there.",
                 'min(probe_success{module="redirect"})',
-                steps=worse_below(1, 0.5),
             ),
             number(
                 "Certificate",

@@ -1,6 +1,6 @@
 """The dashboard to open at three in the morning: is the site up, what is wrong, where to look next."""
 
-from panels import Board, lines, listing, number, worse_above, worse_below
+from panels import Board, lines, listing, number, truth, worse_above
 
 SERIOUS = 'ALERTS{alertstate="firing",severity=~"critical|warning"}'
 
@@ -10,11 +10,10 @@ BOARD = Board(
     text="Is the site up, what is wrong, and where to look next.",
     rows={
         "Now": [
-            number(
+            truth(
                 "Site",
-                "Whether every public name answers as a client expects: 1 is up.",
+                "Whether every public name answers as a client expects.",
                 'min(probe_success{module="site"})',
-                steps=worse_below(1, 0.5),
             ),
             number(
                 "Alerts",

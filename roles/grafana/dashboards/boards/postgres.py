@@ -1,6 +1,6 @@
 """Postgres: connections, work, waits, and what grows."""
 
-from panels import Board, choice, lines, listing, number, worse_above, worse_below
+from panels import Board, choice, lines, listing, number, truth, worse_above
 
 SCOPE = 'instance=~"$instance"'
 WINDOW = "[$__rate_interval]"
@@ -18,11 +18,10 @@ BOARD = Board(
     variables=[choice("instance", "Host", "pg_up", "instance")],
     rows={
         "Now": [
-            number(
+            truth(
                 "Up",
-                "Whether every server answers: 1 is up.",
+                "Whether every server answers.",
                 f"min(pg_up{{{SCOPE}}})",
-                steps=worse_below(1, 0.5),
             ),
             number(
                 "Connections",

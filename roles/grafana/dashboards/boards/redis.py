@@ -1,6 +1,6 @@
 """Redis as a cache: does it help, and is it full or thrashing."""
 
-from panels import Board, choice, lines, number, worse_above, worse_below
+from panels import Board, choice, lines, number, truth, worse_above
 
 SCOPE = 'instance=~"$instance"'
 WINDOW = "[$__rate_interval]"
@@ -14,17 +14,15 @@ BOARD = Board(
     variables=[choice("instance", "Host", "redis_up", "instance")],
     rows={
         "Now": [
-            number(
+            truth(
                 "Up",
-                "Whether every server answers: 1 is up.",
+                "Whether every server answers.",
                 f"min(redis_up{{{SCOPE}}})",
-                steps=worse_below(1, 0.5),
             ),
-            number(
+            truth(
                 "Used by the service",
-                "Whether every worker uses its cache: 1 is yes.",
+                "Whether every worker uses its cache.",
                 "min(cache_up)",
-                steps=worse_below(1, 0.5),
             ),
             number(
                 "Clients",

@@ -1,6 +1,6 @@
 """Releases: what runs where, how the last change went, and what it did to clients."""
 
-from panels import Board, lines, listing, number, worse_above, worse_below
+from panels import Board, lines, listing, number, truth, worse_above
 
 BOARD = Board(
     uid="releases",
@@ -16,11 +16,10 @@ BOARD = Board(
                 "count(count by (service, release) (fastmetal_release_info))",
                 steps=worse_above(2, 3),
             ),
-            number(
+            truth(
                 "Last change",
-                "Whether it ended well on every host: 1 is yes.",
+                "Whether it ended well on every host.",
                 "min(fastmetal_deploy_success)",
-                steps=worse_below(1, 0.5),
             ),
             number(
                 "Took",
