@@ -76,11 +76,12 @@ def traffic(all_variables: dict[str, dict[str, Any]]) -> Iterator[None]:
 
     def read() -> None:
         for number in itertools.count():
-            known = edges[number % len(edges)]
+            turn, index = divmod(number, len(edges))
+            known = edges[index]
             context = ssl.create_default_context(cadata=known["tls_ca_certificate"])
             site = http.client.HTTPSConnection(known["public_name"], context=context, timeout=20)
             # What the service's cache keeps, and a list, which it does not; 404 is an answer, too.
-            site.request("GET", f"/api/v1/products/{number % 5 + 1}" if number % 2 else "/api/v1/products")
+            site.request("GET", f"/api/v1/products/{turn % 5 + 1}" if turn % 2 else "/api/v1/products")
             site.getresponse()
             site.close()
             if ended.wait(0.25):
