@@ -257,8 +257,9 @@ def test_nothing_else_listens(host: Host, variables: dict[str, Any]) -> None:
     found = {line.split()[3] for line in lines if '"nginx"' in line}
     public = {"0.0.0.0:80", "0.0.0.0:443", "[::]:80", "[::]:443"} if "edge" in groups else set()
     private = set(variables["nginx_backend_listen"]) if "app" in groups else set()
+    guard = set(variables["nginx_guard_listen"])
     assert found
-    assert found <= public | private | {"127.0.0.1:9181"}
+    assert found <= public | private | guard | {"127.0.0.1:9181"}
 
 
 @pytest.mark.on("app")
