@@ -16,6 +16,8 @@ MOST_SECONDS = 300
 QUIET_SECONDS = 20
 # A new instance costs processor time before its first answer, an old one after its last.
 MARGIN_SECONDS = 3
+# Below it a turn of the scheduler decides, not the release.
+LEAST_P99_SECONDS = 0.01
 
 
 def p99(report: Report) -> float:
@@ -65,4 +67,4 @@ def test_releases_and_rollbacks_lose_nothing(fleet: Fleet, measured: list[str]) 
     ]
     assert not report.failures, report.failures[:5]
     assert len(report.samples) >= 20_000
-    assert busy <= 3 * quiet
+    assert busy <= 3 * max(quiet, LEAST_P99_SECONDS)
