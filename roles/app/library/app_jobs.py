@@ -87,7 +87,9 @@ class Jobs:
             code, _, err = self.module.run_command(["systemd-analyze", "verify", *paths])
         if code or "job-" in err:
             said = err.replace(f"{directory}/", "").strip().splitlines()
-            self.module.fail_json(msg=f"app_jobs makes a bad unit, nothing was written: {said[0]}")
+            # It speaks of units that these depend on, too.
+            own = [line for line in said if "job-" in line]
+            self.module.fail_json(msg=f"app_jobs makes a bad unit, nothing was written: {(own or said)[0]}")
 
     def apply(self, written: dict[str, str]) -> None:
         scheduled = [
