@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from statistics import median
 
@@ -12,7 +13,8 @@ from tests.release.fleet import Fleet, Step
 
 RATE = 100
 MOST_PAIRS = 10
-MOST_SECONDS = 300
+# RELEASE_ROW_SECONDS=300 makes the row of docs/releases.md; `make test` has an hour for everything.
+MOST_SECONDS = int(os.environ.get("RELEASE_ROW_SECONDS", "200"))
 QUIET_SECONDS = 20
 # A new instance costs processor time before its first answer, an old one after its last.
 MARGIN_SECONDS = 3
