@@ -1,6 +1,7 @@
 """The service as its clients and its operator meet it: by its socket, its edge and its manage command."""
 
 import json
+import os
 import re
 import uuid
 from collections.abc import Callable
@@ -253,6 +254,14 @@ def test_the_units_are_valid(service: Service) -> None:
 def test_the_queue_is_as_long_as_configured(service: Service) -> None:
     listening = service.host.check_output(f"ss --no-header --listening --unix src {service.socket}").split()
     assert int(listening[3]) == service.variables["app_backlog"]
+
+
+def test_no_worker_sleeps_in_accept(service: Service) -> None:
+    pid = service.host.check_output(f"systemctl show --value --property=MainPID {service.unit}")
+    shown = service.host.check_output(f"ss --no-header --listening --unix --processes src {service.socket}")
+    (descriptor,) = re.findall(rf"pid={pid},fd=(\d+)", shown)
+    flags = service.host.check_output(f"cat /proc/{pid}/fdinfo/{descriptor}")
+    assert int(re.findall(r"flags:\s+(\d+)", flags)[0], 8) & os.O_NONBLOCK
 
 
 def test_only_the_web_server_may_connect(service: Service) -> None:
