@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from statistics import median
 
@@ -13,13 +12,10 @@ from tests.release.fleet import Fleet, Step
 
 RATE = 100
 MOST_PAIRS = 10
-# RELEASE_ROW_SECONDS=300 makes the row of docs/releases.md; `make test` has an hour for everything.
-MOST_SECONDS = int(os.environ.get("RELEASE_ROW_SECONDS", "200"))
+MOST_SECONDS = 300
 QUIET_SECONDS = 20
 # A new instance costs processor time before its first answer, an old one after its last.
 MARGIN_SECONDS = 3
-# Below it a turn of the scheduler decides, not the release.
-LEAST_P99_SECONDS = 0.01
 
 
 def p99(report: Report) -> float:
@@ -69,4 +65,4 @@ def test_releases_and_rollbacks_lose_nothing(fleet: Fleet, measured: list[str]) 
     ]
     assert not report.failures, report.failures[:5]
     assert len(report.samples) >= 20_000
-    assert busy <= 3 * max(quiet, LEAST_P99_SECONDS)
+    assert busy <= 3 * quiet
