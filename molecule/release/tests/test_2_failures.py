@@ -63,6 +63,7 @@ def test_a_release_that_fails_its_check_goes_back(
     assert {sample.release for sample in load.report.failures} <= {version}
     assert not load.report.between(returned).failures
     assert {sample.release for sample in load.report.between(returned).samples} == {fleet.versions[-1]}
+    fleet.deploy()
 
 
 def test_a_migration_behind_a_lock_gives_up(fleet: Fleet) -> None:
