@@ -42,8 +42,10 @@ lock: ## Refresh the hash-pinned requirements from pyproject.toml
 
 # --- demo ---------------------------------------------------------------------
 
-$(LAB_SECRETS): | venv
+# Again when the playbook may know new ones.
+$(LAB_SECRETS): playbooks/secrets.yml | venv
 	@ansible-playbook playbooks/secrets.yml -e env=lab
+	@touch $@
 
 # Under sudo, what is made here belongs to the checkout's owner, who needs no sudo for Ansible; a host's files stay its own.
 HAND_OVER := [ -O . ] || find . -path './.lab/*/hosts' -prune -o -user 0 -exec chown --no-dereference --reference=. {} +
@@ -58,7 +60,7 @@ demo-down: ## Take the demo away again
 
 # --- environments ---------------------------------------------------------------
 
-secrets: venv ## Generate an environment's secrets once: make secrets ENV=production
+secrets: venv ## Generate the secrets that an environment lacks: make secrets ENV=production
 	@ansible-playbook playbooks/secrets.yml -e env=$(ENV)
 
 # --- proof ----------------------------------------------------------------------

@@ -95,6 +95,7 @@ def test_refuses_an_environment_without_secrets(environment: Path, playbook: str
     assert_refused(
         play("-i", environment, playbook),
         "secret_redis_app_password",
+        "secret_grafana_key",
         "make the environment's secrets with `make secrets ENV=pytest`",
     )
 

@@ -131,29 +131,28 @@ def generate(tree: Path, *arguments: str, **variables: str) -> subprocess.Comple
     )
 
 
+def vault(tree: Path, verb: str) -> str:
+    """Run ansible-vault on production's secrets; the client finds the environment by their path."""
+    command = ["ansible-vault", verb, f"inventories/production/{VAULT}"]
+    return subprocess.run(
+        command, cwd=tree, env=environment(), capture_output=True, text=True, check=True
+    ).stdout
+
+
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, dict[str, str]]:
     """Return a tree with secrets for production, what the run printed at -vv, and the secrets."""
     tree = make_tree(tmp_path_factory.mktemp("tree"))
     run = generate(tree, "-e", "env=production", "-vv")
     assert run.returncode == 0, run.stdout + run.stderr
-    # The client finds the environment by this path.
-    view = subprocess.run(
-        ["ansible-vault", "view", f"inventories/production/{VAULT}"],
-        cwd=tree,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return tree, run.stdout + run.stderr, yaml.safe_load(view.stdout)
+    return tree, run.stdout + run.stderr, yaml.safe_load(vault(tree, "view"))
 
 
 def test_secrets_are_encrypted_and_closed(generated: tuple[Path, str, dict[str, str]]) -> None:
     tree, _, _ = generated
-    vault = tree / "inventories/production" / VAULT
-    assert vault.read_text().startswith("$ANSIBLE_VAULT;1.1;AES256\n")
-    for file in (vault, tree / "inventories/production/.vault-password"):
+    secrets = tree / "inventories/production" / VAULT
+    assert secrets.read_text().startswith("$ANSIBLE_VAULT;1.1;AES256\n")
+    for file in (secrets, tree / "inventories/production/.vault-password"):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
@@ -175,11 +174,13 @@ def test_every_secret_is_its_own(generated: tuple[Path, str, dict[str, str]]) ->
         "secret_database_owner_password",
         "secret_database_app_password",
         "secret_redis_app_password",
+        "secret_grafana_admin_password",
+        "secret_grafana_key",
     }
     assert len(set(secrets.values())) == len(secrets)
     assert re.fullmatch("[0-9a-f]{64}", secrets["secret_app_key"])
-    for name in ("database_owner", "database_app", "redis_app"):
-        assert re.fullmatch("[A-Za-z0-9]{48}", secrets[f"secret_{name}_password"])
+    for name in secrets.keys() - {"tls_ca_key", "tls_ca_certificate", "secret_app_key"}:
+        assert re.fullmatch("[A-Za-z0-9]{48}", secrets[name])
 
 
 def test_the_authority_signs_hosts_and_nothing_below(generated: tuple[Path, str, dict[str, str]]) -> None:
@@ -192,14 +193,58 @@ def test_the_authority_signs_hosts_and_nothing_below(generated: tuple[Path, str,
     assert (certificate.not_valid_after_utc - certificate.not_valid_before_utc).days == 3650
 
 
-def test_secrets_are_never_overwritten(generated: tuple[Path, str, dict[str, str]]) -> None:
+def test_nothing_is_written_where_nothing_is_missing(generated: tuple[Path, str, dict[str, str]]) -> None:
     tree, _, _ = generated
-    vault = tree / "inventories/production" / VAULT
-    before = vault.read_bytes()
+    secrets = tree / "inventories/production" / VAULT
+    before = secrets.read_bytes()
     run = generate(tree, "-e", "env=production")
-    assert run.returncode != 0
-    assert "has its secrets already" in run.stdout + run.stderr
-    assert vault.read_bytes() == before
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "has all its secrets already" in run.stdout
+    assert secrets.read_bytes() == before
+
+
+def test_an_older_environment_gets_what_it_lacks(
+    generated: tuple[Path, str, dict[str, str]], tmp_path: Path
+) -> None:
+    """What is there stays to the letter, the operator's own lines included."""
+    tree = tmp_path / "tree"
+    shutil.copytree(generated[0], tree)
+    vault(tree, "decrypt")
+    secrets = tree / "inventories/production" / VAULT
+    lines = [line for line in secrets.read_text().splitlines() if not line.startswith("secret_grafana_")]
+    older = "\n".join([*lines, "# Mine.", "vault_smtp: !unsafe 'x{{y'", ""])
+    secrets.write_text(older)
+    vault(tree, "encrypt")
+    run = generate(tree, "-e", "env=production", "-vv")
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "has new secrets: secret_grafana_admin_password, secret_grafana_key." in " ".join(
+        run.stdout.split()
+    )
+    assert stat.S_IMODE(secrets.stat().st_mode) == 0o600
+    text = vault(tree, "view")
+    assert text.startswith(older)
+    added = yaml.safe_load(text.removeprefix(older))
+    assert added.keys() == {"secret_grafana_admin_password", "secret_grafana_key"}
+    assert not set(added.values()) & set(generated[2].values())
+    assert not [value for value in added.values() if value in run.stdout + run.stderr]
+
+
+def test_secrets_of_another_password_are_left_alone(
+    generated: tuple[Path, str, dict[str, str]], tmp_path: Path
+) -> None:
+    tree = tmp_path / "tree"
+    shutil.copytree(generated[0], tree)
+    secrets, password = (tree / "inventories/production" / name for name in (VAULT, ".vault-password"))
+    before = secrets.read_bytes()
+    for state in ("wrong", "away"):
+        password.write_text("another\n") if state == "wrong" else password.unlink()
+        run = generate(tree, "-e", "env=production")
+        assert run.returncode != 0
+        assert 'secrets of "production" cannot be decrypted: put their password into' in " ".join(
+            run.stdout.split()
+        )
+        assert secrets.read_bytes() == before
+    assert not password.exists()
 
 
 def test_an_unknown_environment_names_those_that_exist(tree: Path) -> None:
