@@ -28,7 +28,13 @@ TESTS = {
     "redis": {"test_redis.py"},
     "app": {"test_app.py"},
     "edge": {"test_nginx.py"},
-    "monitoring": {"test_monitoring.py", "test_dashboards.py", "test_grafana.py", "test_logs.py"},
+    "monitoring": {
+        "test_monitoring.py",
+        "test_dashboards.py",
+        "test_grafana.py",
+        "test_logs.py",
+        "test_status_page.py",
+    },
 }
 
 
@@ -70,6 +76,7 @@ def true_words() -> dict[str, set[str]]:
         "monitoring": ("monitoring", monitoring),
         "nginx": ("edge", edge | app),
         "edge_beside_app": ("edge", edge & app),
+        "edge_apart": ("edge", edge - app),
         "collector": ("monitoring", collector),
         # The service on another host comes over the network.
         "postgres_tls": ("postgres", postgres if app - postgres else set()),

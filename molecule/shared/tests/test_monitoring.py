@@ -249,7 +249,7 @@ def test_the_status_page_knows_every_host(host: Host, variables: dict[str, Any])
     page = host.check_output(shlex.join(["python3", "-c", script, url]))
     hosts = {name for job, name in wanted_targets(variables) if job == "node"}
     assert hosts == set(re.findall(r'<td class="good">([^<]+)</td>', page))
-    assert re.search(r'<td class="n">[0-9.]+%</td>', page)
+    assert re.search(r'<td class="n">[0-9]+ %</td>', page)
     assert re.search(r"\d+\.\d+\.\d+-[0-9a-f]{12}", page)
 
 
