@@ -3,11 +3,13 @@
 import time
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Any
 
 import jwt
-from fastapi import Depends, Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from fastapi import Request, Security
+from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
+from fastapi.security import SecurityScopes
+from fastapi.security.base import SecurityBase
 
 from app.errors import ProblemError
 from app.settings import Settings
@@ -89,23 +91,15 @@ class Tokens:
         raise invalid_token()
 
 
-_bearer = HTTPBearer(
-    auto_error=False, bearerFormat="JWT", description="A token from /api/v1/auth/token or `app.manage token`."
-)
-
-
-async def authorize(
-    request: Request,
-    required: SecurityScopes,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
-) -> Principal:
-    """Let a request pass only with a valid token for every required scope."""
-    if credentials is None:
+async def authorize(request: Request, *scopes: str) -> Principal:
+    """Let a request pass only with a valid token for every one of the scopes."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
         raise UnauthorizedError("This needs a bearer token.")
     tokens: Tokens = request.app.state.tokens
-    principal: Principal = await request.app.state.users.check(tokens.verify(credentials.credentials))
+    principal: Principal = await request.app.state.users.check(tokens.verify(token))
     request.state.user = principal.subject
-    for scope in required.scopes:
+    for scope in scopes:
         if scope not in principal.scopes:
             raise ForbiddenError(
                 f"The token does not carry the scope {scope}.",
@@ -114,6 +108,26 @@ async def authorize(
     return principal
 
 
+class Bearer(SecurityBase):
+    """`authorize` as a dependency, with its name in the OpenAPI document."""
+
+    scheme_name = "HTTPBearer"
+    model = HTTPBearerModel(
+        bearerFormat="JWT", description="A token from /api/v1/auth/token or `app.manage token`."
+    )
+
+    async def __call__(self, request: Request, required: SecurityScopes) -> Principal:
+        return await authorize(request, *required.scopes)
+
+
+bearer = Bearer()
+
+
 def require_scope(scope: str) -> Any:
     """Return the dependency that guards a route with a scope; the OpenAPI document names it."""
-    return Security(authorize, scopes=[scope])
+    return Security(bearer, scopes=[scope])
+
+
+def guarded(scope: str) -> dict[str, Any]:
+    """Return what documents the scope of a route that calls `authorize` itself."""
+    return {"security": [{bearer.scheme_name: [scope]}]}

@@ -4,13 +4,14 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Request, Response
 
-from app.auth import WRITE_PRODUCTS, Principal, require_scope
+from app.auth import WRITE_PRODUCTS, Principal, authorize, guarded, require_scope
 from app.errors import problems
 from app.etags import answer, expectation
 from app.idempotency import Outcome
 from app.products.schemas import (
     BulkInput,
     BulkOutput,
+    KeyHeader,
     ListQuery,
     ProductChange,
     ProductId,
@@ -18,23 +19,11 @@ from app.products.schemas import (
     ProductOutput,
     ProductPage,
     ProductPath,
-    drop_default,
 )
 from app.products.service import PATH, ProductService
-from app.routing import ShortRoute, parameters, parse
+from app.routing import ShortRoute, body, parameters, parse, parse_body
 
 Id = Annotated[ProductId, Path(alias="id")]
-IdempotencyKey = Annotated[
-    str,
-    Header(
-        min_length=8,
-        max_length=128,
-        pattern="^[A-Za-z0-9._:-]+$",
-        json_schema_extra=drop_default,
-        description="A request that is repeated with the same key within a day is done once.",
-    ),
-]
-NO_KEY = ""
 Writer = Annotated[Principal, require_scope(WRITE_PRODUCTS)]
 # For browsers, which must be told what they may send and read.
 REQUEST_HEADERS = ("Idempotency-Key", "If-Match", "If-None-Match")
@@ -83,21 +72,28 @@ async def list_products(request: Request) -> Response:
     return answer(request, await _service(request).page(query))
 
 
-@router.post("", status_code=201, response_model=ProductOutput, responses=WRITING)
-async def create_product(
-    request: Request, writer: Writer, product: ProductInput, idempotency_key: IdempotencyKey = NO_KEY
-) -> Response:
+@router.post(
+    "",
+    status_code=201,
+    response_model=ProductOutput,
+    responses=WRITING,
+    openapi_extra=guarded(WRITE_PRODUCTS) | parameters(KeyHeader, "header") | body(ProductInput),
+)
+async def create_product(request: Request) -> Response:
     """Create a product."""
-    outcome = await _service(request).create(writer.subject, idempotency_key, product)
+    writer = await authorize(request, WRITE_PRODUCTS)
+    product = await parse_body(ProductInput, request)
+    key = parse(KeyHeader, "header", request.headers)
+    outcome = await _service(request).create(writer.subject, key.idempotency_key, product)
     return answer(request, outcome.body, 201, _headers(outcome))
 
 
 @bulk_router.post("/products", response_model=BulkOutput, responses=WRITING)
 async def save_products(
-    request: Request, writer: Writer, bulk: BulkInput, idempotency_key: IdempotencyKey = NO_KEY
+    request: Request, writer: Writer, bulk: BulkInput, key: Annotated[KeyHeader, Header()]
 ) -> Response:
     """Create products, and replace those given with an id: all of them or none."""
-    outcome = await _service(request).save_many(writer.subject, idempotency_key, bulk)
+    outcome = await _service(request).save_many(writer.subject, key.idempotency_key, bulk)
     return answer(request, outcome.body, 200, _headers(outcome))
 
 

@@ -139,6 +139,20 @@ class ProductPage(BaseModel):
     next: str | None
 
 
+class KeyHeader(BaseModel):
+    """What makes a POST safe to repeat; none by default."""
+
+    idempotency_key: str = Field(
+        "",
+        alias="idempotency-key",
+        min_length=8,
+        max_length=128,
+        pattern="^[A-Za-z0-9._:-]+$",
+        json_schema_extra=drop_default,
+        description="A request that is repeated with the same key within a day is done once.",
+    )
+
+
 class ProductPath(BaseModel):
     """Which product."""
 

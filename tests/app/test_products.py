@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from io import BytesIO
 from secrets import token_hex
@@ -12,6 +12,7 @@ import asyncpg
 import httpx
 import pytest
 from sqlalchemy import text, update
+from starlette.requests import ClientDisconnect
 
 from app.auth import WRITE_PRODUCTS
 from app.db import create_engine
@@ -128,6 +129,21 @@ async def test_a_broken_body_is_the_callers_fault(
     answer = await client.post(URL, content=body, headers=writer | {"Content-Type": "application/json"})
     assert answer.status_code in (400, 422)
     assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_body_that_is_not_json_or_not_whole_is_refused(
+    client: httpx.AsyncClient, writer: dict[str, str], access_lines: list[dict[str, Any]]
+) -> None:
+    plain = writer | {"Content-Type": "text/plain"}
+    answer = await client.post(URL, content=b"{}", headers=plain)
+    assert (answer.status_code, answer.json()["errors"][0]["in"]) == (422, "body")
+
+    async def cut() -> AsyncIterator[bytes]:
+        yield b'{"name":'
+        raise ClientDisconnect
+
+    await client.post(URL, content=cut(), headers=writer)
+    assert access_lines[-1]["status"] == 400
 
 
 async def test_an_empty_change_is_refused(client: httpx.AsyncClient, writer: dict[str, str]) -> None:

@@ -264,6 +264,14 @@ def test_no_worker_sleeps_in_accept(service: Service) -> None:
     assert int(re.findall(r"flags:\s+(\d+)", flags)[0], 8) & os.O_NONBLOCK
 
 
+def test_workers_share_what_they_import(service: Service) -> None:
+    pid = service.host.check_output(f"systemctl show --value --property=MainPID {service.unit}")
+    worker = service.host.check_output(f"pgrep --parent {pid} | head -1")
+    text = service.host.check_output(f"cat /proc/{worker}/smaps_rollup")
+    rss, pss = (int(re.findall(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)[0]) for name in ("Rss", "Pss"))
+    assert pss < 0.65 * rss
+
+
 def test_only_the_web_server_may_connect(service: Service) -> None:
     connect = f"python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect(\"{service.socket}\")'"
     assert service.host.run(f"runuser -u {service.variables['app_socket_group']} -- {connect}").rc == 0
