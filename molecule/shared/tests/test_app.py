@@ -363,10 +363,11 @@ def test_every_answer_names_its_release(service: Service) -> None:
     assert f"{service.variables['app_release_header'].lower()}: {service.release}" in head.lower()
 
 
-def test_a_restart_refuses_nobody(service: Service) -> None:
+def test_a_restart_refuses_nobody_and_is_not_ready_first(service: Service) -> None:
     before = service.show("MainPID")
     answers = service.ask_during(f"systemctl restart {service.name}.service")
-    assert set(answers) == {200}
+    assert set(answers) == {200, 503}
+    assert answers[-1] == 200
     assert service.show("MainPID") not in ("0", before)
 
 

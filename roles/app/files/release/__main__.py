@@ -221,6 +221,9 @@ def parse() -> argparse.Namespace:
     commands.add_parser("status", help="what is live, as JSON")
     commands.add_parser("history", help="every change, a JSON object a line")
     commands.add_parser("boot", help="start what is current")
+    leave = commands.add_parser("leave", help="before an instance stops, tell that it is not ready")
+    leave.add_argument("instance")
+    leave.add_argument("seconds", type=float)
     for name, text in {
         "switch": "put a release in the live one's place",
         "confirm": "make the release on trial current",
@@ -256,6 +259,9 @@ def carry_out(service: Changes, options: argparse.Namespace) -> dict[str, Any]:
         return service.status()
     if options.command == "boot":
         answer("systemctl", "start", service.unit(service.live))
+        return {}
+    if options.command == "leave":
+        service.leave(options.instance, options.seconds)
         return {}
     result: dict[str, Any] = {}
     with alone(service):

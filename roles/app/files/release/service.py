@@ -228,6 +228,12 @@ class Service:
         if instance:
             answer("systemctl", "stop", "--no-block", self.unit(instance))
 
+    def leave(self, instance: str, seconds: float) -> None:
+        """Say that the live instance is about to stop; one that has been replaced leaves no gap to tell of."""
+        if instance == self.live and "MAINPID" in os.environ:  # or it has died already
+            Path(f"/run/{self.name}-{instance}", "drain").touch()
+            time.sleep(seconds)
+
     def discard(self, instance: str) -> None:
         """Stop an instance and remove it; its release stays."""
         if not instance:
