@@ -90,6 +90,7 @@ lab: venv ## Install what lab hosts need on this machine
 	@ansible-playbook playbooks/lab.yml -e lab_state=prepared
 
 test-repo: venv lab $(LAB_SECRETS) ## Test the repository, preflight and the lab
+	@command -v npm >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends npm >/dev/null
 	pytest tests/repo tests/load
 
 test-app: venv lab $(LAB_SECRETS) ## Test the service against Postgres and Redis on a lab host

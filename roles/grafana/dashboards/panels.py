@@ -159,7 +159,7 @@ class Board:
 
 
 def complete(content: dict[str, Any]) -> None:
-    """Add what the builder leaves out, without which Grafana mixes panels and queries up."""
+    """Add what the builder leaves out, or Grafana mixes panels and queries up, and drop what it invents."""
     for number_, panel in enumerate(content["panels"], 1):
         panel["id"] = number_
         for letter, target in zip(string.ascii_uppercase, panel.get("targets", []), strict=False):
@@ -167,6 +167,10 @@ def complete(content: dict[str, Any]) -> None:
         place = panel["gridPos"]
         if place["x"] + place["w"] > GRID:
             raise ValueError(f"{content['uid']}: {panel['title']} is too wide for its line")
+    for variable in content["templating"].get("list", []):
+        # Of intervals alone, and not in the published schema of this version.
+        for name in ("auto", "auto_count", "auto_min"):
+            variable.pop(name, None)
     for annotation in content["annotations"].get("list", []):
         annotation |= {"step": "15s", "useValueForTime": True, "titleFormat": annotation["name"]}
         annotation["textFormat"] = "{{action}} {{release}} {{instance}}"
