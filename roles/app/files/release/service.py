@@ -229,7 +229,7 @@ class Service:
             answer("systemctl", "stop", "--no-block", self.unit(instance))
 
     def leave(self, instance: str, seconds: float) -> None:
-        """Say that the live instance is about to stop; one that has been replaced leaves no gap to tell of."""
+        """Say that the live instance is about to stop; one that was replaced leaves no gap to tell of."""
         if instance == self.live and "MAINPID" in os.environ:  # or it has died already
             Path(f"/run/{self.name}-{instance}", "drain").touch()
             time.sleep(seconds)
