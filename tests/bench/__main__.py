@@ -175,12 +175,14 @@ class Bench:
 
     def growth(self, rows: int, order: Iterable[int]) -> list[dict[str, Any]]:
         """Measure reads with these numbers of workers."""
-        half = ListQuery().next_place(rows // 2, "")
+        half = ListQuery().next_place(rows // 2, "0.00")
         loads = (
             Load("by key", "uncached", f"/uncached{PRODUCTS}/:id", 2000, rows),
             Load("first page", "api", f"{PRODUCTS}?page_size=20"),
             Load("page halfway", "api", f"{PRODUCTS}?page_size=20&after={half}"),
         )
+        for load in loads:  # an error would be a fast answer
+            self.ask(load.path.replace(":id", "1"))
         found: list[dict[str, Any]] = [{"route": load.route, "rows": rows, "rps": {}} for load in loads]
         for workers in order:
             self.host.set_workers(workers, "api", "uncached")
