@@ -39,9 +39,9 @@ class Deploy:
             assert time.monotonic() < deadline, f"no {task} in {self.log.read_text()}"
             time.sleep(0.05)
 
-    def interrupt(self) -> None:
-        """Do what Ctrl-C does: every process of the group is told."""
-        os.killpg(self.process.pid, signal.SIGINT)
+    def end(self, how: signal.Signals) -> None:
+        """Tell every process of the group, as Ctrl-C does with SIGINT."""
+        os.killpg(self.process.pid, how)
 
     def wait(self) -> Run:
         """Wait for the end and return what came of it."""

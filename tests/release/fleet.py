@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -59,9 +59,9 @@ class Fleet:
     begun: float = field(default_factory=time.time)
     measured: list[str] = field(default_factory=list)
 
-    def play(self, name: str, **extra: Any) -> Run:
+    def play(self, name: str, *words: str, **extra: Any) -> Run:
         """Run one of the playbooks."""
-        return play("-i", self.inventory, f"playbooks/{name}.yml", "-e", json.dumps(extra))
+        return play("-i", self.inventory, f"playbooks/{name}.yml", *words, "-e", json.dumps(extra))
 
     def build(self, fault: str = "") -> dict[str, str]:
         """Write the tree of the next version, and return what tells a deploy of it."""
@@ -87,8 +87,9 @@ class Fleet:
         run = self.play(playbook, **extra)
         step = Step(version, begun, time.time())
         assert run.status == 0, run.output
-        assert set(self.live().values()) == {version}
         self.versions.append(version)
+        # Nobody waits for the old instance's last answer, a long poll's here; then it must be gone.
+        self.wait_until_live(10)
         return step
 
     def ssh(self, host: str, command: str) -> str:
@@ -191,18 +192,30 @@ class Fleet:
         assert says in run.sentences[-1], run.sentences
         assert set(self.live().values()) == {self.versions[-1]}, run.output
 
-    def wait_until_returned(self, seconds: float) -> None:
-        """Wait until every host is back on the old release by itself."""
+    def wait_until_live(self, seconds: float) -> None:
+        """Wait until every host runs the release that should be live, and nothing else."""
+        self.wait_until(seconds, lambda: set(self.live().values()) == {self.versions[-1]})
+
+    def wait_until(self, seconds: float, holds: Callable[[], bool]) -> None:
+        """Wait until something holds; what stood in its way at last is the failure."""
         deadline = time.monotonic() + seconds
         while True:
             try:
-                assert set(self.live().values()) == {self.versions[-1]}
+                assert holds()
             except AssertionError:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(1)
             else:
                 return
+
+    def drain_unit(self, host: str) -> str:
+        """Return the unit of the edge that leaves a host out while it runs."""
+        return f"nginx-drain@{self.lab.state['hosts'][host]['address'].replace('.', '-')}-8443.service"
+
+    def runs(self, host: str, version: str) -> bool:
+        """Tell whether a host runs a version and nothing else."""
+        return self.live_on(host) == version
 
     def ran(self, host: str, version: str) -> bool:
         """Tell whether a host started a version; an earlier session may have used its number."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,19 @@ import pytest
 
 from tests.lab import ROOT
 
-SPEC = importlib.util.spec_from_file_location("app_source", ROOT / "roles/app/filter_plugins/app_source.py")
-assert SPEC
-assert SPEC.loader
-app_source = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(app_source)
+
+def load(path: str) -> Any:
+    """Load a plugin, which Ansible finds by its folder."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "roles/app" / path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+app_source = load("filter_plugins/app_source.py")
+app_tree = load("action_plugins/app_tree.py")
 
 SETTINGS = "DEBUG\nDATABASE_URL\n"
 
@@ -53,21 +59,6 @@ def test_compares_versions() -> None:
     assert not app_source.app_runs_on("3.10.12", ">=3.11,<4")
 
 
-def find(source: str, checkout: Path) -> dict[str, Any]:
-    """Run the module as Ansible does."""
-    arguments = {"source": source, "checkout": str(checkout), "cache": str(checkout / ".artifacts")}
-    done = subprocess.run(
-        [sys.executable, ROOT / "roles/app/library/app_tree.py"],
-        input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PATH": "/usr/bin:/bin"},
-    )
-    result: dict[str, Any] = json.loads(done.stdout)
-    return result
-
-
 def test_a_ref_is_its_commit_and_not_the_work_tree(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     make_tree(checkout)
@@ -83,8 +74,17 @@ def test_a_ref_is_its_commit_and_not_the_work_tree(tmp_path: Path) -> None:
     git("tag", "v1")
     (checkout / "app/settings.txt").write_text("CHANGED\n")
     commit = git("rev-parse", "--short=12", "HEAD")
-    found = find("v1", checkout)
-    assert found["about"]["commit"] == commit
-    assert (Path(found["tree"]) / "app/settings.txt").read_text() == SETTINGS
-    assert find(str(checkout), checkout)["about"]["commit"] == f"{commit}+"
-    assert "is no directory, wheel or git ref of" in find("v9", checkout)["msg"]
+    cache = checkout / ".artifacts"
+    tree, found = app_tree.find("v1", checkout, cache)
+    assert found == commit
+    assert (tree / "app/settings.txt").read_text() == SETTINGS
+    assert app_tree.find(str(checkout), checkout, cache)[1] == f"{commit}+"
+    with pytest.raises(app_tree.TreeError, match="is no directory, wheel or git ref of"):
+        app_tree.find("v9", checkout, cache)
+    with pytest.raises(app_tree.TreeError, match=r"cannot be read: .*too long"):
+        app_tree.find("v" * 300, checkout, cache)
+    (checkout / "out").symlink_to("/" + "far/" * 50)
+    git("add", "out")
+    git("commit", "--quiet", "--message", "A link out of the tree")
+    with pytest.raises(app_tree.TreeError, match=r"cannot be read: .*out"):
+        app_tree.find("HEAD", checkout, cache)

@@ -6,6 +6,7 @@ Every time the service goes on, every host ends on the old release, and the next
 from __future__ import annotations
 
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def test_a_host_that_loses_power_in_the_second_batch(fleet: Fleet) -> None:
             lost = time.time()
         assert fleet.live_on("web1") == fleet.versions[-1]
         labctl("start", fleet.lab.name, "web2")
-        fleet.wait_until_returned(20)
+        fleet.wait_until_live(20)
         fleet.check_returned(deploy.wait(), "web2")
         fleet.deploy()
     # What was under way on the host is lost with it, and a POST is never sent twice.
@@ -100,7 +101,7 @@ def test_a_boot_forgets_the_trial_and_the_lock(fleet: Fleet) -> None:
     assert json.loads(fleet.ssh("web1", "api-release status"))["on_trial"]
     labctl("kill", fleet.lab.name, "web1")
     labctl("start", fleet.lab.name, "web1")
-    fleet.wait_until_returned(20)
+    fleet.wait_until_live(20)
     assert not json.loads(fleet.ssh("web1", "api-release status"))["lock"]
 
 
@@ -114,18 +115,26 @@ def test_a_disk_that_fills_up_while_the_release_is_installed(fleet: Fleet) -> No
     assert not load.report.failures
 
 
-@pytest.mark.parametrize(("task", "batch"), [("Install the release", 1), (SWITCH, 1), (SWITCH, 2)])
-def test_ctrl_c(fleet: Fleet, task: str, batch: int) -> None:
-    """The lock stays and says whose it is; hosts on trial give up by themselves."""
-    with fleet.load(f"ctrl-c-{task.split()[0]}-{batch}", RATE) as load:
+@pytest.mark.parametrize(
+    ("how", "task", "batch"),
+    [
+        (signal.SIGINT, "Install the release", 1),
+        (signal.SIGINT, SWITCH, 1),
+        (signal.SIGINT, SWITCH, 2),
+        (signal.SIGKILL, SWITCH, 2),
+    ],
+)
+def test_a_run_that_ends_in_the_middle(fleet: Fleet, how: signal.Signals, task: str, batch: int) -> None:
+    """By Ctrl-C or SIGKILL: the lock stays and says whose it is, hosts on trial give up by themselves."""
+    with fleet.load(f"{how.name}-{task.split()[0]}-{batch}", RATE) as load:
         with deploying(fleet, fleet.build(), app_confirm_seconds=10) as deploy:
             deploy.wait_for(task, times=batch)
-            deploy.interrupt()
+            deploy.end(how)
         time.sleep(2)
         refused = fleet.play("deploy", **fleet.build())
         assert refused.status
         assert "app_break_lock" in refused.output
-        fleet.wait_until_returned(40)
+        fleet.wait_until_live(40)
         fleet.deploy(app_break_lock=True)
     assert not load.report.failures
 
@@ -136,7 +145,7 @@ def test_a_control_host_that_loses_its_network(fleet: Fleet) -> None:
             deploy.wait_for(SWITCH, times=2)
             with unreachable(fleet):
                 deploy.wait()
-        fleet.wait_until_returned(40)
+        fleet.wait_until_live(40)
         fleet.check_returned(deploy.wait(), "reached")
         fleet.deploy(app_break_lock=True)
     assert not load.report.failures

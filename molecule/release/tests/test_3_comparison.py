@@ -16,7 +16,7 @@ from tests.release.fleet import Fleet, Step
 RATE = 100
 TIMES = 2
 # Between switches, so that none has to pay for the one before it.
-PAUSE_SECONDS = 12
+PAUSE_SECONDS = 6
 UNIT = ROOT / "tests/release/plain.service"
 
 

@@ -15,14 +15,19 @@ import fcntl
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import check as client
 from lint import faults, revisions
 from service import ReleaseError, Service, answer, release_of, succeeds, write
+
+# A token for the checks is used for this long: a rollback often follows a deploy and must not wait for one.
+TOKEN_SECONDS = 600
 
 
 class Changes(Service):
@@ -112,11 +117,11 @@ class Changes(Service):
     def settle(self) -> bool:
         """See that the boot starts the service, with its units as they are now."""
         umbrella = f"{self.name}.service"
-        if answer("systemctl", "show", "--value", "--property=NeedDaemonReload", umbrella) == "yes":
+        properties = "--property=NeedDaemonReload,UnitFileState,ActiveState"
+        state = answer("systemctl", "show", properties, umbrella).splitlines()
+        if "NeedDaemonReload=yes" in state:
             answer("systemctl", "daemon-reload")
-        if succeeds("systemctl", "is-enabled", "--quiet", umbrella) and succeeds(
-            "systemctl", "is-active", "--quiet", umbrella
-        ):
+        if {"UnitFileState=enabled", "ActiveState=active"} <= set(state):
             return False
         answer("systemctl", "enable", "--now", umbrella)
         return True
@@ -148,9 +153,12 @@ class Changes(Service):
         self.point(self.srv / "current", new)
         self.end_trial()
         self.record(about, release=release, previous=release_of(old), result="ok")
-        self.sweep()
         self.renew_jobs()
-        self.prune(keep)
+        # Nobody has to wait for the old instance's last answer; the next change on this host does.
+        answer(
+            *("systemd-run", "--quiet", "--collect", f"--description={self.name}: remove what is old"),
+            *(f"/usr/local/sbin/{self.name}-release", "sweep", f"--keep={keep}"),
+        )
         return {"changed": True}
 
     def back(self, about: dict[str, Any], reason: str) -> dict[str, Any]:
@@ -197,6 +205,28 @@ class Changes(Service):
         path = self.run / "trial.json"
         return str(json.loads(path.read_text()).get("run", "")) if path.exists() else ""
 
+    def mint(self, release: str, arguments: str) -> subprocess.Popen[str] | None:
+        """Begin to make a token for the checks where there is no fresh one: it loads the whole service."""
+        kept = self.run / "check-token"
+        # A key is replaced by a file of its name, which changes the directory.
+        oldest = max(time.time() - TOKEN_SECONDS, (self.etc / "credentials").stat().st_mtime)
+        if not arguments or (kept.exists() and kept.stat().st_mtime > oldest):
+            return None
+        command = (f"/usr/local/sbin/{self.name}-manage", "--release", release, *arguments.split())
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def check(self, release: str, wanted: dict[str, Any], minting: subprocess.Popen[str] | None) -> None:
+        """Ask the host itself, as an edge may ask one that has not switched yet."""
+        kept = self.run / "check-token"
+        if minting:
+            said, words = minting.communicate()
+            if minting.returncode:
+                raise ReleaseError(f"The token for the release's check could not be made: {words.strip()}")
+            write(kept, said.strip(), 0o600)
+        token = kept.read_text() if wanted["token_arguments"] else ""
+        if wrong := client.fault(str(self.run / f"{self.name}.sock"), "", release, token, wanted):
+            raise ReleaseError(f"The release's check failed: {wrong}.")
+
     def prune(self, keep: int) -> None:
         """Remove all but the last releases; never the live one or the one before it."""
         needed = [release_of(self.live), self.previous()]
@@ -227,6 +257,7 @@ def parse() -> argparse.Namespace:
     for name, text in {
         "switch": "put a release in the live one's place",
         "confirm": "make the release on trial current",
+        "sweep": "remove the instances and releases that nobody needs",
         "return": "go back to what was live before",
         "migrate": "bring the database to what a release needs",
         "lock": "reserve this host for a run",
@@ -239,10 +270,11 @@ def parse() -> argparse.Namespace:
         if name == "switch":
             command.add_argument("--confirm-within", type=int, default=0, metavar="SECONDS")
             command.add_argument("--renew", action="store_true", help="also when nothing has changed")
+            command.add_argument("--check", type=json.loads, metavar="JSON", help="what to ask it then")
         if name == "migrate":
             for step in ("plan", "migrate", "back"):
                 command.add_argument(f"--{step}", default="", help="arguments of the manage command")
-        if name == "confirm":
+        if name in ("confirm", "sweep"):
             command.add_argument("--keep", type=int, default=5, metavar="RELEASES")
         if name == "return":
             command.add_argument("--reason", default="asked for")
@@ -266,8 +298,16 @@ def carry_out(service: Changes, options: argparse.Namespace) -> dict[str, Any]:
     result: dict[str, Any] = {}
     with alone(service):
         if options.command == "switch":
-            within, renew = options.confirm_within, options.renew
-            return service.switch(options.release, about, confirm_within=within, renew=renew)
+            release, within = options.release, options.confirm_within
+            minting = service.mint(release, options.check["token_arguments"]) if options.check else None
+            result = service.switch(release, about, confirm_within=within, renew=options.renew)
+            if options.check:
+                service.check(release, options.check, minting)
+            return result
+        if options.command == "sweep":
+            service.sweep()
+            service.prune(options.keep)
+            return result
         if options.command == "migrate":
             commands = {"plan": options.plan, "migrate": options.migrate, "back": options.back}
             return service.migrate(options.release, commands)

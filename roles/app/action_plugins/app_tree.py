@@ -1,0 +1,89 @@
+"""Find what a release is built from, and who builds it: a directory, a wheel, or a git ref of a checkout."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import tarfile
+import tempfile
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+
+class TreeError(Exception):
+    """One sentence that says what to do."""
+
+
+def git(directory: Path, *arguments: str) -> str:
+    """Return what git says, or nothing where it fails."""
+    command = ["git", "-C", str(directory), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - ours
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def unpack(checkout: Path, commit: str, tree: Path) -> None:
+    """Write the tree of a commit, whole or not at all."""
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=tree.parent, prefix="tree-") as directory:
+        work = Path(directory)
+        archive = work / "tree.tar"
+        git(checkout, "archive", f"--output={archive}", commit)
+        with tarfile.open(archive) as files:
+            files.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+            files.extractall(work / "tree")  # noqa: S202 - git's own
+        shutil.rmtree(tree, ignore_errors=True)
+        (work / "tree").rename(tree)
+
+
+def find(source: str, checkout: Path, cache: Path) -> tuple[Path, str]:
+    """Return the directory or wheel to build from, and its commit, with a plus sign where it differs."""
+    path = Path(source).expanduser().absolute()
+    try:
+        if path.is_dir():
+            commit = git(path, "rev-parse", "--short=12", "HEAD")
+            return path, commit and commit + ("+" if git(path, "status", "--porcelain", "--", ".") else "")
+        if path.is_file():
+            return path, ""
+        commit = git(checkout, "rev-parse", "--verify", "--quiet", "--short=12", f"{source}^{{commit}}")
+        if not commit:
+            raise TreeError(
+                f"app_source '{source}' is no directory, wheel or git ref of {checkout}: correct it."
+            )
+        # Nothing of the work tree gets into the release.
+        tree = cache / f"tree-{commit}"
+        unpack(checkout, commit, tree)
+    except (OSError, tarfile.TarError) as error:
+        raise TreeError(f"app_source '{source}' cannot be read: {error}.") from None
+    return tree, commit
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    """Options: source, checkout (where refs are looked up) and cache (where their trees are unpacked)."""
+
+    def run(self, tmp: Any = None, task_vars: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Look on the control host, where this runs."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        _, args = self.validate_argument_spec(
+            {
+                "source": {"type": "str", "required": True},
+                "checkout": {"type": "path", "required": True},
+                "cache": {"type": "path", "required": True},
+            }
+        )
+        try:
+            tree, commit = find(args["source"], Path(args["checkout"]), Path(args["cache"]))
+        except TreeError as error:
+            return result | {"failed": True, "msg": str(error)}
+        who = os.environ.get("SUDO_USER") or getpass.getuser()
+        about = {"commit": commit, "by": who, "from": socket.gethostname(), "run": uuid.uuid4().hex[:12]}
+        return result | {"changed": False, "tree": str(tree), "about": about}
