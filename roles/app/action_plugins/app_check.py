@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 
 # What a host runs for its own socket.
@@ -41,7 +41,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if args["token_file"]:
             # Read here, so that it gets into no result, variable or log.
             show = f"cat {shlex.quote(args['token_file'])}"
-            token = self._low_level_execute_command(show, in_data=b"\n")["stdout"].strip()
+            try:
+                done = self._low_level_execute_command(show, in_data=b"\n")
+            except AnsibleConnectionFailure as error:
+                # A failure, as every other check's: the hosts then return.
+                return result | {"failed": True, "msg": f"The host cannot be reached: {error}"}
+            if done["rc"]:
+                return result | {
+                    "failed": True,
+                    "msg": f"There is no token for the check: {done['stderr'].strip()}",
+                }
+            token = done["stdout"].strip()
         for edge, name in args["edges"].items():
             if wrong := check.fault(edge, name, args["release"], token, args["check"]):
                 return result | {
