@@ -14,9 +14,9 @@ RATE = 50
 MARGIN_SECONDS = 0.1
 
 
-def drains(fleet: Fleet, host: str) -> list[tuple[float, float]]:
-    """Return from when until when the edge left a host out."""
-    since = f"--since @{fleet.begun:.0f} --output json"
+def drains(fleet: Fleet, host: str, begun: float) -> list[tuple[float, float]]:
+    """Return from when until when the edge left a host out since then."""
+    since = f"--since @{begun:.0f} --output json"
     lines = fleet.ssh(fleet.edge, f"journalctl --unit {fleet.drain_unit(host)} {since}")
     at = {"Started": [], "Stopping": []}  # type: dict[str, list[float]]
     for entry in map(json.loads, lines.splitlines()):
@@ -37,7 +37,7 @@ def test_a_drained_host_gets_no_request(fleet: Fleet) -> None:
     for host in fleet.apps:
         address = fleet.lab.state["hosts"][host]["address"]
         begun = [float(r["ended"]) - r["duration"] for r in requests if address in r["upstream"]]
-        ((drained, back),) = drains(fleet, host)
+        ((drained, back),) = drains(fleet, host, load.begun)
         assert back - drained > 1
         assert not [at for at in begun if drained + MARGIN_SECONDS < at < back - MARGIN_SECONDS]
         assert [at for at in begun if at < drained]
