@@ -57,17 +57,22 @@ def parse(model: type[M], place: str, values: Mapping[str, Any]) -> M:
     return _validate(model, place, dict(values))
 
 
-async def parse_body(model: type[M], request: Request) -> M:
-    """Return the JSON body of a request or raise what FastAPI would."""
+async def read_body(request: Request) -> bytes:
+    """Return the whole body; an answer before it has come, even a refusal, would cut its sender off."""
     try:
-        text = await request.body()
-        if not JSON.match(request.headers.get("content-type", "")):
-            raise _invalid("Content-Type must be application/json")
+        return await request.body()
+    except ClientDisconnect:
+        raise HTTPException(400, "The body is not complete.") from None
+
+
+def parse_body(model: type[M], request: Request, text: bytes) -> M:
+    """Return what a JSON body says or raise what FastAPI would."""
+    if not JSON.match(request.headers.get("content-type", "")):
+        raise _invalid("Content-Type must be application/json")
+    try:
         return _validate(model, "body", orjson.loads(text))
     except orjson.JSONDecodeError as error:
         raise _invalid(f"JSON decode error: {error}") from None
-    except ClientDisconnect:
-        raise HTTPException(400, "The body is not complete.") from None
 
 
 def _validate(model: type[M], place: str, value: Any) -> M:

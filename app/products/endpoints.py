@@ -21,7 +21,7 @@ from app.products.schemas import (
     ProductPath,
 )
 from app.products.service import PATH, ProductService
-from app.routing import ShortRoute, body, parameters, parse, parse_body
+from app.routing import ShortRoute, body, parameters, parse, parse_body, read_body
 
 Id = Annotated[ProductId, Path(alias="id")]
 Writer = Annotated[Principal, require_scope(WRITE_PRODUCTS)]
@@ -81,8 +81,9 @@ async def list_products(request: Request) -> Response:
 )
 async def create_product(request: Request) -> Response:
     """Create a product."""
+    text = await read_body(request)
     writer = await authorize(request, WRITE_PRODUCTS)
-    product = await parse_body(ProductInput, request)
+    product = parse_body(ProductInput, request, text)
     key = parse(KeyHeader, "header", request.headers)
     outcome = await _service(request).create(writer.subject, key.idempotency_key, product)
     return answer(request, outcome.body, 201, _headers(outcome))
