@@ -65,10 +65,7 @@ secrets: venv ## Generate the secrets that an environment lacks: make secrets EN
 
 # --- proof ----------------------------------------------------------------------
 
-# The linters need no quiet machine, and leave the repository's tests a processor.
-test: venv ## Run every test
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint test-repo
-	@$(MAKE) --no-print-directory test-app test-demo test-roles test-releases
+test: lint test-repo test-app test-demo test-roles test-releases ## Run every test
 
 # A plugin is found by its folder, not by a package.
 MYPY_FOLDERS := $(wildcard playbooks/library playbooks/action_plugins roles/*/library roles/*/action_plugins roles/*/filter_plugins roles/app/files/release roles/grafana/dashboards molecule/*/tests)
