@@ -27,7 +27,7 @@ def sentence(source: str, line: dict[str, Any]) -> str:
     return " ".join([str(line.get("level", "-")), str(line.get("message", "")), *rest])
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):
     """Action `show_request`: request_id, hours, results ({host: what request_lines returned})."""
 
     _requires_connection = False

@@ -100,7 +100,7 @@ def drift(fleet: Mapping[str, Status]) -> Iterator[str]:
             yield f"The service's configuration differs between {', '.join(hosts)}: run site.yml."
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):
     """Action `show_status`: results ({host: what host_status returned}), format, strict."""
 
     _requires_connection = False

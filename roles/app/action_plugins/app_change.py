@@ -16,7 +16,7 @@ from ansible.plugins.action import ActionBase
 NOT_FOUND = 127
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):
     """Options: service, step, release (where the step names one), about, options (true means a flag)."""
 
     _supports_check_mode = False

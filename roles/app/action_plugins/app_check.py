@@ -21,7 +21,7 @@ check = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(check)
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):
     """Options: edges (addresses with the names clients use), release, check, token_file (on the host)."""
 
     _supports_check_mode = False

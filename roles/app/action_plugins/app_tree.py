@@ -67,7 +67,7 @@ def find(source: str, checkout: Path, cache: Path) -> tuple[Path, str]:
     return tree, commit
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]
+class ActionModule(ActionBase):
     """Options: source, checkout (where refs are looked up) and cache (where their trees are unpacked)."""
 
     def run(self, tmp: Any = None, task_vars: Mapping[str, Any] | None = None) -> dict[str, Any]:
