@@ -34,7 +34,7 @@ GROWTH = (1_000, ROWS, 5_000_000)
 BUSY = 0.1
 PRODUCTS = "/api/v1/products"
 PRODUCT = b'{"name":"Lamp","category":"bench","price":"19.90","stock":3}'
-# Indexes are built when the rows are there, which takes a quarter of the time.
+# Indexes are built when the rows are there.
 SEED = r"""set -eu
 file=$(mktemp)
 chmod 644 $file
