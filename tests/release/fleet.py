@@ -66,8 +66,16 @@ class Fleet:
     def build(self, fault: str = "") -> dict[str, str]:
         """Write the tree of the next version, and return what tells a deploy of it."""
         self.built += 1
-        tree = make(self.scratch / "trees", f"1.0.{self.built}", fault)
-        return {"app_source": str(tree), "app_artifacts": str(ROOT / ".artifacts")}
+        version = f"1.0.{self.built}"
+        make(self.scratch / "trees", version, fault)
+        return self.source(version)
+
+    def source(self, version: str) -> dict[str, str]:
+        """Return what tells a deploy of a version that was written before."""
+        return {
+            "app_source": str(self.scratch / "trees" / version),
+            "app_artifacts": str(ROOT / ".artifacts"),
+        }
 
     def deploy(self, **extra: Any) -> Step:
         """Deploy the next version and see that every host runs it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import pytest
@@ -76,15 +75,16 @@ def test_releases_and_rollbacks_lose_nothing(fleet: Fleet, measured: list[str]) 
 @pytest.mark.timeout(300)
 def test_seconds_on_one_host(fleet: Fleet, measured: list[str]) -> None:
     """New code that is built already, and the way back, while the edge leaves the other host out."""
-    given = fleet.build()
-    version = Path(given["app_source"]).name
-    fleet.deploy_version(version, **given)
-    fleet.rollback()
+    # What the row has deployed and rolled back from at last.
+    version = fleet.versions[-2]
     host, other = fleet.apps
     fleet.ssh(host, f"rm -r /srv/{fleet.service}/releases/{version}-*")
     fleet.ssh(fleet.edge, f"systemctl start {fleet.drain_unit(other)}")
     seconds = []
-    for playbook, extra, live in (("deploy", given, version), ("rollback", {}, fleet.versions[-1])):
+    for playbook, extra, live in (
+        ("deploy", fleet.source(version), version),
+        ("rollback", {}, fleet.versions[-1]),
+    ):
         begun = time.time()
         run = fleet.play(playbook, "--limit", host, **extra)
         seconds.append(time.time() - begun)
@@ -94,6 +94,6 @@ def test_seconds_on_one_host(fleet: Fleet, measured: list[str]) -> None:
     fleet.ssh(fleet.edge, f"systemctl stop {fleet.drain_unit(other)}")
     deploy, rollback = seconds
     measured.append(f"on one host: deploy of built code {deploy:.1f} s, rollback {rollback:.1f} s")
-    # The goals are 10 and 3; a busy machine may take twice as long.
-    assert deploy < 20
-    assert rollback < 6
+    # The goals are 10 and 3; a busy machine takes longer.
+    assert deploy < 15
+    assert rollback < 5

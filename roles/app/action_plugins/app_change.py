@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 NOT_FOUND = 127
@@ -46,8 +47,12 @@ class ActionModule(ActionBase):
                 command.append(f"--{name}")
             elif value is not False:
                 command.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
-        # Something to read keeps SSH from a terminal, which would mix errors with answers.
-        done = self._low_level_execute_command(shlex.join(command), in_data=b"\n")
+        try:
+            # Something to read keeps SSH from a terminal, which would mix errors with answers.
+            done = self._low_level_execute_command(shlex.join(command), in_data=b"\n")
+        except AnsibleConnectionFailure as error:
+            # A failure like any other: the run returns every host that it can reach.
+            return result | {"failed": True, "msg": f"The host cannot be reached: {error}"}
         if done["rc"] == NOT_FOUND:
             return result | {"failed": True, "msg": f"{command[0]} is not on this host: run site.yml first"}
         if done["rc"]:

@@ -68,22 +68,24 @@ def find(source: str, checkout: Path, cache: Path) -> tuple[Path, str]:
 
 
 class ActionModule(ActionBase):
-    """Options: source, checkout (where refs are looked up) and cache (where their trees are unpacked)."""
+    """Options: source (none if nothing is built), checkout (where refs are looked up), cache (of trees)."""
 
     def run(self, tmp: Any = None, task_vars: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Look on the control host, where this runs."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         _, args = self.validate_argument_spec(
             {
-                "source": {"type": "str", "required": True},
-                "checkout": {"type": "path", "required": True},
-                "cache": {"type": "path", "required": True},
+                "source": {"type": "str", "default": ""},
+                "checkout": {"type": "path", "default": ""},
+                "cache": {"type": "path", "default": ""},
             }
         )
+        who = os.environ.get("SUDO_USER") or getpass.getuser()
+        about = {"by": who, "from": socket.gethostname(), "run": uuid.uuid4().hex[:12]}
+        if not args["source"]:
+            return result | {"changed": False, "about": about}
         try:
             tree, commit = find(args["source"], Path(args["checkout"]), Path(args["cache"]))
         except TreeError as error:
             return result | {"failed": True, "msg": str(error)}
-        who = os.environ.get("SUDO_USER") or getpass.getuser()
-        about = {"commit": commit, "by": who, "from": socket.gethostname(), "run": uuid.uuid4().hex[:12]}
-        return result | {"changed": False, "tree": str(tree), "about": about}
+        return result | {"changed": False, "tree": str(tree), "about": {"commit": commit, **about}}

@@ -1,8 +1,9 @@
 #!/usr/bin/python
-"""Build one release of an ASGI app for one target Python: a deterministic archive, cached by content."""
+"""Build one release of an ASGI app for one target Python: deterministic archives, cached by content."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gzip
 import hashlib
@@ -16,10 +17,11 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from email.parser import HeaderParser
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -35,10 +37,11 @@ else:
 
 DOCUMENTATION = r"""
 module: app_artifact
-short_description: Build the archive of a release, once per content
+short_description: Build the archives of a release, once per content
 description:
   - Builds the app's wheel, fetches its hash-locked dependencies as wheels for the target's Python and
-    repacks them into one archive that a host only has to unpack. Runs on the control host.
+    repacks each into an archive that a host only has to unpack. Runs on the control host.
+  - The dependencies are an archive of their own, as most releases share them with the one before.
   - The release id depends on nothing but the app's files, the lock and the version.
 author: Fastmetal
 options:
@@ -53,8 +56,9 @@ options:
 
 RETURN = r"""
 release: {type: str, returned: success, description: "The release id."}
-artifact: {type: str, returned: success, description: "The archive's path."}
-checksum: {type: str, returned: "when the archive exists", description: "The archive's SHA-256."}
+app: {type: str, returned: success, description: "The path of the archive with the app's own code."}
+dependencies: {type: str, returned: success, description: "The path of the archive with its dependencies."}
+dependencies_id: {type: str, returned: success, description: "What the dependencies are known by."}
 """
 
 EXAMPLES = r"""
@@ -68,7 +72,7 @@ EXAMPLES = r"""
     cache: /srv/checkout/.artifacts
 """
 
-FORMAT = "1"  # part of every id: raise it when the archive's layout changes
+FORMAT = "2"  # part of every id: raise it when the archives' layout changes
 EPOCH = 315532800  # 1980, the first time a zip archive can hold
 KEEP = 10
 IGNORED = re.compile(r"(^|/)(__pycache__|\.[^/]*_cache|[^/]*\.egg-info)(/|$)|\.py[co]$")
@@ -102,9 +106,14 @@ class Build:
             name = path.name if self.is_wheel else path.relative_to(self.source).as_posix()
             digest.update(f"\n{name} {len(content)}\n".encode() + content)
         self.release = re.sub(r"[^A-Za-z0-9._]", ".", self.version) + "-" + digest.hexdigest()[:12]
-        self.target = f"py{self.python}-{self.arch}"
-        self.artifact = self.cache / f"{self.release}-{self.target}.tar.gz"
-        self.wheelhouse = self.cache / f"wheels-{hashlib.sha256(lock).hexdigest()[:12]}-{self.target}"
+        target = f"py{self.python}-{self.arch}"
+        self.dependencies_id = f"{hashlib.sha256(lock).hexdigest()[:12]}-{target}"
+        self.app = self.cache / f"app-{self.release}-{target}.tar.gz"
+        self.dependencies = self.cache / f"dependencies-{self.dependencies_id}.tar.gz"
+
+    @property
+    def is_built(self) -> bool:
+        return self.app.exists() and self.dependencies.exists()
 
     def collect(self) -> list[Path]:
         """The files of the source tree that make the release."""
@@ -183,27 +192,24 @@ class Build:
             errors = re.findall(r"^\s*ERROR: (.*)", done.stderr, re.MULTILINE) or done.stderr.splitlines()
             raise BuildError(f"pip could not {arguments[0]}: {' '.join(errors[-2:]) or 'no reason given'}")
 
-    def fetch(self, lines: dict[str, str], work: Path) -> None:
-        """Fill the wheelhouse of this lock and target."""
-        if self.wheelhouse.is_dir():
-            return
-        listed = work / "requirements.txt"
+    def fetch(self, lines: dict[str, str], work: Path) -> list[Path]:
+        """Fetch the wheels of this lock and target."""
+        listed, wheels = work / "requirements.txt", work / "wheels"
         listed.write_text("\n".join(lines.values()) + "\n")
+        wheels.mkdir()
         short = ".".join(self.python.split(".")[:2])
         # 2.35 is the oldest glibc among the supported releases (Ubuntu 22.04).
         tags = [*(f"manylinux_2_{minor}" for minor in range(35, 16, -1)), "manylinux2014"]
-        fresh = work / "wheels"
-        fresh.mkdir()
         if lines:
             self.pip(
                 "download",
                 *("--no-deps", "--only-binary=:all:", "--require-hashes", "--implementation=cp"),
                 f"--python-version={short}",
                 *(f"--platform={tag}_{self.arch}" for tag in tags),
-                f"--dest={fresh}",
+                f"--dest={wheels}",
                 f"--requirement={listed}",
             )
-        fresh.rename(self.wheelhouse)
+        return sorted(wheels.glob("*.whl"))
 
     def wheel(self, work: Path) -> Path:
         """Build the app's wheel from a copy of the listed files, so that nothing else can get in."""
@@ -242,44 +248,32 @@ class Build:
             if requirement.marker is None and canonicalize_name(requirement.name) not in lines:
                 raise BuildError(f"{self.lock} lacks {requirement.name}, which the app needs: renew it.")
 
-    def pack(self, wheels: list[Path], packages: list[str], target: IO[bytes]) -> None:
-        """Repack wheels as the tree of a virtual environment, byte for byte the same every time."""
-        short = ".".join(self.python.split(".")[:2])
-        about = {
-            "id": self.release,
-            "version": self.version,
-            "python": short,
-            "architecture": self.arch,
-            "packages": packages,
-        }
-        with (
-            gzip.GzipFile(filename="", fileobj=target, mode="wb", compresslevel=1, mtime=0) as stream,
-            tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tree,
-        ):
-            add(tree, "release.json", (json.dumps(about, indent=2) + "\n").encode(), 0o644)
-            for wheel in wheels:
-                with zipfile.ZipFile(wheel) as archive:
-                    for entry in sorted(archive.infolist(), key=lambda item: item.filename):
-                        path = re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", entry.filename)
-                        # Scripts name the builder's interpreter: everything is run with "python -m".
-                        if entry.is_dir() or re.match(r"[^/]+\.data/", path):
-                            continue
-                        mode = 0o755 if entry.external_attr >> 16 & 0o100 else 0o644
-                        add(tree, f"venv/lib/python{short}/site-packages/{path}", archive.read(entry), mode)
-
     def run(self) -> None:
         lines = self.requirements()
+        short = ".".join(self.python.split(".")[:2])
+        packages = f"venv/lib/python{short}/site-packages"
         with tempfile.TemporaryDirectory(dir=self.cache, prefix="build-") as directory:
             work = Path(directory)
-            self.fetch(lines, work)
             wheel = self.wheel(work)
             self.check_dependencies(wheel, lines)
-            archive = work / "artifact"
-            with archive.open("wb") as target:
-                packages = sorted(line.split(" ", 1)[0] for line in lines.values())
-                self.pack([*sorted(self.wheelhouse.glob("*.whl")), wheel], packages, target)
-            archive.replace(self.artifact)
-        for pattern in ("*.tar.gz", "wheel-*", "wheels-*"):
+            if not self.dependencies.exists():
+                with packing(self.dependencies, work) as tree:
+                    for fetched in self.fetch(lines, work):
+                        add_wheel(tree, packages, fetched)
+                    # The app's code lies beside them, so that another release can have the same.
+                    add(tree, f"{packages}/app.pth", b"../../../../code\n", 0o644)
+            about = {
+                "id": self.release,
+                "version": self.version,
+                "python": short,
+                "architecture": self.arch,
+                "dependencies": self.dependencies_id,
+                "packages": sorted(line.split(" ", 1)[0] for line in lines.values()),
+            }
+            with packing(self.app, work) as tree:
+                add(tree, "release.json", (json.dumps(about, indent=2) + "\n").encode(), 0o644)
+                add_wheel(tree, "code", wheel)
+        for pattern in ("app-*", "dependencies-*", "wheel-*"):
             for old in sorted(self.cache.glob(pattern), key=lambda path: path.stat().st_mtime)[:-KEEP]:
                 if old.is_dir():
                     shutil.rmtree(old)
@@ -294,6 +288,30 @@ def satisfied(requirement: str) -> bool:
         return wanted.specifier.contains(metadata.version(wanted.name), prereleases=True)
     except metadata.PackageNotFoundError:
         return False
+
+
+@contextlib.contextmanager
+def packing(archive: Path, work: Path) -> Iterator[tarfile.TarFile]:
+    """Write an archive, byte for byte the same every time, and keep it once it is whole."""
+    fresh = work / archive.name
+    with (
+        fresh.open("wb") as target,
+        gzip.GzipFile(filename="", fileobj=target, mode="wb", compresslevel=1, mtime=0) as stream,
+        tarfile.open(fileobj=stream, mode="w", format=tarfile.PAX_FORMAT) as tree,
+    ):
+        yield tree
+    fresh.replace(archive)
+
+
+def add_wheel(tree: tarfile.TarFile, place: str, wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        for entry in sorted(archive.infolist(), key=lambda item: item.filename):
+            path = re.sub(r"^[^/]+\.data/(purelib|platlib)/", "", entry.filename)
+            # Scripts name the builder's interpreter: everything is run with "python -m".
+            if entry.is_dir() or re.match(r"[^/]+\.data/", path):
+                continue
+            mode = 0o755 if entry.external_attr >> 16 & 0o100 else 0o644
+            add(tree, f"{place}/{path}", archive.read(entry), mode)
 
 
 def add(tree: tarfile.TarFile, name: str, content: bytes, mode: int) -> None:
@@ -320,23 +338,26 @@ def main() -> None:
     os.umask(0o022)
     try:
         build = Build(module.params)
-        changed = not build.artifact.exists()
+        changed = not build.is_built
         if changed and not module.check_mode:
             build.cache.mkdir(parents=True, exist_ok=True)
             # Hosts of one play ask at the same time; the first builds, the others find it done.
             with (build.cache / ".lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                changed = not build.artifact.exists()
+                changed = not build.is_built
                 if changed:
                     build.run()
-        result = {"release": build.release, "artifact": str(build.artifact), "changed": changed}
-        if build.artifact.exists():
-            result["checksum"] = hashlib.sha256(build.artifact.read_bytes()).hexdigest()
     except BuildError as error:
         module.fail_json(msg=str(error))
     except OSError as error:
         module.fail_json(msg=f"The release could not be built: {error}.")
-    module.exit_json(**result)
+    module.exit_json(
+        changed=changed,
+        release=build.release,
+        app=str(build.app),
+        dependencies=str(build.dependencies),
+        dependencies_id=build.dependencies_id,
+    )
 
 
 if __name__ == "__main__":

@@ -1,21 +1,22 @@
 #!/usr/bin/python
-"""Install a release from its archive, complete or not at all."""
+"""Install a release from its archives, complete or not at all."""
 
 from __future__ import annotations
 
 import compileall
 import concurrent.futures
 import fcntl
-import filecmp
 import functools
 import hashlib
 import importlib.util
+import json
 import os
 import py_compile
 import shutil
 import tarfile
 import venv
 from pathlib import Path
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -25,11 +26,19 @@ short_description: Unpack a release and make its virtual environment
 description:
   - Needs no network, no pip and no package on the host. The file release.json comes last, so a directory
     without it is what a killed run left, and is made anew.
+  - The action of this name brings the archives, and that of the dependencies only where no release has them.
 author: Fastmetal
 options:
-  archive: {type: path, required: true, description: "The archive on the host; removed when it is installed."}
-  checksum: {type: str, required: true, description: "Its SHA-256."}
   directory: {type: path, required: true, description: "The release's directory."}
+  dependencies: {type: str, required: true, description: "What the release's dependencies are known by."}
+  archives:
+    description: Archives on the host; removed when they are installed.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      path: {type: path, required: true, description: "The archive."}
+      checksum: {type: str, required: true, description: "Its SHA-256."}
 """
 
 RETURN = r""" # """
@@ -37,9 +46,11 @@ RETURN = r""" # """
 EXAMPLES = r"""
 - name: Install the release
   app_release:
-    archive: /var/tmp/api-1.0-0123456789ab.tar.gz
-    checksum: 0f343b0931126a20f133d67c2b018a3b9d1a52fd1eb4a1a2d0d1a3c8e6a1b2c3
     directory: /srv/api/releases/1.0-0123456789ab
+    dependencies: 89abcdef0123-py3.13.5-x86_64
+    archives:
+      - path: /srv/api/.app.tar.gz
+        checksum: 0f343b0931126a20f133d67c2b018a3b9d1a52fd1eb4a1a2d0d1a3c8e6a1b2c3
 """
 
 
@@ -49,21 +60,21 @@ def lock_releases(releases: Path) -> None:
     fcntl.flock(os.open(releases, os.O_RDONLY), fcntl.LOCK_EX)
 
 
+def share_dependencies(directory: Path, dependencies: str) -> None:
+    """Link the files of a release that has the same: they are most of a release, and seldom new."""
+    for marker in directory.parent.glob("*/release.json"):
+        if json.loads(marker.read_text()).get("dependencies") == dependencies:
+            packages = next(marker.parent.glob("venv/lib/python*"))
+            place = directory / packages.relative_to(marker.parent)
+            shutil.copytree(packages, place, copy_function=os.link)
+            return
+    raise OSError(f"no release has its dependencies {dependencies} any more: run again")
+
+
 def compile_sources(directory: Path) -> None:
-    """Compile what no earlier release has: most of a release is its dependencies, and seldom new."""
-    releases = (marker.parent for marker in directory.parent.glob("*/release.json"))
-    newest = sorted(releases, key=lambda release: release.stat().st_mtime)[-1:]
-    fresh = []
-    for source in directory.glob("venv/lib/python*/site-packages/**/*.py"):
-        code = Path(importlib.util.cache_from_source(str(source)))
-        for release in newest:
-            twin, compiled = (release / path.relative_to(directory) for path in (source, code))
-            if compiled.exists() and filecmp.cmp(source, twin, shallow=False):
-                code.parent.mkdir(exist_ok=True)
-                os.link(compiled, code)
-                break
-        else:
-            fresh.append(source)
+    """Compile what was not linked with its byte code."""
+    sources = [path for top in ("code", "venv/lib") for path in (directory / top).rglob("*.py")]
+    fresh = [path for path in sources if not Path(importlib.util.cache_from_source(str(path))).exists()]
     # Byte code that trusts its source needs no check at import; without the path it is the same everywhere.
     compile_one = functools.partial(
         compileall.compile_file,
@@ -75,15 +86,18 @@ def compile_sources(directory: Path) -> None:
         list(pool.map(compile_one, fresh, chunksize=20))
 
 
-def install(archive: Path, directory: Path) -> None:
+def install(archives: list[Path], directory: Path, dependencies: str) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    with tarfile.open(archive) as tree:
-        # Python releases before the filters have no attribute to set.
-        tree.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
-        tree.extractall(directory)  # noqa: S202 - the checksum says it is ours
+    for archive in archives:
+        with tarfile.open(archive) as tree:
+            # Python releases before the filters have no attribute to set.
+            tree.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
+            tree.extractall(directory)  # noqa: S202 - the checksum says it is ours
     marker = directory / "release.json"
     partial = marker.rename(directory / "release.json.partial")
+    if not (directory / "venv").exists():
+        share_dependencies(directory, dependencies)
     venv.create(directory / "venv", symlinks=True)
     compile_sources(directory)
     os.sync()
@@ -91,15 +105,17 @@ def install(archive: Path, directory: Path) -> None:
 
 
 def main() -> None:
+    archive = {"path": {"type": "path", "required": True}, "checksum": {"type": "str", "required": True}}
     module = AnsibleModule(
         argument_spec={
-            "archive": {"type": "path", "required": True},
-            "checksum": {"type": "str", "required": True},
             "directory": {"type": "path", "required": True},
+            "dependencies": {"type": "str", "required": True},
+            "archives": {"type": "list", "elements": "dict", "required": True, "options": archive},
         },
         supports_check_mode=True,
     )
-    archive, directory = Path(module.params["archive"]), Path(module.params["directory"])
+    directory = Path(module.params["directory"])
+    given: list[dict[str, Any]] = module.params["archives"]
     os.umask(0o022)
     marker = directory / "release.json"
     changed = not marker.exists()
@@ -107,10 +123,13 @@ def main() -> None:
         if changed and not module.check_mode:
             lock_releases(directory.parent)
         if not marker.exists() and not module.check_mode:
-            if hashlib.sha256(archive.read_bytes()).hexdigest() != module.params["checksum"]:
-                module.fail_json(msg=f"{archive} is not the archive that was built: run again.")
-            install(archive, directory)
-            archive.unlink()
+            for one in given:
+                if hashlib.sha256(Path(one["path"]).read_bytes()).hexdigest() != one["checksum"]:
+                    module.fail_json(msg=f"{one['path']} is not the archive that was built: run again.")
+            archives = [Path(one["path"]) for one in given]
+            install(archives, directory, module.params["dependencies"])
+            for path in archives:
+                path.unlink()
     except (OSError, tarfile.TarError) as error:
         module.fail_json(msg=f"The release could not be installed in {directory}: {error}.")
     module.exit_json(changed=changed)

@@ -22,7 +22,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import check as client
 from lint import faults, revisions
 from service import ReleaseError, Service, answer, release_of, succeeds, write
 
@@ -224,7 +223,10 @@ class Changes(Service):
                 raise ReleaseError(f"The token for the release's check could not be made: {words.strip()}")
             write(kept, said.strip(), 0o600)
         token = kept.read_text() if wanted["token_arguments"] else ""
-        if wrong := client.fault(str(self.run / f"{self.name}.sock"), "", release, token, wanted):
+        # HTTP and TLS take longer to load than the other commands take.
+        import check
+
+        if wrong := check.fault(str(self.run / f"{self.name}.sock"), "", release, token, wanted):
             raise ReleaseError(f"The release's check failed: {wrong}.")
 
     def prune(self, keep: int) -> None:

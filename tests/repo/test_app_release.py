@@ -1,0 +1,65 @@
+"""A release is installed from its archives, and shares its dependencies with one that has the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab import ROOT
+
+SPEC = importlib.util.spec_from_file_location("app_release", ROOT / "roles/app/library/app_release.py")
+assert SPEC
+assert SPEC.loader
+app_release: Any = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(app_release)
+
+PACKAGES = "venv/lib/python{}.{}/site-packages".format(*sys.version_info)
+DEPENDENCIES = {f"{PACKAGES}/dependency.py": "VALUE = 1\n", f"{PACKAGES}/app.pth": "../../../../code\n"}
+
+
+def pack(path: Path, files: dict[str, str]) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(text), 0o644
+            archive.addfile(entry, io.BytesIO(text.encode()))
+    return path
+
+
+def app(folder: Path, version: str, dependencies: str) -> Path:
+    about = f'{{"id": "{version}", "dependencies": "{dependencies}"}}'
+    code = f"from dependency import VALUE\nprint('{version}', VALUE)\n"
+    return pack(folder / f"{version}.tar.gz", {"release.json": about, "code/service.py": code})
+
+
+def test_a_second_release_links_the_dependencies_of_the_first(tmp_path: Path) -> None:
+    dependencies = pack(tmp_path / "dependencies.tar.gz", DEPENDENCIES)
+    first, second = tmp_path / "releases/1.0", tmp_path / "releases/1.1"
+    app_release.install([app(tmp_path, "1.0", "abc"), dependencies], first, "abc")
+    app_release.install([app(tmp_path, "1.1", "abc")], second, "abc")
+    for release in (first, second):
+        done = subprocess.run(
+            [release / "venv/bin/python", "-m", "service"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert done.stdout == f"{release.name} 1\n", done.stderr
+        cached = importlib.util.cache_from_source(str(release / "code/service.py"))
+        assert Path(cached).exists()
+    shared = [*first.glob(f"{PACKAGES}/**/*.py"), *first.glob(f"{PACKAGES}/**/*.pyc")]
+    assert len(shared) == 2
+    for path in shared:
+        assert path.samefile(second / path.relative_to(first))
+    assert not (first / "code/service.py").samefile(second / "code/service.py")
+
+
+def test_a_release_whose_dependencies_nobody_has_is_not_installed(tmp_path: Path) -> None:
+    directory = tmp_path / "releases/1.1"
+    with pytest.raises(OSError, match="no release has its dependencies abd any more"):
+        app_release.install([app(tmp_path, "1.1", "abd")], directory, "abd")
+    assert not (directory / "release.json").exists()
