@@ -43,7 +43,9 @@ class ActionModule(ActionBase):
     def install(self, directory: PurePosixPath, build: dict[str, Any], task_vars: Any) -> dict[str, Any]:
         """Return what came of it."""
         dependencies = build["dependencies_id"]
-        words = {"releases": directory.parent, "release": directory.name, "dependencies": f'"{dependencies}"'}
+        # As app_artifact writes it.
+        entry = f'"dependencies": "{dependencies}"'
+        words = {"releases": directory.parent, "release": directory.name, "dependencies": entry}
         look = LOOK.format(**{name: shlex.quote(str(word)) for name, word in words.items()})
         done = self._low_level_execute_command(look, in_data=b"\n")
         if done["rc"]:
