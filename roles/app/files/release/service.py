@@ -203,7 +203,9 @@ class Service:
             write(unit if name == "unit" else home / name, text, mode)
         for name in ("venv", "release.json"):
             (home / name).symlink_to(Path("../../releases", release, name))
-        answer("systemctl", "daemon-reload")
+        # It finds a new unit by itself, and reading all units again takes as long as everything else here.
+        if answer("systemctl", "show", "--property=NeedDaemonReload", "--value", self.unit(instance)) == "yes":
+            answer("systemctl", "daemon-reload")
         return instance
 
     def start(self, instance: str) -> None:
