@@ -26,7 +26,7 @@ def changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for name in ("check", "service", "lint"):
+    for name in ("service", "lint"):
         monkeypatch.delitem(sys.modules, name)
     fake = tmp_path / "bin"
     fake.mkdir()
