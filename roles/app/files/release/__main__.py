@@ -154,8 +154,9 @@ class Changes(Service):
         self.record(about, release=release, previous=release_of(old), result="ok")
         self.renew_jobs()
         # Nobody has to wait for the old instance's last answer; the next change on this host does.
+        # Should it fail, its unit stays behind as failed, for status.yml and the alert to tell of.
         answer(
-            *("systemd-run", "--quiet", "--collect", f"--description={self.name}: remove what is old"),
+            *("systemd-run", "--quiet", f"--description={self.name}: remove what is old"),
             *(f"/usr/local/sbin/{self.name}-release", "sweep", f"--keep={keep}"),
         )
         return {"changed": True}
