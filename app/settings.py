@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import ssl
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
@@ -29,24 +27,14 @@ class SettingsError(Exception):
     """The settings are wrong; the message says which and why, without any value."""
 
 
-class Environment(StrEnum):
-    DEVELOPMENT = "development"
-    TESTING = "testing"
-    STAGING = "staging"
-    PRODUCTION = "production"
-
-    @property
-    def is_live(self) -> bool:
-        """Whether real users depend on it, so that unsafe values are refused."""
-        return self in (Environment.STAGING, Environment.PRODUCTION)
-
-
 class Settings(BaseSettings):
     """Every setting of the service; the environment name is the field's name in capitals."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    environment: Environment = Field(Environment.PRODUCTION, description="Decides how strict the checks are.")
+    environment: Literal["development", "testing", "staging", "production"] = Field(
+        "production", description="Decides how strict the checks are."
+    )
     debug: bool = Field(False, description="Interactive API pages; refused in staging and production.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Lowest level logged; DEBUG also names requests in Postgres' application_name."
@@ -131,7 +119,16 @@ class Settings(BaseSettings):
     @field_validator("database_url", mode="after")
     @classmethod
     def _use_async_driver(cls, value: str) -> str:
-        url = parse_database_url(value)
+        """Accept what libpq accepts and return it for SQLAlchemy's asyncpg driver."""
+        parts = re.fullmatch(r"(?:postgres|postgresql|postgresql\+asyncpg)://([^/]*@)?([^/]*)(.*)", value)
+        if parts is None:
+            raise ValueError("must start with postgresql://")
+        user, hosts, rest = parts.groups("")
+        several = hosts.split(",") if "," in hosts else []
+        url = make_url(f"postgresql+asyncpg://{user}{'' if several else hosts}{rest}")
+        # SQLAlchemy wants several endpoints as repeated query values, each with its port.
+        places = [host if host.rpartition(":")[2].isdigit() else f"{host}:5432" for host in several]
+        url = url.update_query_pairs(("host", unquote(place)) for place in places)
         if not url.username or not url.database:
             raise ValueError("must name a user and a database")
         if url.password:
@@ -147,7 +144,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _refuse_unsafe_values(self) -> Self:
-        if self.environment.is_live:
+        if self.environment in ("staging", "production"):
             if not self.secret_key.get_secret_value():
                 raise ValueError("SECRET_KEY is required: generate one with `openssl rand -base64 48`")
             for number, key in enumerate(self.signing_keys):
@@ -160,9 +157,7 @@ class Settings(BaseSettings):
             if not self.database_ssl_ca and not _is_local(make_url(self.database_url)):
                 raise ValueError("DATABASE_SSL_CA is required where the database is on another host")
         if "*" in self.cors_origins and self.cors_allow_credentials:
-            raise ValueError(
-                "CORS_ORIGINS must not be * while CORS_ALLOW_CREDENTIALS is on: name the origins"
-            )
+            raise ValueError("CORS_ORIGINS must not be * while CORS_ALLOW_CREDENTIALS is on: name them")
         return self
 
     @property
@@ -195,28 +190,6 @@ def _is_local(url: URL) -> bool:
     given = url.query.get("host", ())
     hosts = [given] if isinstance(given, str) else [host.rpartition(":")[0].strip("[]") for host in given]
     return all(host in LOOPBACK or host.startswith("/") for host in [*hosts, url.host or "localhost"])
-
-
-def parse_database_url(value: str) -> URL:
-    """Accept what libpq accepts and return it for SQLAlchemy's asyncpg driver."""
-    scheme, separator, rest = value.partition("://")
-    if not separator or scheme not in ("postgres", "postgresql", "postgresql+asyncpg"):
-        raise ValueError("must start with postgresql://")
-    authority, slash, tail = rest.partition("/")
-    user, at, hosts = authority.rpartition("@")
-    if "," not in hosts:
-        return make_url(f"postgresql+asyncpg://{rest}")
-    # Several endpoints: SQLAlchemy wants them as repeated query values, each with its port.
-    url = make_url(f"postgresql+asyncpg://{user}{at}{slash}{tail}")
-    endpoints = tuple(
-        host if host.rpartition(":")[2].isdigit() else f"{host}:5432" for host in hosts.split(",")
-    )
-    return url.update_query_dict({"host": tuple(unquote(endpoint) for endpoint in endpoints)})
-
-
-def verifying_context(ca: Path) -> ssl.SSLContext:
-    """Return a client context that accepts only servers the CA vouches for, by name."""
-    return ssl.create_default_context(cafile=str(ca))
 
 
 def load_settings(**overrides: Any) -> Settings:

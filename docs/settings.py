@@ -7,7 +7,6 @@ With --check nothing is written, and the status tells whether both are up to dat
 from __future__ import annotations
 
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import Any, get_args
 
@@ -39,8 +38,6 @@ def kind(annotation: Any) -> str:
     if isinstance(annotation, type):
         if issubclass(annotation, SecretStr):
             return "secret"
-        if issubclass(annotation, Enum):
-            return " ".join(f"`{member.value}`" for member in annotation)
         return {"str": "text", "Path": "path", "float": "number", "int": "integer", "bool": "true/false"}.get(
             annotation.__name__, "list"
         )
@@ -71,8 +68,6 @@ def default(field: FieldInfo) -> str:
     value = field.default
     if value is None or value == () or (isinstance(value, SecretStr) and not value.get_secret_value()):
         return ""
-    if isinstance(value, Enum):
-        value = value.value
     return f"`{str(value).lower() if isinstance(value, bool) else value}`" if value != "" else ""
 
 
