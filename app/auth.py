@@ -3,15 +3,12 @@
 import time
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import jwt
-from fastapi import Request, Security
-from fastapi.openapi.models import HTTPBearer as HTTPBearerModel
-from fastapi.security import SecurityScopes
-from fastapi.security.base import SecurityBase
+from fastapi import HTTPException, Request, Security
+from fastapi.security import HTTPBearer, SecurityScopes
 
-from app.errors import ProblemError
 from app.settings import Settings
 
 WRITE_PRODUCTS = "products:write"
@@ -20,15 +17,9 @@ SCOPES = (WRITE_PRODUCTS, READ_OPERATIONS)
 MOST_REMEMBERED = 1000
 
 
-class UnauthorizedError(ProblemError):
-    status = 401
-
+class UnauthorizedError(HTTPException):
     def __init__(self, detail: str, challenge: str = "Bearer") -> None:
-        super().__init__(detail, headers={"WWW-Authenticate": challenge})
-
-
-class ForbiddenError(ProblemError):
-    status = 403
+        super().__init__(401, detail, {"WWW-Authenticate": challenge})
 
 
 def invalid_token() -> UnauthorizedError:
@@ -61,14 +52,13 @@ class Tokens:
     ) -> str:
         """Return a token for `subject` that expires after `lifetime` seconds."""
         now = int(time.time())
-        claims: dict[str, Any] = {
+        claims = {
             "sub": subject,
             "scope": " ".join(sorted(scopes)),
             "iat": now,
             "exp": now + (lifetime or self._lifetime),
+            "uid": user_id,
         }
-        if user_id is not None:
-            claims["uid"] = user_id
         return jwt.encode(claims, self._keys[0], self._algorithm)
 
     def verify(self, token: str) -> Principal:
@@ -101,31 +91,26 @@ async def authorize(request: Request, *scopes: str) -> Principal:
     request.state.user = principal.subject
     for scope in scopes:
         if scope not in principal.scopes:
-            raise ForbiddenError(
-                f"The token does not carry the scope {scope}.",
-                headers={"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'},
-            )
+            challenge = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'}
+            raise HTTPException(403, f"The token does not carry the scope {scope}.", challenge)
     return principal
 
 
-class Bearer(SecurityBase):
-    """`authorize` as a dependency, with its name in the OpenAPI document."""
-
-    scheme_name = "HTTPBearer"
-    model = HTTPBearerModel(
-        bearerFormat="JWT", description="A token from /api/v1/auth/token or `app.manage token`."
-    )
-
-    async def __call__(self, request: Request, required: SecurityScopes) -> Principal:
-        return await authorize(request, *required.scopes)
+# Documents the scheme; what a request carries is judged by `authorize`.
+bearer = HTTPBearer(
+    bearerFormat="JWT", description="A token from /api/v1/auth/token or `app.manage token`.", auto_error=False
+)
 
 
-bearer = Bearer()
+async def _guard(
+    request: Request, required: SecurityScopes, _: Annotated[Any, Security(bearer)]
+) -> Principal:
+    return await authorize(request, *required.scopes)
 
 
 def require_scope(scope: str) -> Any:
     """Return the dependency that guards a route with a scope; the OpenAPI document names it."""
-    return Security(bearer, scopes=[scope])
+    return Security(_guard, scopes=[scope])
 
 
 def guarded(scope: str) -> dict[str, Any]:

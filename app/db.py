@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -10,16 +11,17 @@ from contextvars import ContextVar
 from typing import Any, TypeAlias, TypeVar, cast
 
 import asyncpg
+from fastapi import HTTPException
 from sqlalchemy import MetaData, event, exc, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import greenlet_spawn
 
-from app.errors import ConflictError, ProblemError, UnavailableError
+from app.errors import ConflictError, UnavailableError
 from app.logging import request_ids
 from app.metrics import Metrics
-from app.settings import Settings, verifying_context
+from app.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -66,40 +68,42 @@ class Base(DeclarativeBase):
     )
 
 
-def create_engine(settings: Settings, *, owner: bool = False, pooled: bool = True) -> AsyncEngine:
-    """Return the engine of the serving role, or an unpooled one: of the role that migrates, if `owner`."""
+def create_engine(
+    settings: Settings, *, owner: bool = False, pooled: bool = True, **limits: float
+) -> AsyncEngine:
+    """Return the engine of the serving role, or an unpooled one: of the role that migrates, if `owner`.
+
+    Limits are the owner's timeouts by their Postgres names, in seconds; the serving role's are settings.
+    """
     url = make_url(settings.database_url)
-    password = settings.database_password
-    server_settings = {"application_name": f"api {settings.release}"[:63], "jit": "off"}
+    password, name = settings.database_password, f"api {settings.release}"[:63]
+    pool: dict[str, Any] = {"poolclass": NullPool}
     if owner:
-        url, password = url.set(username=settings.owner), settings.database_owner_password
-        server_settings["application_name"] = "api manage"
+        url, password, name = url.set(username=settings.owner), settings.database_owner_password, "api manage"
     else:
-        for name, seconds in (
-            ("statement_timeout", settings.database_statement_timeout),
-            ("lock_timeout", settings.database_lock_timeout),
-            ("idle_in_transaction_session_timeout", settings.database_idle_timeout),
-        ):
-            server_settings[name] = str(int(seconds * 1000))
+        limits = {
+            "statement_timeout": settings.database_statement_timeout,
+            "lock_timeout": settings.database_lock_timeout,
+            "idle_in_transaction_session_timeout": settings.database_idle_timeout,
+        }
+        if pooled:
+            pool = {
+                "pool_size": settings.database_pool_size,
+                "max_overflow": settings.database_max_overflow,
+                "pool_timeout": settings.database_pool_timeout,
+                "pool_recycle": settings.database_pool_recycle,
+                "pool_use_lifo": True,
+            }
+    milliseconds = {limit: str(int(seconds * 1000)) for limit, seconds in limits.items()}
     arguments = {
-        "password": password.get_secret_value() if password else None,
+        "password": password.get_secret_value() or None,
         "timeout": settings.database_connect_timeout,
-        "server_settings": server_settings,
+        "server_settings": {"application_name": name, "jit": "off", **milliseconds},
         # Of several endpoints, the one that accepts writes.
         "target_session_attrs": "read-write",
-        "ssl": verifying_context(settings.database_ssl_ca) if settings.database_ssl_ca else False,
+        "ssl": ssl.create_default_context(cafile=ca) if (ca := settings.database_ssl_ca) else False,
     }
-    if owner or not pooled:
-        return create_async_engine(url, poolclass=NullPool, connect_args=arguments)
-    return create_async_engine(
-        url,
-        pool_size=settings.database_pool_size,
-        max_overflow=settings.database_max_overflow,
-        pool_timeout=settings.database_pool_timeout,
-        pool_recycle=settings.database_pool_recycle,
-        pool_use_lifo=True,
-        connect_args=arguments,
-    )
+    return create_async_engine(url, connect_args=arguments, **pool)
 
 
 class Database:
@@ -196,7 +200,7 @@ class Database:
         started = time.perf_counter()
         try:
             yield used
-        except ProblemError:
+        except HTTPException:
             raise
         except Exception as error:
             cause: BaseException | None = error  # SQLAlchemy wraps the driver's errors, twice

@@ -54,7 +54,7 @@ def start_error_tracking(settings: Settings) -> None:
 
     sentry_sdk.init(
         dsn=settings.sentry_dsn.get_secret_value(),
-        environment=settings.environment.value,
+        environment=settings.environment,
         release=settings.release,
         default_integrations=False,
         auto_enabling_integrations=False,

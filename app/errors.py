@@ -1,10 +1,11 @@
-"""Errors as RFC 9457 problem details: one shape for everything that can go wrong."""
+"""Errors as RFC 9457 problem details: one shape for everything that can go wrong.
 
-from collections.abc import Callable, Coroutine, Mapping
+What a client is told about is raised as an HTTPException: its status and its words are public.
+"""
+
 from http import HTTPStatus
-from typing import Any, ClassVar
+from typing import Any
 
-import orjson
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
@@ -14,69 +15,49 @@ MEDIA_TYPE = "application/problem+json"
 MOST_FAULTS = 100
 
 
-class ProblemError(HTTPException):
-    """Base of the errors that a client is told about; what it says is public."""
-
-    status: ClassVar[int]
-
-    def __init__(
-        self,
-        detail: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        errors: list[dict[str, str]] | None = None,
-    ) -> None:
-        super().__init__(self.status, detail, headers)
-        self.errors = errors
+class ConflictError(HTTPException):
+    def __init__(self, detail: str, faults: list[dict[str, str]] | None = None) -> None:
+        super().__init__(409, detail)
+        self.faults = faults
 
 
-class NotFoundError(ProblemError):
-    status = 404
+class UnavailableError(HTTPException):
+    def __init__(self, detail: str, retry_after: int = 1) -> None:
+        super().__init__(503, detail, {"Retry-After": str(retry_after)})
 
 
-class ConflictError(ProblemError):
-    status = 409
+class Problem(BaseModel):
+    """Documents the shape of every error."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: list[dict[str, str]] | None = None
 
 
-class TooLargeError(ProblemError):
-    status = 413
-
-
-class UnavailableError(ProblemError):
-    status = 503
-
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail, headers={"Retry-After": "1"})
-
-
-def problem(
-    status: int,
-    detail: str,
-    request_id: str,
-    headers: Mapping[str, str] | None = None,
-    errors: list[dict[str, str]] | None = None,
-) -> Response:
-    """Return a problem document; `type` stays about:blank because the status says it all."""
-    body: dict[str, Any] = {
-        "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "request_id": request_id,
-    }
-    if errors is not None:
-        body["errors"] = errors
-    return Response(orjson.dumps(body), status, {**(headers or {}), "Cache-Control": "no-store"}, MEDIA_TYPE)
+def problem(error: HTTPException, request_id: str, faults: list[dict[str, str]] | None = None) -> Response:
+    """Return the problem document of an error; faults are its single ones, each with in, field and detail."""
+    title, status = HTTPStatus(error.status_code).phrase, error.status_code
+    told = Problem(
+        type="about:blank",
+        title=title,
+        status=status,
+        detail=error.detail,
+        request_id=request_id,
+        errors=faults,
+    )
+    headers = {**(error.headers or {}), "Cache-Control": "no-store"}
+    return Response(told.model_dump_json(exclude_none=True), status, headers, MEDIA_TYPE)
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
-    headers = dict(error.headers or {})
-    if error.status_code == 405:
-        # Each method is a route of its own, and the error names only the first one's.
-        methods = request.app.openapi()["paths"].get(request.scope["route"].path, {})
-        headers["Allow"] = ", ".join(sorted(method.upper() for method in methods)) or headers["Allow"]
-    faults = getattr(error, "errors", None)
-    return problem(error.status_code, error.detail, request.state.request_id, headers, faults)
+    # Each method is a route of its own, and a 405 names only the first one's.
+    path = getattr(request.scope.get("route"), "path", "")
+    if error.status_code == 405 and (methods := request.app.openapi()["paths"].get(path)):
+        error.headers = {"Allow": ", ".join(sorted(method.upper() for method in methods))}
+    return problem(error, request.state.request_id, getattr(error, "faults", None))
 
 
 async def _on_validation_error(request: Request, error: RequestValidationError) -> Response:
@@ -90,25 +71,14 @@ async def _on_validation_error(request: Request, error: RequestValidationError) 
         for fault in all_faults[:MOST_FAULTS]
     ]
     detail = f"The request is not valid; `errors` names the faults, {len(faults)} of {len(all_faults)}."
-    return problem(422, detail, request.state.request_id, errors=faults)
+    return problem(HTTPException(422, detail), request.state.request_id, faults)
 
 
 # The guard middleware answers what is not listed here.
-ERROR_HANDLERS: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
+ERROR_HANDLERS: dict[int | type[Exception], Any] = {
     HTTPException: _on_http_exception,
     RequestValidationError: _on_validation_error,
 }
-
-
-class Problem(BaseModel):
-    """Documents the shape of every error."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    request_id: str
-    errors: list[dict[str, str]] | None = None
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -8,15 +8,9 @@ import re
 from collections.abc import Callable
 from hashlib import blake2b
 
-from fastapi import Request, Response
-
-from app.errors import ProblemError
+from fastapi import HTTPException, Request, Response
 
 _LISTED = re.compile(r'(?:W/)?("[^"]*")')
-
-
-class PreconditionFailedError(ProblemError):
-    status = 412
 
 
 def etag(body: bytes) -> str:
@@ -42,6 +36,6 @@ def expectation(request: Request) -> Callable[[bytes], None]:
 
     def check(stored: bytes) -> None:
         if wanted != "*" and etag(stored) not in _LISTED.findall(wanted):
-            raise PreconditionFailedError("It has been changed since you read it: read it again.")
+            raise HTTPException(412, "It has been changed since you read it: read it again.")
 
     return check

@@ -54,7 +54,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         asyncio.create_task(_repeat(state.drain.look, DRAIN_LOOK_SECONDS)),
         asyncio.create_task(DatabaseMonitor(settings, metrics, idempotency.purge).run()),
     ]
-    logger.info("Started", extra={"release": settings.release, "environment": settings.environment.value})
+    logger.info("Started", extra={"release": settings.release, "environment": settings.environment})
     try:
         yield
     finally:

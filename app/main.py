@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__, health
@@ -62,7 +63,8 @@ def create_app(
         access_log=access_log or AccessLog(),
         drain=app.state.drain,
         max_body_bytes=settings.max_body_bytes,
-        headers={} if settings.debug else SECURITY_HEADERS,  # the interactive pages need scripts
+        # The interactive pages need scripts.
+        headers=[] if settings.debug else Headers(SECURITY_HEADERS).raw,
     )
     # Routes are tried in turn: the busiest first.
     for router in (products.router, products.bulk_router, users.router, health.router):

@@ -9,18 +9,17 @@ from contextlib import aclosing
 from getpass import getpass
 from typing import Any
 
+from fastapi import HTTPException
 from sqlalchemy import exc
 
 from app.auth import SCOPES, WRITE_PRODUCTS, Tokens
 from app.db import Database
-from app.errors import ProblemError
 from app.health import Health
 from app.idempotency import Idempotency
 from app.logging import configure_logging
 from app.metrics import Metrics
 from app.migrations import head_revision, known_revisions
-from app.migrations.plan import plan
-from app.migrations.run import MigrationError, current_revision, migrate
+from app.migrations.run import MigrationError, current_revision, migrate, plan
 from app.redis_link import RedisLink
 from app.settings import EXIT_SETTINGS, Settings, SettingsError, load_settings
 from app.users.repository import UserRepository
@@ -40,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), EXIT_SETTINGS)
     except (MigrationError, UserRuleError) as error:
         return _fail(str(error))
-    except ProblemError as error:
+    except HTTPException as error:
         return _fail(error.detail)
     except (OSError, exc.DBAPIError) as error:
         reason = str(getattr(error, "orig", None) or error).strip().splitlines()
@@ -95,7 +94,7 @@ async def _migrate(settings: Settings, options: argparse.Namespace) -> int:
 
 
 async def _plan(settings: Settings, _options: argparse.Namespace) -> int:
-    _print(plan(await current_revision(settings)).rstrip())
+    _print(plan(await current_revision(settings)))
     return 0
 
 

@@ -5,13 +5,15 @@ import logging
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import TooLargeError, problem
+from app.errors import UnavailableError, problem
 from app.health import Drain
 from app.logging import request_ids
 from app.metrics import Metrics
@@ -33,6 +35,7 @@ SECURITY_HEADERS = {
 CLIENT_CLOSED_REQUEST = 499
 
 
+@dataclass(slots=True)
 class RequestMiddleware:
     """Pure ASGI, outermost: identifies a request and accounts for its answer, however it ends.
 
@@ -40,21 +43,12 @@ class RequestMiddleware:
     The client's address is X-Real-IP where a local proxy or a unix socket handed the request over.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        metrics: Metrics,
-        access_log: Callable[[dict[str, Any]], None],
-        drain: Drain,
-        max_body_bytes: int,
-        headers: dict[str, str],
-    ) -> None:
-        self.app = app
-        self.metrics = metrics
-        self.access_log = access_log
-        self.drain = drain
-        self.max_body_bytes = max_body_bytes
-        self.headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    app: ASGIApp
+    metrics: Metrics
+    access_log: Callable[[dict[str, Any]], None]
+    drain: Drain
+    max_body_bytes: int
+    headers: list[tuple[bytes, bytes]]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,7 +66,7 @@ class RequestMiddleware:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_body_bytes:  # whatever its headers claim
-                raise TooLargeError("The request body is larger than this service accepts.")
+                raise HTTPException(413, "The request body is larger than this service accepts.")
             return message
 
         async def accounted_send(message: Message) -> None:
@@ -119,12 +113,12 @@ class RequestMiddleware:
             request_ids.reset(token)
 
 
+@dataclass(slots=True)
 class GuardMiddleware:
     """Pure ASGI, innermost, so that CORS headers go onto its answers too: time limit, unexpected errors."""
 
-    def __init__(self, app: ASGIApp, timeout: float) -> None:
-        self.app = app
-        self.timeout = timeout
+    app: ASGIApp
+    timeout: float
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -134,18 +128,15 @@ class GuardMiddleware:
             async with asyncio.timeout(self.timeout) as deadline:
                 await self.app(scope, receive, send)
         except Exception as error:
-            request_id = scope["state"]["request_id"]
             if isinstance(error, TimeoutError) and deadline.expired():
                 logger.warning("Request timed out", extra={"route": _route(scope)})
-                text = "This took too long; try again."
-                answer = problem(503, text, request_id, {"Retry-After": "5"})
+                told: HTTPException = UnavailableError("This took too long; try again.", retry_after=5)
             else:
                 logger.exception("Unhandled error", extra={"route": _route(scope)})
-                text = "The service failed; the request id finds the cause in its log."
-                answer = problem(500, text, request_id)
+                told = HTTPException(500, "The service failed; the request id finds the cause in its log.")
             if scope["state"]["begun"]:
                 raise  # the server must cut the connection
-            await answer(scope, receive, send)
+            await problem(told, scope["state"]["request_id"])(scope, receive, send)
 
 
 def _route(scope: Scope) -> str:

@@ -2,7 +2,6 @@
 
 import inspect
 import re
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import orjson
@@ -52,9 +51,13 @@ def body(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def parse(model: type[M], place: str, values: Mapping[str, Any]) -> M:
-    """Return the parameters of a request or raise what FastAPI would."""
-    return _validate(model, place, dict(values))
+def parse(model: type[M], place: str, value: Any) -> M:
+    """Return what a part of a request says or raise what FastAPI would."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        faults = [{**fault, "loc": (place, *fault["loc"])} for fault in error.errors()]
+        raise RequestValidationError(faults) from None
 
 
 async def read_body(request: Request) -> bytes:
@@ -70,17 +73,9 @@ def parse_body(model: type[M], request: Request, text: bytes) -> M:
     if not JSON.match(request.headers.get("content-type", "")):
         raise _invalid("Content-Type must be application/json")
     try:
-        return _validate(model, "body", orjson.loads(text))
+        return parse(model, "body", orjson.loads(text))
     except orjson.JSONDecodeError as error:
         raise _invalid(f"JSON decode error: {error}") from None
-
-
-def _validate(model: type[M], place: str, value: Any) -> M:
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        faults = [{**fault, "loc": (place, *fault["loc"])} for fault in error.errors()]
-        raise RequestValidationError(faults) from None
 
 
 def _invalid(reason: str) -> RequestValidationError:

@@ -8,9 +8,7 @@ from pathlib import Path
 
 def known_revisions() -> list[str]:
     """Return every revision this release has a script for, in order."""
-    return sorted(
-        script.name.partition("_")[0] for script in Path(__file__).parent.glob("versions/[0-9]*.py")
-    )
+    return sorted(script.name[:4] for script in Path(__file__).parent.glob("versions/[0-9]*.py"))
 
 
 def head_revision() -> str:

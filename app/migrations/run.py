@@ -1,13 +1,20 @@
-"""Runs the migrations as the owner role, for `app.manage`."""
+"""Plans and runs the migrations, as the owner role, for `app.manage`.
+
+A script says more about itself where needed: `allow = {"drop"}` vouches for a statement that locks, rewrites
+or removes; `reversible = False` and `compatible = False` (the code before it cannot work with the schema
+after it) close the way back to earlier releases.
+"""
 
 import asyncio
 import logging
 import time
+from io import StringIO
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, exc, text
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -39,13 +46,25 @@ def alembic_config() -> Config:
 async def current_revision(settings: Settings) -> str | None:
     """Return the database's revision."""
     engine = create_engine(settings, owner=bool(settings.database_owner_password))
-    try:
-        async with engine.connect() as connection:
-            return await connection.run_sync(
-                lambda sync: MigrationContext.configure(sync).get_current_revision()
-            )
-    finally:
-        await engine.dispose()
+    async with engine.connect() as connection:
+        return await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
+
+
+def plan(current: str | None) -> str:
+    """Return the SQL from a revision to this release's, after each script's head what it says of itself."""
+    config = alembic_config()
+    config.output_buffer = StringIO()
+    command.upgrade(config, f"{current or 'base'}:head", sql=True)
+    scripts = ScriptDirectory.from_config(config)
+    lines = []
+    for line in config.output_buffer.getvalue().splitlines():
+        lines.append(line)
+        if line.startswith("-- Running upgrade "):
+            module = scripts.get_revision(line.split()[-1]).module
+            lines += [f"-- allow: {word}" for word in sorted(getattr(module, "allow", ()))]
+            claims = ("compatible", "reversible")
+            lines += [f"-- not {word}" for word in claims if not getattr(module, word, True)]
+    return "\n".join(lines).rstrip()
 
 
 async def migrate(settings: Settings, target: str = "head", lock_timeout: float = 0.5) -> None:
@@ -54,28 +73,24 @@ async def migrate(settings: Settings, target: str = "head", lock_timeout: float 
     No statement waits for a lock longer than `lock_timeout` seconds: every later reader and writer of the
     table queues behind it. A migration that lost this race is tried again, with growing pauses.
     """
-    engine = create_engine(settings, owner=True)
-    try:
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                async with engine.connect() as connection:
-                    await connection.execute(text(f"SET lock_timeout = '{int(lock_timeout * 1000)}ms'"))
-                    await connection.execute(text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}s'"))
-                    await connection.commit()
-                    await _take_turn(connection)
-                    await connection.run_sync(_run, target)
-                return
-            except CommandError as error:
-                raise MigrationError(f"{error}.") from None
-            except exc.DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) != "55P03":
-                    raise
-                if attempt == ATTEMPTS:
-                    raise MigrationError("A long transaction holds the lock on a table.") from None
-                logger.warning("Migration waits for a lock", extra={"attempt": attempt})
-                await asyncio.sleep(attempt * lock_timeout)
-    finally:
-        await engine.dispose()
+    engine = create_engine(
+        settings, owner=True, lock_timeout=lock_timeout, statement_timeout=STATEMENT_TIMEOUT
+    )
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            async with engine.connect() as connection:
+                await _take_turn(connection)
+                await connection.run_sync(_run, target)
+            return
+        except CommandError as error:
+            raise MigrationError(f"{error}.") from None
+        except exc.DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != "55P03":
+                raise
+            if attempt == ATTEMPTS:
+                raise MigrationError("A long transaction holds the lock on a table.") from None
+            logger.warning("Migration waits for a lock", extra={"attempt": attempt})
+            await asyncio.sleep(attempt * lock_timeout)
 
 
 async def _take_turn(connection: AsyncConnection) -> None:

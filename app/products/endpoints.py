@@ -68,7 +68,7 @@ async def read_product(request: Request) -> Response:
 )
 async def list_products(request: Request) -> Response:
     """List products, filtered and sorted; `after` goes on where a page ended."""
-    query = parse(ListQuery, "query", request.query_params)
+    query = parse(ListQuery, "query", dict(request.query_params))
     return answer(request, await _service(request).page(query))
 
 
@@ -84,7 +84,7 @@ async def create_product(request: Request) -> Response:
     text = await read_body(request)
     writer = await authorize(request, WRITE_PRODUCTS)
     product = parse_body(ProductInput, request, text)
-    key = parse(KeyHeader, "header", request.headers)
+    key = parse(KeyHeader, "header", dict(request.headers))
     outcome = await _service(request).create(writer.subject, key.idempotency_key, product)
     return answer(request, outcome.body, 201, _headers(outcome))
 

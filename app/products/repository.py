@@ -167,7 +167,7 @@ def _refuse(items: Sequence[BulkItem], ids: set[int], detail: str) -> None:
     numbers = [number for number, item in enumerate(items) if item.id in ids]
     if numbers:
         faults = [{"in": "body", "field": f"items.{number}.id", "detail": detail} for number in numbers]
-        raise ConflictError("Nothing was stored; `errors` names the items.", errors=faults[:MOST_FAULTS])
+        raise ConflictError("Nothing was stored; `errors` names the items.", faults[:MOST_FAULTS])
 
 
 def _columns(items: Sequence[BulkItem]) -> list[list[Any]]:

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import orjson
+from fastapi import HTTPException
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -17,8 +18,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-
-from app.errors import NotFoundError
 
 MOST_ITEMS = 5_000
 # Postgres reads what a page skips: further on `after` leads, through an index.
@@ -84,10 +83,6 @@ class ProductInput(Input):
     price: Price
     stock: Stock = 0
 
-    def values(self) -> dict[str, Any]:
-        """Return every field."""
-        return self.model_dump()
-
 
 def drop_default(schema: dict[str, Any]) -> None:
     """Keep a default that no request can ask for out of the document."""
@@ -113,10 +108,6 @@ class ProductChange(Input):
         if not self.model_fields_set:
             raise ValueError("at least one field is needed")
         return self
-
-    def values(self) -> dict[str, Any]:
-        """Return the fields that were sent."""
-        return self.model_dump(exclude_unset=True)
 
 
 class ProductOutput(BaseModel):
@@ -215,7 +206,7 @@ class ListQuery(Input):
         except ValueError:
             sort = None
         if sort != self.sort:
-            raise NotFoundError("`after` is not a place in this list: start again without it.")
+            raise HTTPException(404, "`after` is not a place in this list: start again without it.")
         return {"id": product_id, "price": price}
 
     def next_place(self, product_id: int, price: str) -> str:

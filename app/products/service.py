@@ -1,7 +1,8 @@
 """What can be done with products; the one place that knows both the table and the cache."""
 
+from fastapi import HTTPException
+
 from app.cache import Cache, Key, cached
-from app.errors import NotFoundError
 from app.idempotency import Idempotency, Outcome
 from app.products.repository import Check, ProductRepository, to_json
 from app.products.schemas import BulkInput, ListQuery, ProductChange, ProductInput
@@ -26,7 +27,7 @@ class ProductService:
     async def read(self, product_id: int) -> bytes:
         body = await self._read(product_id)
         if body is None:
-            raise NotFoundError(NO_PRODUCT)
+            raise HTTPException(404, NO_PRODUCT)
         return body
 
     async def page(self, query: ListQuery) -> bytes:
@@ -53,13 +54,15 @@ class ProductService:
         return outcome
 
     async def update(self, product_id: int, product: ProductInput | ProductChange, check: Check) -> bytes:
-        body = await self._repository.update(product_id, product.values(), check)
+        # A field that a change leaves out is None, which no product has.
+        values = product.model_dump(exclude_none=True)
+        body = await self._repository.update(product_id, values, check)
         if body is None:
-            raise NotFoundError(NO_PRODUCT)
+            raise HTTPException(404, NO_PRODUCT)
         await self.cache.invalidate(PRODUCT(product_id))
         return body
 
     async def delete(self, product_id: int, check: Check) -> None:
         if not await self._repository.delete(product_id, check):
-            raise NotFoundError(NO_PRODUCT)
+            raise HTTPException(404, NO_PRODUCT)
         await self.cache.invalidate(PRODUCT(product_id))
