@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from app.logging import request_ids
@@ -17,7 +19,6 @@ SECRET_LOOKING = re.compile(
     r"(?i)\b(?:bearer|basic)\s+[\w.~+/=-]+|\beyJ[\w-]+\.[\w-]+\.[\w-]+"
     r"|(?<=[/:@])[^\s/:@]+(?=@)|\b\w*(?:password|passwd|secret|token|api_?key|dsn)\w*['\"]?\s*[:=]\s*\S+"
 )
-FLUSH_SECONDS = 2
 
 
 class Scrubber:
@@ -45,9 +46,11 @@ class Scrubber:
         return value
 
 
-def start_error_tracking(settings: Settings) -> None:
-    """Connect to Sentry; without a DSN nothing is even imported."""
-    if not settings.sentry_dsn.get_secret_value():
+@asynccontextmanager
+async def error_tracking(settings: Settings) -> AsyncIterator[None]:
+    """Report to Sentry, and send at the end what still waits; without a DSN nothing is even imported."""
+    if not settings.sentry_dsn:
+        yield
         return
     import sentry_sdk
     from sentry_sdk.integrations.logging import LoggingIntegration
@@ -66,11 +69,7 @@ def start_error_tracking(settings: Settings) -> None:
         auto_session_tracking=False,
         send_client_reports=False,
     )
-
-
-async def stop_error_tracking(settings: Settings) -> None:
-    """Send what is still waiting."""
-    if settings.sentry_dsn.get_secret_value():
-        import sentry_sdk
-
-        await asyncio.to_thread(sentry_sdk.get_client().close, FLUSH_SECONDS)
+    try:
+        yield
+    finally:
+        await asyncio.to_thread(sentry_sdk.get_client().close)

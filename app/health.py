@@ -17,6 +17,7 @@ from app import __version__
 from app.auth import READ_OPERATIONS, require_scope
 from app.db import Database
 from app.errors import problems
+from app.migrations import known_revisions
 from app.monitor import collect
 from app.redis_link import RedisLink
 from app.routing import ShortRoute
@@ -53,10 +54,10 @@ class Health:
     instances serve on after the migration.
     """
 
-    def __init__(self, database: Database, redis: RedisLink, revisions: list[str]) -> None:
+    def __init__(self, database: Database, redis: RedisLink) -> None:
         self._database = database
         self._redis = redis
-        self._revisions = revisions
+        self._revisions = known_revisions()
 
     async def report(self) -> tuple[bool, dict[str, str]]:
         """Run every check within its deadline; return whether to serve, and each check's word."""
@@ -126,11 +127,10 @@ async def ready(request: Request) -> Response:
 @router.get(
     "/health/detail",
     summary="What an operator wants to know",
-    response_model=Detail,
     responses=problems(401, 403, 503),
     dependencies=[require_scope(READ_OPERATIONS)],
 )
-async def detail(request: Request) -> Response:
+async def detail(request: Request, response: Response) -> Detail:
     """Tell about the release, the checks, and what Postgres says about itself."""
     state = request.app.state
     is_ready, checks = await state.health.report()
@@ -138,17 +138,17 @@ async def detail(request: Request) -> Response:
     if checks["database"] == "ok":
         async with state.database.connection("monitor") as driver:
             figures = await collect(driver)
-    body = {
-        "ready": is_ready and not state.drain.begun,
-        "checks": checks,
-        "version": __version__,
-        "release": state.settings.release,
-        "environment": state.settings.environment,
-        "host": socket.gethostname(),
-        "pool": state.database.sample_pool(),
-        "database": figures,
-    }
-    return Response(orjson.dumps(body), headers=NO_STORE, media_type=JSON)
+    response.headers.update(NO_STORE)
+    return Detail(
+        ready=is_ready and not state.drain.begun,
+        checks=checks,
+        version=__version__,
+        release=state.settings.release,
+        environment=state.settings.environment,
+        host=socket.gethostname(),
+        pool=state.database.sample_pool(),
+        database=figures,
+    )
 
 
 @router.get("/metrics", include_in_schema=False)

@@ -3,18 +3,17 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
 
 from app.cache import Cache
 from app.db import Database
-from app.error_tracking import start_error_tracking, stop_error_tracking
+from app.error_tracking import error_tracking
 from app.health import Health
 from app.idempotency import Idempotency
 from app.metrics import Metrics
-from app.migrations import known_revisions
 from app.monitor import DatabaseMonitor
 from app.products.repository import ProductRepository
 from app.products.service import ProductService
@@ -35,37 +34,37 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     state = app.state
     settings: Settings = state.settings
     metrics: Metrics = state.metrics
-    start_error_tracking(settings)
-    redis = RedisLink(settings, metrics)
-    state.database = database = Database(settings, metrics)
-    state.idempotency = idempotency = Idempotency(database)
-    cache = Cache(redis, settings.cache_ttl)
-    state.products = ProductService(ProductRepository(database), cache, idempotency)
-    state.users = UserService(UserRepository(database), state.tokens, metrics)
-    state.health = Health(database, redis, known_revisions())
+    async with (
+        error_tracking(settings),
+        aclosing(Database(settings, metrics)) as database,
+        aclosing(RedisLink(settings, metrics)) as redis,
+    ):
+        state.database = database
+        state.idempotency = idempotency = Idempotency(database)
+        cache = Cache(redis, settings.cache_ttl)
+        state.products = ProductService(ProductRepository(database), cache, idempotency)
+        state.users = UserService(UserRepository(database), state.tokens, metrics)
+        state.health = Health(database, redis)
 
-    def sample() -> None:
-        metrics.sample_process()
-        database.sample_pool()
+        def sample() -> None:
+            metrics.sample_process()
+            database.sample_pool()
 
-    state.sample = sample
-    tasks = [
-        asyncio.create_task(_repeat(sample, SAMPLE_SECONDS)),
-        asyncio.create_task(_repeat(state.drain.look, DRAIN_LOOK_SECONDS)),
-        asyncio.create_task(DatabaseMonitor(settings, metrics, idempotency.purge).run()),
-    ]
-    logger.info("Started", extra={"release": settings.release, "environment": settings.environment})
-    try:
-        yield
-    finally:
-        state.drain.begun = True
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await redis.aclose()
-        await database.aclose()
-        await stop_error_tracking(settings)
-        logger.info("Stopped")
+        state.sample = sample
+        tasks = [
+            asyncio.create_task(_repeat(sample, SAMPLE_SECONDS)),
+            asyncio.create_task(_repeat(state.drain.look, DRAIN_LOOK_SECONDS)),
+            asyncio.create_task(DatabaseMonitor(settings, metrics, idempotency.purge).run()),
+        ]
+        logger.info("Started", extra={"release": settings.release, "environment": settings.environment})
+        try:
+            yield
+        finally:
+            state.drain.begun = True
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+    logger.info("Stopped")
 
 
 async def _repeat(action: Callable[[], Any], seconds: float) -> None:

@@ -16,7 +16,7 @@ from app.logging import AccessLog, configure_logging
 from app.metrics import Metrics
 from app.middleware import SECURITY_HEADERS, GuardMiddleware, RequestMiddleware
 from app.products import endpoints as products
-from app.settings import EXIT_SETTINGS, Settings, SettingsError, load_settings
+from app.settings import Settings, SettingsError, load_settings
 from app.users import endpoints as users
 
 
@@ -29,7 +29,7 @@ def create_app(
             settings = load_settings()
         except SettingsError as error:
             print(f"The service cannot start: {error}", file=sys.stderr)  # noqa: T201
-            raise SystemExit(EXIT_SETTINGS) from None
+            raise SystemExit(error.status) from None
         configure_logging(settings.log_level)
     app = FastAPI(
         title="Fastmetal API",

@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from getpass import getpass
 from typing import Any
@@ -18,12 +18,12 @@ from app.health import Health
 from app.idempotency import Idempotency
 from app.logging import configure_logging
 from app.metrics import Metrics
-from app.migrations import head_revision, known_revisions
-from app.migrations.run import MigrationError, current_revision, migrate, plan
+from app.migrations import head_revision
+from app.migrations.run import current_revision, migrate, plan
 from app.redis_link import RedisLink
-from app.settings import EXIT_SETTINGS, Settings, SettingsError, load_settings
+from app.settings import EXIT_SETTINGS, OperatorError, Settings, load_settings
 from app.users.repository import UserRepository
-from app.users.service import UserRuleError, UserService
+from app.users.service import UserService
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,26 +33,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_settings()
         configure_logging(settings.log_level)
         logging.getLogger("alembic").setLevel(logging.WARNING)  # app.migrations says what happened
-        status: int = asyncio.run(options.run(settings, options))
-        return status
-    except SettingsError as error:
-        return _fail(str(error), EXIT_SETTINGS)
-    except (MigrationError, UserRuleError) as error:
-        return _fail(str(error))
+        asyncio.run(options.run(settings, options))
+        return 0
+    except OperatorError as error:
+        message, status = str(error), error.status
     except HTTPException as error:
-        return _fail(error.detail)
+        message, status = error.detail, 1
     except (OSError, exc.DBAPIError) as error:
-        reason = str(getattr(error, "orig", None) or error).strip().splitlines()
-        return _fail(f"The database refused: {reason[-1] if reason else type(error).__name__}.")
+        reasons = str(getattr(error, "orig", None) or error).strip().splitlines()
+        message, status = f"The database refused: {[type(error).__name__, *reasons][-1]}.", 1
+    sys.stderr.write(f"{message}\n")
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="app.manage", description=__doc__)
     commands = parser.add_subparsers(required=True)
 
-    def command(
-        name: str, run: Callable[..., Coroutine[Any, Any, int]], text: str
-    ) -> argparse.ArgumentParser:
+    def command(name: str, run: Callable[..., Any], text: str) -> argparse.ArgumentParser:
         subparser = commands.add_parser(name, help=text)
         subparser.set_defaults(run=run)
         return subparser
@@ -78,83 +76,72 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-async def _token(settings: Settings, options: argparse.Namespace) -> int:
+async def _token(settings: Settings, options: argparse.Namespace) -> None:
     if not settings.signing_keys:
-        return _fail("SECRET_KEY is required to sign a token.", EXIT_SETTINGS)
+        raise OperatorError("SECRET_KEY is required to sign a token.", EXIT_SETTINGS)
     if options.lifetime is not None and options.lifetime < 1:
-        return _fail("The lifetime must be at least one second.", 2)
+        raise OperatorError("The lifetime must be at least one second.", 2)
     scopes = frozenset(options.scope or [WRITE_PRODUCTS])
     _print(Tokens(settings).issue(options.subject, scopes, options.lifetime))
-    return 0
 
 
-async def _migrate(settings: Settings, options: argparse.Namespace) -> int:
+async def _migrate(settings: Settings, options: argparse.Namespace) -> None:
     await migrate(settings, options.to, options.lock_timeout)
-    return await _current(settings, options)
+    await _current(settings, options)
 
 
-async def _plan(settings: Settings, _options: argparse.Namespace) -> int:
+async def _plan(settings: Settings, _options: argparse.Namespace) -> None:
     _print(plan(await current_revision(settings)))
-    return 0
 
 
-async def _current(settings: Settings, _options: argparse.Namespace) -> int:
-    revision = await current_revision(settings)
-    _print(f"database {revision or 'base'}, release {head_revision()}")
-    return 0
+async def _current(settings: Settings, _options: argparse.Namespace) -> None:
+    _print(f"database {await current_revision(settings) or 'base'}, release {head_revision()}")
 
 
 def _database(settings: Settings) -> aclosing[Database]:
     return aclosing(Database(settings, Metrics(settings.release)))
 
 
-async def _user_add(settings: Settings, options: argparse.Namespace) -> int:
+async def _user_add(settings: Settings, options: argparse.Namespace) -> None:
     line = getpass() if sys.stdin.isatty() else sys.stdin.readline()
     scopes = frozenset(options.scope or [WRITE_PRODUCTS])
     async with _database(settings) as database:
         service = UserService(UserRepository(database), Tokens(settings), Metrics(settings.release))
-        if await service.add(options.name, line.rstrip("\r\n"), scopes, replace=options.replace):
-            return 0
-    return _fail(f"There is a user {options.name} already: --replace gives it a new password.")
+        if not await service.add(options.name, line.rstrip("\r\n"), scopes, replace=options.replace):
+            raise OperatorError(f"There is a user {options.name} already: --replace gives it a new password.")
 
 
-async def _user_disable(settings: Settings, options: argparse.Namespace) -> int:
+async def _user_disable(settings: Settings, options: argparse.Namespace) -> None:
     async with _database(settings) as database:
-        disabled = await UserRepository(database).disable(options.name)
-    return 0 if disabled else _fail(f"There is no user {options.name}.")
+        if not await UserRepository(database).disable(options.name):
+            raise OperatorError(f"There is no user {options.name}.")
 
 
-async def _user_list(settings: Settings, _options: argparse.Namespace) -> int:
+async def _user_list(settings: Settings, _options: argparse.Namespace) -> None:
     async with _database(settings) as database:
-        users = await UserRepository(database).all()
-    for user in users:
-        _print(f"{user.name} {'enabled' if user.enabled else 'disabled'} {','.join(sorted(user.scopes))}")
-    return 0
+        for user in await UserRepository(database).all():
+            state = "enabled" if user.enabled else "disabled"
+            _print(f"{user.name} {state} {','.join(sorted(user.scopes))}")
 
 
-async def _purge(settings: Settings, _options: argparse.Namespace) -> int:
+async def _purge(settings: Settings, _options: argparse.Namespace) -> None:
     async with _database(settings) as database:
         _print(f"purged {await Idempotency(database).purge()}")
-    return 0
 
 
-async def _check(settings: Settings, _options: argparse.Namespace) -> int:
+async def _check(settings: Settings, _options: argparse.Namespace) -> None:
     redis = aclosing(RedisLink(settings, Metrics(settings.release)))
     async with _database(settings) as database, redis as link:
-        ready, checks = await Health(database, link, known_revisions()).report()
+        ready, checks = await Health(database, link).report()
     for name, word in checks.items():
         _print(f"{name}: {word}")
     # An operator who runs this wants to know that Redis is away, though the service would go on.
-    return 0 if ready and checks["cache"] != "failed" else 1
+    if not ready or checks["cache"] == "failed":
+        raise OperatorError("The service cannot do all of its work.")
 
 
 def _print(line: str) -> None:
     sys.stdout.write(f"{line}\n")
-
-
-def _fail(message: str, status: int = 1) -> int:
-    sys.stderr.write(f"{message}\n")
-    return status
 
 
 if __name__ == "__main__":

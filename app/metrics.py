@@ -41,30 +41,24 @@ class Metrics:
         self.registry = CollectorRegistry()
         counter = partial(Counter, registry=self.registry)
         histogram = partial(Histogram, registry=self.registry, buckets=BUCKETS)
-        gauge = partial(Gauge, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry, multiprocess_mode="livesum")
 
         self.requests = counter("http_requests_total", "Requests answered.", ["method", "route", "status"])
         self.durations = histogram("http_request_duration_seconds", "Time to answer.", ["method", "route"])
         self.request_bytes = counter("http_request_bytes_total", "Bodies received.", ["method", "route"])
         self.response_bytes = counter("http_response_bytes_total", "Bodies sent.", ["method", "route"])
-        self.in_flight = gauge(
-            "http_requests_in_flight", "Requests being served.", multiprocess_mode="livesum"
-        )
+        self.in_flight = gauge("http_requests_in_flight", "Requests being served.")
         self.sign_ins = counter("sign_ins_total", "Attempts to get a token.", ["result"])
 
         self.queries = histogram("database_query_duration_seconds", "Time in Postgres.", ["query"])
         self.query_errors = counter("database_errors_total", "Statements that failed.", ["query", "error"])
-        self.pool = gauge(
-            "database_pool_connections", "Of the workers' pools.", ["state"], multiprocess_mode="livesum"
-        )
+        self.pool = gauge("database_pool_connections", "Of the workers' pools.", ["state"])
         self.cache = counter("cache_requests_total", "Cache operations.", ["operation", "result"])
         self.cache_durations = histogram("cache_operation_duration_seconds", "Time in Redis.", ["operation"])
         self.cache_up = gauge("cache_up", "Whether every worker uses its cache.", multiprocess_mode="livemin")
         self.lock_waits = histogram("lock_wait_seconds", "Time to a lock.", ["lock", "result"])
 
-        self.memory = gauge(
-            "app_resident_memory_bytes", "Memory of the workers.", multiprocess_mode="livesum"
-        )
+        self.memory = gauge("app_resident_memory_bytes", "Memory of the workers.")
         self.cpu = counter("app_cpu_seconds_total", "Processor time of the workers.")
         build = gauge(
             "app_build_info", "Always 1.", ["version", "release", "python"], multiprocess_mode="max"

@@ -23,7 +23,15 @@ Seconds = Annotated[float, Field(gt=0, le=600)]
 ShortSeconds = Annotated[float, Field(gt=0, le=60)]
 
 
-class SettingsError(Exception):
+class OperatorError(Exception):
+    """What an operator asked for cannot be done; the message says why, and the status is the process's."""
+
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class SettingsError(OperatorError):
     """The settings are wrong; the message says which and why, without any value."""
 
 
@@ -200,7 +208,8 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(_env_file=env_file, _secrets_dir=credentials, **overrides)
     except ValidationError as error:
-        raise SettingsError(" ".join(_sentence(dict(fault)) for fault in error.errors())) from None
+        sentences = " ".join(_sentence(dict(fault)) for fault in error.errors())
+        raise SettingsError(sentences, EXIT_SETTINGS) from None
 
 
 def _sentence(fault: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.db import create_engine
 from app.migrations import head_revision, known_revisions
-from app.settings import Settings
+from app.settings import OperatorError, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ TURN_SECONDS = 30.0
 STATEMENT_TIMEOUT = 900  # an index over many millions of rows takes its minutes
 
 
-class MigrationError(Exception):
+class MigrationError(OperatorError):
     """The migration did not happen; the message says why."""
 
 

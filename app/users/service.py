@@ -9,6 +9,7 @@ from argon2.exceptions import VerifyMismatchError
 
 from app.auth import Principal, Tokens, UnauthorizedError, invalid_token
 from app.metrics import Metrics
+from app.settings import OperatorError
 from app.users.models import User
 from app.users.repository import UserRepository
 
@@ -23,10 +24,6 @@ HASHES_AT_ONCE = 2  # each takes 64 MiB
 _hasher = PasswordHasher()
 # What an unknown user's password is compared with, so that the answer takes as long as for a known one.
 _NOBODY = "$argon2id$v=19$m=65536,t=3,p=4$JYYqy5472Y4Vw6DzMierhw$bXHg3WsucvQkV7k7/ilRkznTAatTGe1l2Oy1KO4dEDA"
-
-
-class UserRuleError(ValueError):
-    """A name or a password that is not acceptable; the message says why."""
 
 
 class UserService:
@@ -76,11 +73,10 @@ class UserService:
     async def add(self, name: str, password: str, scopes: frozenset[str], *, replace: bool) -> bool:
         """Store a user with a fresh hash; return False if the name is taken."""
         if not NAME.fullmatch(name):
-            raise UserRuleError("A user's name is lower-case letters, digits, dots and dashes, 64 at most.")
+            raise OperatorError("A user's name is lower-case letters, digits, dots and dashes, 64 at most.")
         if not MINIMUM_PASSWORD_LENGTH <= len(password) <= MAXIMUM_PASSWORD_LENGTH:
-            raise UserRuleError(
-                f"A password has {MINIMUM_PASSWORD_LENGTH} to {MAXIMUM_PASSWORD_LENGTH} characters."
-            )
+            limits = f"{MINIMUM_PASSWORD_LENGTH} to {MAXIMUM_PASSWORD_LENGTH}"
+            raise OperatorError(f"A password has {limits} characters.")
         hashed = await asyncio.to_thread(_hasher.hash, password)
         return await self._repository.add(name, hashed, scopes, replace=replace)
 
