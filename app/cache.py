@@ -85,15 +85,12 @@ class Cache:
             if found is not None and not found.startswith(LEASE_MARK):
                 self._count("hit")
                 return found
-            result, flight = "shared", self._flights.get(name)
+            flight, result = self._flights.get(name), "shared"
             if flight is None or (flight.loading and flight.lease != found):
                 if found is not None and time.monotonic() < deadline:  # another worker is loading it
                     await asyncio.sleep(random.uniform(0.005, 0.02))  # noqa: S311
                     continue
-                result, flight = (
-                    "miss",
-                    self._take_off(name, load, ttl or self._ttl, takes_over=found is not None),
-                )
+                flight, result = self._take_off(name, load, ttl or self._ttl, found is not None), "miss"
             # One reader's leaving must not end the flight for the others.
             landed, value = await asyncio.shield(flight.task)
             if landed:
@@ -103,7 +100,7 @@ class Cache:
     def _count(self, result: str) -> None:
         self._link.metrics.cache.labels("read", result).inc()
 
-    def _take_off(self, name: str, load: Load, ttl: float, *, takes_over: bool) -> Flight:
+    def _take_off(self, name: str, load: Load, ttl: float, takes_over: bool) -> Flight:
         flight = self._flights[name] = Flight()
         flight.task = asyncio.create_task(self._fly(name, flight, load, ttl, takes_over))
         # Should every reader have left, nobody else would look at a failure.

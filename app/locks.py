@@ -33,8 +33,9 @@ class Lock:
     def __init__(self, link: RedisLink, name: str, ttl: float) -> None:
         self.name = name
         self._link = link
-        self._ttl = ttl
-        self._lock: RedisLock | None = None
+        key = f"{link.prefix}lock:{name}"
+        # Without a client no command is run.
+        self._lock: Any = link.client and link.client.lock(key, timeout=ttl, thread_local=False)
 
     async def acquire(self, wait: float = 0) -> bool:
         """Try until `wait` seconds have passed; return whether the lock is held now."""
@@ -68,10 +69,7 @@ class Lock:
             await self.release()
 
     async def _do(self, operation: str, action: Callable[[RedisLock], Awaitable[Any]]) -> bool:
-        async def command(client: Redis) -> bool:
-            if self._lock is None:
-                key = f"{self._link.prefix}lock:{self.name}"
-                self._lock = client.lock(key, timeout=self._ttl, thread_local=False)
+        async def command(_client: Redis) -> bool:
             try:
                 return await action(self._lock) is not False
             except LockError:  # not ours, or no longer

@@ -6,7 +6,6 @@ import logging
 import logging.config
 import os
 from contextvars import ContextVar
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -17,21 +16,10 @@ request_ids: ContextVar[dict[str, str]] = ContextVar("request_ids", default={}) 
 
 
 class JsonFormatter(OrjsonFormatter):
-    """The service's field names; a line break inside a value is escaped by JSON, so a line is one record."""
+    """Adds what is being served; a line break inside a value is escaped by JSON, so a line is one record."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            ["levelname", "name", "message"],
-            rename_fields={"levelname": "level", "name": "logger"},
-            reserved_attrs=[*logging.makeLogRecord({}).__dict__, "message", "asctime", "color_message"],
-        )
-
-    def add_fields(
-        self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]
-    ) -> None:
-        log_data["time"] = datetime.fromtimestamp(record.created, UTC)
-        super().add_fields(log_data, record, message_dict)
-        log_data.update(request_ids.get())
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        return log_data | request_ids.get()
 
 
 def logging_config(level: str) -> dict[str, Any]:
@@ -39,7 +27,14 @@ def logging_config(level: str) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"json": {"()": "app.logging.JsonFormatter"}},
+        "formatters": {
+            "json": {
+                "()": "app.logging.JsonFormatter",
+                "fmt": ["levelname", "name", "message"],
+                "rename_fields": {"levelname": "level", "name": "logger"},
+                "timestamp": "time",
+            }
+        },
         "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
         "root": {"level": level, "handlers": ["stderr"]},
         "loggers": {

@@ -1,8 +1,8 @@
 """Products in Postgres; what is read is returned as JSON bytes."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import asyncpg
 import orjson
@@ -11,7 +11,6 @@ from app.db import Database
 from app.errors import MOST_FAULTS, ConflictError
 from app.products.schemas import BulkItem, ListQuery
 
-T = TypeVar("T")
 FIELDS = ("name", "category", "price", "stock")
 
 # A price is text from here on: exact, and cheaper to read than a decimal.
@@ -110,35 +109,32 @@ class ProductRepository:
     async def update(self, product_id: int, values: dict[str, Any], check: Check) -> bytes | None:
         """Change fields of a product that passes the check; return its JSON, or None if there is none."""
 
-        async def change(stored: asyncpg.Record) -> bytes:
+        async def change() -> bytes | None:
+            if (stored := await self._lock(product_id, check)) is None:
+                return None
             fields = [values.get(name, stored[name]) for name in FIELDS]
             (row,) = await self._database.write("products.update", UPDATE, product_id, *fields)
             return to_json(row)
 
-        return await self._locked(product_id, check, change)
+        return await self._database.transact("products.change", change)
 
     async def delete(self, product_id: int, check: Check) -> bool:
         """Remove a product that passes the check; return whether there was one."""
 
-        async def remove(_stored: asyncpg.Record) -> bool:
+        async def remove() -> bool:
+            if await self._lock(product_id, check) is None:
+                return False
             await self._database.write("products.delete", DELETE, product_id)
             return True
 
-        return bool(await self._locked(product_id, check, remove))
+        return await self._database.transact("products.change", remove)
 
-    async def _locked(
-        self, product_id: int, check: Check, work: Callable[[asyncpg.Record], Awaitable[T]]
-    ) -> T | None:
-        """Do work on a product, if there is one and it passes the check, while nobody else can change it."""
-
-        async def lock() -> T | None:
-            rows = await self._database.fetch("products.lock", LOCK, product_id)
-            if not rows:
-                return None
-            check(to_json(rows[0]))
-            return await work(rows[0])
-
-        return await self._database.transact("products.change", lock)
+    async def _lock(self, product_id: int, check: Check) -> asyncpg.Record | None:
+        """Return a product's row, checked, that nobody else can change until the transaction ends."""
+        for row in await self._database.fetch("products.lock", LOCK, product_id):
+            check(to_json(row))
+            return row
+        return None
 
     async def save_many(self, items: Sequence[BulkItem]) -> tuple[int, list[int]]:
         """Create the items without an id and replace those with one, all or none, at driver speed.
