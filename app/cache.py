@@ -126,18 +126,12 @@ class Cache:
             return True, value
         finally:
             if flight.loading:  # without a value, the lease is given back
-                await self._land(name, flight.lease, value or b"", ttl)
+                lifetime = int(ttl * 1000 * random.uniform(0.9, 1.1))  # noqa: S311
+                arguments = (name, flight.lease, value or b"", lifetime)
+                # Should it stay, nobody shall wait for a lease that nobody holds.
+                await self._tell("store", lambda client: client.eval(STORE_UNDER_LEASE, 1, *arguments), name)
             if self._flights.get(name) is flight:
                 del self._flights[name]
-
-    async def _land(self, name: str, lease: bytes, value: bytes, ttl: float) -> None:
-        lifetime = int(ttl * 1000 * random.uniform(0.9, 1.1))  # noqa: S311
-        try:
-            await self._link.call(
-                "store", lambda client: client.eval(STORE_UNDER_LEASE, 1, name, lease, value, lifetime)
-            )
-        except Unavailable:
-            self._missed.add(name)  # nobody shall wait for a lease that nobody holds
 
     async def _get(self, name: str) -> bytes | None:
         """Read a key; what is asked for in one turn of the loop goes to Redis as one command."""
@@ -153,11 +147,15 @@ class Cache:
 
     async def invalidate(self, *keys: str) -> None:
         """Remove keys after a commit; what Redis could not be told is told before it is used again."""
-        names = [self._prefix + key for key in keys]
-        if self._link.client is None or not names:
+        if self._link.client is None or not keys:
             return
+        names = [self._prefix + key for key in keys]
+        await self._tell("invalidate", lambda client: client.unlink(*names), *names)
+
+    async def _tell(self, operation: str, command: Callable[[Redis], Awaitable[Any]], *names: str) -> None:
+        """Run a command, or remember to remove these keys before Redis is used again."""
         try:
-            await self._link.call("invalidate", lambda client: client.unlink(*names))
+            await self._link.call(operation, command)
         except Unavailable:
             self._missed.update(names)
             if len(self._missed) > MOST_MISSED:
