@@ -6,11 +6,13 @@ from typing import Any
 
 import asyncpg
 import orjson
+from fastapi import HTTPException
 
 from app.db import Database
 from app.errors import MOST_FAULTS, ConflictError
 from app.products.schemas import BulkItem, ListQuery
 
+NO_PRODUCT = "There is no product with this id."
 FIELDS = ("name", "category", "price", "stock")
 
 # A price is text from here on: exact, and cheaper to read than a decimal.
@@ -77,7 +79,7 @@ Check = Callable[[bytes], None]
 
 
 class ProductRepository:
-    """Reads and writes products; knows nothing of HTTP or of the cache."""
+    """Reads and writes products; knows nothing of requests or of the cache."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -106,35 +108,33 @@ class ProductRepository:
         (row,) = await self._database.write("products.create", CREATE, *(values[name] for name in FIELDS))
         return row["id"], to_json(row)
 
-    async def update(self, product_id: int, values: dict[str, Any], check: Check) -> bytes | None:
-        """Change fields of a product that passes the check; return its JSON, or None if there is none."""
+    async def update(self, product_id: int, values: dict[str, Any], check: Check) -> bytes:
+        """Change fields of a product that passes the check; return its JSON."""
 
-        async def change() -> bytes | None:
-            if (stored := await self._lock(product_id, check)) is None:
-                return None
+        async def change() -> bytes:
+            stored = await self._lock(product_id, check)
             fields = [values.get(name, stored[name]) for name in FIELDS]
             (row,) = await self._database.write("products.update", UPDATE, product_id, *fields)
             return to_json(row)
 
         return await self._database.transact("products.change", change)
 
-    async def delete(self, product_id: int, check: Check) -> bool:
-        """Remove a product that passes the check; return whether there was one."""
+    async def delete(self, product_id: int, check: Check) -> None:
+        """Remove a product that passes the check."""
 
-        async def remove() -> bool:
-            if await self._lock(product_id, check) is None:
-                return False
+        async def remove() -> None:
+            await self._lock(product_id, check)
             await self._database.write("products.delete", DELETE, product_id)
-            return True
 
-        return await self._database.transact("products.change", remove)
+        await self._database.transact("products.change", remove)
 
-    async def _lock(self, product_id: int, check: Check) -> asyncpg.Record | None:
+    async def _lock(self, product_id: int, check: Check) -> asyncpg.Record:
         """Return a product's row, checked, that nobody else can change until the transaction ends."""
-        for row in await self._database.fetch("products.lock", LOCK, product_id):
-            check(to_json(row))
-            return row
-        return None
+        rows = await self._database.fetch("products.lock", LOCK, product_id)
+        if not rows:
+            raise HTTPException(404, NO_PRODUCT)
+        check(to_json(rows[0]))
+        return rows[0]
 
     async def save_many(self, items: Sequence[BulkItem]) -> tuple[int, list[int]]:
         """Create the items without an id and replace those with one, all or none, at driver speed.
@@ -149,7 +149,7 @@ class ProductRepository:
 
         async def save() -> list[int]:
             locked = await self._database.fetch("products.lock_many", LOCK_MANY, ids)
-            _refuse(items, set(ids) - {row["id"] for row in locked}, "There is no product with this id.")
+            _refuse(items, set(ids) - {row["id"] for row in locked}, NO_PRODUCT)
             await self._database.write("products.update_many", UPDATE_MANY, *_columns(known), ids)
             rows = await self._database.write("products.create_many", CREATE_MANY, *_columns(new))
             return sorted(row["id"] for row in rows)

@@ -4,11 +4,10 @@ from fastapi import HTTPException
 
 from app.cache import Cache, Key, cached
 from app.idempotency import Idempotency, Outcome
-from app.products.repository import Check, ProductRepository, to_json
+from app.products.repository import NO_PRODUCT, Check, ProductRepository, to_json
 from app.products.schemas import BulkInput, ListQuery, ProductChange, ProductInput
 
 PATH = "/api/v1/products"
-NO_PRODUCT = "There is no product with this id."
 PRODUCT = Key("product", "product_id")
 
 
@@ -57,12 +56,9 @@ class ProductService:
         # A field that a change leaves out is None, which no product has.
         values = product.model_dump(exclude_none=True)
         body = await self._repository.update(product_id, values, check)
-        if body is None:
-            raise HTTPException(404, NO_PRODUCT)
         await self.cache.invalidate(PRODUCT(product_id))
         return body
 
     async def delete(self, product_id: int, check: Check) -> None:
-        if not await self._repository.delete(product_id, check):
-            raise HTTPException(404, NO_PRODUCT)
+        await self._repository.delete(product_id, check)
         await self.cache.invalidate(PRODUCT(product_id))

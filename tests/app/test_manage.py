@@ -16,6 +16,7 @@ from app import manage
 from app.db import Base, Database, create_engine
 from app.metrics import Metrics
 from app.migrations import head_revision, known_revisions, run
+from app.products.models import Product
 from app.products.repository import ProductRepository
 from app.settings import Settings
 
@@ -104,6 +105,7 @@ async def test_the_schema_is_what_the_mapped_classes_say(service: Callable[..., 
         )
     await engine.dispose()
     assert differences == []
+    assert Product.__tablename__ in Base.metadata.tables
 
 
 async def test_the_serving_role_may_change_rows_and_nothing_else(service: Callable[..., Settings]) -> None:
