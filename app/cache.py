@@ -9,7 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import wraps
 from secrets import token_hex
-from typing import Any, Concatenate, Final, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec
 
 import orjson
 from redis.asyncio import Redis
@@ -213,40 +213,33 @@ def _literally(text: str) -> str:
     return re.sub(r"([*?\[\]\\^])", r"\\\1", text)
 
 
-class HasCache(Protocol):
-    """What `cached` asks of a method's object."""
-
-    @property
-    def cache(self) -> Cache: ...
-
-
-S = TypeVar("S", bound=HasCache)
 P = ParamSpec("P")
-Method = Callable[Concatenate[S, P], Coroutine[Any, Any, bytes | None]]
+Method = Callable[Concatenate[Any, P], Coroutine[Any, Any, bytes | None]]
 
 
 def cached(
     key: Key, *, ttl: float | None = None, skip: Callable[..., bool] = lambda *_, **__: False
-) -> Callable[[Method[S, P]], Method[S, P]]:
-    """Cache a method that returns JSON bytes or None, under `key` of its own arguments.
+) -> Callable[[Method[P]], Method[P]]:
+    """Keep what a method returns, JSON bytes or None, in its object's `cache` under `key` of its arguments.
 
     `skip` gets the arguments too; where it is true, the method runs as if it were not decorated.
     """
 
-    def decorate(method: Method[S, P]) -> Method[S, P]:
+    def decorate(method: Method[P]) -> Method[P]:
         parameters = list(inspect.signature(method).parameters)[1:]
         defaults = {name: p.default for name, p in inspect.signature(method).parameters.items()}
         places = [(parameters.index(name), name, defaults[name]) for name in key.arguments]
 
         @wraps(method)
-        async def read(self: S, /, *args: P.args, **kwargs: P.kwargs) -> bytes | None:
+        async def read(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> bytes | None:
             if skip(*args, **kwargs):
                 return await method(self, *args, **kwargs)
             values = [
                 args[place] if place < len(args) else kwargs.get(name, default)
                 for place, name, default in places
             ]
-            return await self.cache.fetch(key(*values), lambda: method(self, *args, **kwargs), ttl)
+            store: Cache = self.cache
+            return await store.fetch(key(*values), lambda: method(self, *args, **kwargs), ttl)
 
         return read
 

@@ -67,6 +67,6 @@ def create_app(
         headers=[] if settings.debug else Headers(SECURITY_HEADERS).raw,
     )
     # Routes are tried in turn: the busiest first.
-    for router in (products.router, products.bulk_router, users.router, health.router):
+    for router in (products.router, users.router, health.router):
         app.router.routes.extend(router.routes)  # an included router would match each request twice
     return app

@@ -145,17 +145,12 @@ def _route(scope: Scope) -> str:
 
 def _identify(scope: Scope) -> tuple[dict[str, str], str]:
     """Return the request's ids and client address; nothing that a caller wrote passes unchecked."""
-    request_id = trace_id = None
+    headers = dict(scope["headers"])
     client = scope["client"][0] if scope.get("client") else ""
-    trusted = client in LOCAL_PEERS
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            if REQUEST_ID.fullmatch(value):
-                request_id = value.decode()
-        elif name == b"traceparent":
-            if match := TRACEPARENT.fullmatch(value):
-                trace_id = match[1].decode()
-        elif name == b"x-real-ip" and trusted and ADDRESS.fullmatch(value):
-            client = value.decode()
-    ids = {"request_id": request_id or trace_id or uuid4().hex}
+    if client in LOCAL_PEERS and ADDRESS.fullmatch(told := headers.get(b"x-real-ip", b"")):
+        client = told.decode()
+    trace = TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
+    trace_id = trace[1].decode() if trace else None
+    wanted = REQUEST_ID.fullmatch(headers.get(b"x-request-id", b""))
+    ids = {"request_id": wanted[0].decode() if wanted else trace_id or uuid4().hex}
     return (ids | {"trace_id": trace_id} if trace_id else ids), client

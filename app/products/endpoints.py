@@ -33,9 +33,7 @@ NAMING = problems(404)
 CHANGING = WRITING | NAMING | problems(412)
 READING: dict[int | str, dict[str, object]] = {304: {"description": "The reader's copy is current."}}
 
-router = APIRouter(prefix=PATH, tags=["products"], responses=problems(422, 503), route_class=ShortRoute)
-# Not below PATH, where the next part is an id.
-bulk_router = APIRouter(prefix="/api/v1/bulk", tags=["products"], responses=problems(422, 503))
+router = APIRouter(tags=["products"], responses=problems(422, 503), route_class=ShortRoute)
 
 
 def _service(request: Request) -> ProductService:
@@ -49,7 +47,7 @@ def _headers(outcome: Outcome) -> dict[str, str]:
 
 
 @router.get(
-    "/{id}",
+    PATH + "/{id}",
     response_model=ProductOutput,
     responses=NAMING | READING,
     openapi_extra=parameters(ProductPath, "path"),
@@ -61,7 +59,7 @@ async def read_product(request: Request) -> Response:
 
 
 @router.get(
-    "",
+    PATH,
     response_model=ProductPage,
     responses=NAMING | READING,
     openapi_extra=parameters(ListQuery, "query"),
@@ -73,7 +71,7 @@ async def list_products(request: Request) -> Response:
 
 
 @router.post(
-    "",
+    PATH,
     status_code=201,
     response_model=ProductOutput,
     responses=WRITING,
@@ -89,7 +87,8 @@ async def create_product(request: Request) -> Response:
     return answer(request, outcome.body, 201, _headers(outcome))
 
 
-@bulk_router.post("/products", response_model=BulkOutput, responses=WRITING)
+# Not below PATH, where the next part is an id.
+@router.post("/api/v1/bulk/products", response_model=BulkOutput, responses=WRITING)
 async def save_products(
     request: Request, writer: Writer, bulk: BulkInput, key: Annotated[KeyHeader, Header()]
 ) -> Response:
@@ -98,19 +97,19 @@ async def save_products(
     return answer(request, outcome.body, 200, _headers(outcome))
 
 
-@router.put("/{id}", response_model=ProductOutput, responses=CHANGING)
+@router.put(PATH + "/{id}", response_model=ProductOutput, responses=CHANGING)
 async def replace_product(request: Request, _: Writer, product_id: Id, product: ProductInput) -> Response:
     """Replace a product; with If-Match only what was read."""
     return answer(request, await _service(request).update(product_id, product, expectation(request)))
 
 
-@router.patch("/{id}", response_model=ProductOutput, responses=CHANGING)
+@router.patch(PATH + "/{id}", response_model=ProductOutput, responses=CHANGING)
 async def change_product(request: Request, _: Writer, product_id: Id, change: ProductChange) -> Response:
     """Change some fields of a product; with If-Match only of what was read."""
     return answer(request, await _service(request).update(product_id, change, expectation(request)))
 
 
-@router.delete("/{id}", status_code=204, responses=CHANGING)
+@router.delete(PATH + "/{id}", status_code=204, responses=CHANGING)
 async def delete_product(request: Request, _: Writer, product_id: Id) -> Response:
     """Delete a product; with If-Match only what was read."""
     await _service(request).delete(product_id, expectation(request))
