@@ -4,12 +4,13 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge
 
 from app.db import Driver, create_engine
+from app.idempotency import Idempotency
 from app.metrics import Metrics
 from app.settings import Settings
 
@@ -83,19 +84,18 @@ async def collect(driver: Driver) -> dict[str, Any]:
 def as_metrics(figures: dict[str, Any]) -> CollectorRegistry:
     """Return what is known of the figures as metrics."""
     registry = CollectorRegistry()
+    gauge = partial(Gauge, registry=registry)
     for name, text in FIGURES.items():
         if figures[name] is not None:
-            Gauge(f"database_{name}", text, registry=registry).set(figures[name])
-    connections = Gauge("database_connections", "All clients' connections.", ["state"], registry=registry)
+            gauge(f"database_{name}", text).set(figures[name])
+    connections = gauge("database_connections", "All clients' connections.", ["state"])
     for state, number in {"active": 0, "idle": 0, "idle in transaction": 0, **figures["connections"]}.items():
         connections.labels(state).set(number)
     for name, text in TABLE_FIGURES.items():
-        gauge = Gauge(f"database_table_{name}", text, ["table"], registry=registry)
+        of_tables = gauge(f"database_table_{name}", text, ["table"])
         for table in figures["tables"]:
-            gauge.labels(table["table"]).set(table[name])
-    Gauge(
-        "database_monitor_timestamp_seconds", "When Postgres was last asked.", registry=registry
-    ).set_to_current_time()
+            of_tables.labels(table["table"]).set(table[name])
+    gauge("database_monitor_timestamp_seconds", "When Postgres was last asked.").set_to_current_time()
     return registry
 
 
@@ -103,15 +103,13 @@ class DatabaseMonitor:
     """Collects while it leads: of all workers on a host, the one whose connection holds an advisory lock.
 
     Postgres frees the lock when that connection ends, however that happens, and another worker takes over.
-    The leader also does what must be done now and then, by one of many.
+    The leader also forgets old idempotency keys now and then.
     """
 
-    def __init__(
-        self, settings: Settings, metrics: Metrics, housekeeping: Callable[[], Awaitable[Any]]
-    ) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, idempotency: Idempotency) -> None:
         self._engine = create_engine(settings, pooled=False)
         self._metrics = metrics
-        self._housekeeping = housekeeping
+        self._idempotency = idempotency
         self._next_housekeeping = 0.0
 
     async def run(self) -> None:
@@ -133,6 +131,6 @@ class DatabaseMonitor:
             while True:
                 self._metrics.publish(as_metrics(await collect(driver)))
                 if time.monotonic() >= self._next_housekeeping:
-                    await self._housekeeping()
+                    await self._idempotency.purge()
                     self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
                 await asyncio.sleep(INTERVAL_SECONDS)
