@@ -54,7 +54,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         tasks = [
             asyncio.create_task(_repeat(sample, SAMPLE_SECONDS)),
             asyncio.create_task(_repeat(state.drain.look, DRAIN_LOOK_SECONDS)),
-            asyncio.create_task(DatabaseMonitor(settings, metrics, idempotency).run()),
+            asyncio.create_task(DatabaseMonitor(settings, metrics).run()),
         ]
         logger.info("Started", extra={"release": settings.release, "environment": settings.environment})
         try:

@@ -3,14 +3,12 @@
 import asyncio
 import logging
 import socket
-import time
 from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge
 
 from app.db import Driver, create_engine
-from app.idempotency import Idempotency
 from app.metrics import Metrics
 from app.settings import Settings
 
@@ -19,7 +17,6 @@ logger = logging.getLogger(__name__)
 # Requests come first when a worker starts.
 START_SECONDS = 1
 INTERVAL_SECONDS = 15
-HOUSEKEEPING_SECONDS = 600
 FIGURES = {
     "max_connections": "Connections the server accepts.",
     "longest_query_seconds": "Age of the oldest query; absent without pg_read_all_stats.",
@@ -103,14 +100,11 @@ class DatabaseMonitor:
     """Collects while it leads: of all workers on a host, the one whose connection holds an advisory lock.
 
     Postgres frees the lock when that connection ends, however that happens, and another worker takes over.
-    The leader also forgets old idempotency keys now and then.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, idempotency: Idempotency) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._engine = create_engine(settings, pooled=False)
         self._metrics = metrics
-        self._idempotency = idempotency
-        self._next_housekeeping = 0.0
 
     async def run(self) -> None:
         """Lead, or try again to become the leader, for ever."""
@@ -130,7 +124,4 @@ class DatabaseMonitor:
                 return
             while True:
                 self._metrics.publish(as_metrics(await collect(driver)))
-                if time.monotonic() >= self._next_housekeeping:
-                    await self._idempotency.purge()
-                    self._next_housekeeping = time.monotonic() + HOUSEKEEPING_SECONDS
                 await asyncio.sleep(INTERVAL_SECONDS)
