@@ -151,5 +151,4 @@ async def detail(request: Request, response: Response) -> Detail:
 @router.get("/metrics", include_in_schema=False)
 async def metrics(request: Request) -> Response:
     """Expose the metrics of all workers; the public edge does not pass this address on."""
-    request.app.state.sample()
     return Response(request.app.state.metrics.render(), headers=NO_STORE, media_type=CONTENT_TYPE_LATEST)

@@ -45,14 +45,9 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.products = ProductService(ProductRepository(database), cache, idempotency)
         state.users = UserService(UserRepository(database), state.tokens, metrics)
         state.health = Health(database, redis)
-
-        def sample() -> None:
-            metrics.sample_process()
-            database.sample_pool()
-
-        state.sample = sample
         tasks = [
-            asyncio.create_task(_repeat(sample, SAMPLE_SECONDS)),
+            asyncio.create_task(_repeat(metrics.sample_process, SAMPLE_SECONDS)),
+            asyncio.create_task(_repeat(database.sample_pool, SAMPLE_SECONDS)),
             asyncio.create_task(_repeat(state.drain.look, DRAIN_LOOK_SECONDS)),
             asyncio.create_task(DatabaseMonitor(settings, metrics).run()),
         ]
