@@ -45,7 +45,7 @@ def alembic_config() -> Config:
 
 async def current_revision(settings: Settings) -> str | None:
     """Return the database's revision."""
-    engine = create_engine(settings, owner=bool(settings.database_owner_password))
+    engine = create_engine(settings, owner=bool(settings.database_owner_password), pooled=False)
     async with engine.connect() as connection:
         return await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
 

@@ -89,8 +89,7 @@ def drop_default(schema: dict[str, Any]) -> None:
     schema.pop("default", None)
 
 
-def _left_out() -> Any:
-    return Field(None, json_schema_extra=drop_default)
+LEFT_OUT: Any = Field(None, json_schema_extra=drop_default)
 
 
 class ProductChange(Input):
@@ -98,10 +97,10 @@ class ProductChange(Input):
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
-    name: Name = _left_out()
-    category: Category = _left_out()
-    price: Price = _left_out()
-    stock: Stock = _left_out()
+    name: Name = LEFT_OUT
+    category: Category = LEFT_OUT
+    price: Price = LEFT_OUT
+    stock: Stock = LEFT_OUT
 
     @model_validator(mode="after")
     def _refuse_nothing(self) -> "ProductChange":
@@ -153,7 +152,7 @@ class ProductPath(BaseModel):
 class BulkItem(ProductInput):
     """A product to create, or with an id one to replace."""
 
-    id: BodyId = _left_out()
+    id: BodyId = LEFT_OUT
 
 
 class BulkInput(Input):
