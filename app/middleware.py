@@ -147,10 +147,12 @@ def _identify(scope: Scope) -> tuple[dict[str, str], str]:
     """Return the request's ids and client address; nothing that a caller wrote passes unchecked."""
     headers = dict(scope["headers"])
     client = scope["client"][0] if scope.get("client") else ""
-    if client in LOCAL_PEERS and ADDRESS.fullmatch(told := headers.get(b"x-real-ip", b"")):
+    if client in LOCAL_PEERS and (told := headers.get(b"x-real-ip")) and ADDRESS.fullmatch(told):
         client = told.decode()
-    trace = TRACEPARENT.fullmatch(headers.get(b"traceparent", b""))
-    trace_id = trace[1].decode() if trace else None
-    wanted = REQUEST_ID.fullmatch(headers.get(b"x-request-id", b""))
-    ids = {"request_id": wanted[0].decode() if wanted else trace_id or uuid4().hex}
+    request_id = trace_id = None
+    if (told := headers.get(b"traceparent")) and (match := TRACEPARENT.fullmatch(told)):
+        request_id = trace_id = match[1].decode()
+    if (told := headers.get(b"x-request-id")) and REQUEST_ID.fullmatch(told):
+        request_id = told.decode()
+    ids = {"request_id": request_id or uuid4().hex}
     return (ids | {"trace_id": trace_id} if trace_id else ids), client
