@@ -204,7 +204,8 @@ class Service:
         for name in ("venv", "release.json"):
             (home / name).symlink_to(Path("../../releases", release, name))
         # It finds a new unit by itself, and reading all units again takes as long as everything else here.
-        if answer("systemctl", "show", "--property=NeedDaemonReload", "--value", self.unit(instance)) == "yes":
+        asked = ("show", "--property=NeedDaemonReload", "--value", self.unit(instance))
+        if answer("systemctl", *asked) == "yes":
             answer("systemctl", "daemon-reload")
         return instance
 
