@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -45,6 +46,7 @@ EXAMPLES = r"""
 """
 
 RUNNING = {"active", "activating", "reloading"}
+LINKS = Path("/etc/systemd/system")
 
 
 def systemctl(module: AnsibleModule, *arguments: str) -> str:
@@ -65,7 +67,9 @@ def due(unit: dict[str, Any], state: dict[str, str], changed: set[str]) -> list[
     """Return the verbs that bring a unit where it is wanted."""
     if not unit["wanted"]:
         stop = ["stop"] if state["ActiveState"] in RUNNING else []
-        return stop + (["disable"] if state["UnitFileState"] == "enabled" else [])
+        # By its links, as the file that they lead to may be gone.
+        enabled = any((wants / unit["name"]).is_symlink() for wants in LINKS.glob("*.wants"))
+        return stop + (["disable"] if enabled else [])
     # Static units and those that only check mode would install have nothing to enable.
     verbs = ["enable"] if state["UnitFileState"] in {"disabled", ""} else []
     if state["ActiveState"] not in RUNNING:
@@ -73,6 +77,20 @@ def due(unit: dict[str, Any], state: dict[str, str], changed: set[str]) -> list[
     elif changed.intersection(unit["files"]):
         verbs.append("restart")
     return verbs
+
+
+def apply(module: AnsibleModule, units: list[dict[str, Any]], changed: set[str]) -> list[str]:
+    """Bring units where they are wanted and return what it took."""
+    if not units:
+        return []
+    commands: dict[str, list[str]] = {}
+    for unit, state in zip(units, states(module, [unit["name"] for unit in units]), strict=True):
+        for verb in due(unit, state, changed):
+            commands.setdefault(verb, []).append(unit["name"])
+    for verb in ("stop", "disable", "enable", "start", "restart"):
+        if verb in commands and not module.check_mode:
+            systemctl(module, verb, *commands[verb])
+    return [f"{verb} {name}" for verb, names in commands.items() for name in names]
 
 
 def main() -> None:
@@ -91,16 +109,11 @@ def main() -> None:
     )
     changed = set(module.params["changed_files"])
     units = module.params["units"]
+    # A unit whose file this run has removed stops in good order only while systemd still knows it.
+    told = apply(module, [unit for unit in units if not unit["wanted"]], changed)
     if changed and not module.check_mode:
         systemctl(module, "daemon-reload")
-    commands: dict[str, list[str]] = {}
-    for unit, state in zip(units, states(module, [unit["name"] for unit in units]), strict=True):
-        for verb in due(unit, state, changed):
-            commands.setdefault(verb, []).append(unit["name"])
-    for verb in ("stop", "disable", "enable", "start", "restart"):
-        if verb in commands and not module.check_mode:
-            systemctl(module, verb, *commands[verb])
-    told = [f"{verb} {name}" for verb, names in commands.items() for name in names]
+    told += apply(module, [unit for unit in units if unit["wanted"]], changed)
     module.exit_json(changed=bool(told), commands=told)
 
 

@@ -30,6 +30,7 @@ TESTS = {
     "edge": {"test_nginx.py"},
     "monitoring": {
         "test_monitoring.py",
+        "test_alerting.py",
         "test_dashboards.py",
         "test_grafana.py",
         "test_logs.py",

@@ -136,6 +136,17 @@ def names_of(collector: Host, identifier: str, prefix: str) -> set[str]:
         return set(re.findall(rf'"request_id":"({prefix}\d+)"', collector.run(command).stdout))
 
 
+def wait_for_lines(collector: Host, prefix: str, count: int, *identifiers: str) -> None:
+    """Wait until the collector has each request's line of each kind."""
+    wanted = {f"{prefix}{number}" for number in range(count)}
+    deadline = time.monotonic() + 60
+    missing = dict.fromkeys(identifiers, wanted)
+    while any(missing.values()) and time.monotonic() < deadline:
+        time.sleep(0.5)
+        missing = {identifier: wanted - names_of(collector, identifier, prefix) for identifier in missing}
+    assert not any(missing.values()), {identifier: len(ids) for identifier, ids in missing.items()}
+
+
 @pytest.mark.on("collector")
 @pytest.mark.timeout(180)
 def test_nothing_is_lost_while_the_collector_is_away_and_everything_rotates(
@@ -161,13 +172,51 @@ def test_nothing_is_lost_while_the_collector_is_away_and_everything_rotates(
         finally:
             requests.join()
             host.check_output("systemctl start fastmetal-receive-logs")
-    wanted = {f"{prefix}{number}" for number in range(count)}
-    deadline = time.monotonic() + 60
-    missing = {"nginx": wanted, all_variables[name]["app_name"]: wanted}
-    while any(missing.values()) and time.monotonic() < deadline:
-        time.sleep(1)
-        missing = {identifier: wanted - names_of(host, identifier, prefix) for identifier in missing}
-    assert not any(missing.values()), {identifier: len(ids) for identifier, ids in missing.items()}
+    wait_for_lines(host, prefix, count, "nginx", all_variables[name]["app_name"])
+
+
+# Everything of it that a host may have.
+LEFT = """
+systemctl list-units --plain --no-legend '*journal-upload*' '*journal-remote*' 'fastmetal-*-logs*'
+systemctl --failed --plain --no-legend
+find /etc/systemd ! -type d -name 'fastmetal-*-logs*'
+find /etc/systemd ! -type d -path '*journal-*.d/*'
+find /etc/fastmetal /usr/local/lib/fastmetal -name '*logs*'
+ss -Hltn | grep -E ':1953[12] '
+"""
+
+
+@pytest.mark.on("collector")
+@pytest.mark.timeout(300)
+def test_it_is_switched_off_without_a_trace_and_on_again_without_a_loss(
+    host: Host, hosts: Hosts, all_variables: dict[str, dict[str, Any]], ansible: Run
+) -> None:
+    """On the collector and an edge; to the other senders this is one more outage."""
+    collector = host.backend.hostname
+    name = next(name for name, known in all_variables.items() if "edge" in known["group_names"])
+    prefix, count = f"s{uuid.uuid4().hex[:16]}-", 20
+
+    def switch(word: str) -> None:
+        words = ("playbooks/monitoring.yml", "--limit", f"{name},{collector}", "-e", f"logs_collect={word}")
+        done = ansible("ansible-playbook", *words)
+        assert done.returncode == 0, done.stdout
+
+    with host.sudo():
+        kept = int(host.check_output(f"du --summarize {REMOTE}").split()[0])
+        switch("false")
+        try:
+            for one in (host, hosts[name]):
+                assert one.run(LEFT).stdout == ""
+            assert int(host.check_output(f"du --summarize {REMOTE}").split()[0]) >= kept
+            with connection(hosts[name], all_variables[name]) as client:
+                for number in range(count):
+                    ask(client, f"{prefix}{number}")
+                    if number == count // 2:
+                        time.sleep(1.2)  # Nginx writes its log once a second.
+                        hosts[name].check_output("logrotate --force /etc/logrotate.d/nginx")
+        finally:
+            switch("true")
+        wait_for_lines(host, prefix, count, "nginx", all_variables[name]["app_name"])
 
 
 @pytest.mark.on("collector")

@@ -30,10 +30,16 @@ class Server:
         self.database, self.owner, self.app = database["name"], database["owner"], database["app_role"]
 
     def query(
-        self, role: str, sql: str, password: str | None = None, address: str = SOCKET, options: str = ""
+        self,
+        role: str,
+        sql: str,
+        password: str | None = None,
+        address: str = SOCKET,
+        options: str = "",
+        database: str = "",
     ) -> CommandResult:
         """Run SQL as a role with its password."""
-        target = f"host={address} port={self.port} user={role} dbname={self.database} {options}"
+        target = f"host={address} port={self.port} user={role} dbname={database or self.database} {options}"
         return self.host.run(
             "PGPASSWORD=%s psql --no-psqlrc --quiet --tuples-only --no-align --command=%s %s",
             self.passwords[role] if password is None else password,
@@ -76,9 +82,13 @@ def table(server: Server) -> Iterator[str]:
 
 
 def test_every_role_gets_in_with_its_password(server: Server) -> None:
+    databases = server.variables["postgresql_databases"]
     for role in server.passwords:
-        answer = server.query(role, "SELECT current_user")
-        assert answer.stdout.strip() == role, answer.stderr
+        own = {one["name"] for one in databases if role in {one["owner"], one.get("app_role")}}
+        for database in (one["name"] for one in databases):
+            answer = server.query(role, "SELECT current_user", database=database)
+            wanted = (role, "") if database in own else ("", "permission denied for database")
+            assert (answer.stdout.strip(), wanted[1] in answer.stderr) == (wanted[0], True), answer.stderr
 
 
 def test_a_wrong_password_is_refused(server: Server) -> None:

@@ -14,6 +14,7 @@ from html.parser import HTMLParser
 from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from cryptography import x509
@@ -144,9 +145,21 @@ def test_a_healthy_fleet_is_green(
 def test_what_is_wrong_is_red(
     browse: Callable[..., str], nearest: Callable[[str], Host], all_variables: dict[str, dict[str, Any]]
 ) -> None:
-    """A host that does not answer, and an alert: that the last deploy failed."""
-    silent, failed = nearest("redis"), nearest("app")
-    history = f"/srv/{all_variables[failed.backend.hostname]['app_name']}/history.jsonl"
+    """A host that does not answer, an alert for a failed deploy, and one to come: two releases are live."""
+    silent, failed, monitoring = nearest("redis"), nearest("app"), nearest("monitoring")
+    home = f"/srv/{all_variables[failed.backend.hostname]['app_name']}"
+    history = f"{home}/history.jsonl"
+    drift = (
+        f"mkdir {home}/drifted && cp -aP {home}/current {home}/kept && ln -sfnT {home}/drifted {home}/current"
+    )
+    query = urlencode({"query": 'ALERTS{alertname="ReleasesDiffer"}'})
+    url = f"http://{all_variables[monitoring.backend.hostname]['prometheus_listen_address']}/api/v1/query?{query}"
+    script = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read().decode())"
+
+    def differing() -> list[dict[str, str]]:
+        result = json.loads(monitoring.check_output("python3 -c %s %s", script, url))["data"]["result"]
+        return [one["metric"] for one in result]
+
     time_ = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     entry = {"time": time_, "action": "deploy", "release": "0.0.0-broken", "result": "failed", "by": "eve"}
     measure = "systemctl start fastmetal-host-metrics.service"
@@ -156,14 +169,22 @@ def test_what_is_wrong_is_red(
         f"Not answering: node on {silent.backend.hostname}",
     }
     with silent.sudo(), failed.sudo():
-        failed.check_output(f"echo {shlex.quote(json.dumps(entry))} >> {history} && {measure}")
+        failed.check_output(f"echo {shlex.quote(json.dumps(entry))} >> {history} && {drift} && {measure}")
         silent.check_output("systemctl stop prometheus-node-exporter.service")
         try:
             page = look_until(browse, lambda page: page.texts("bad") >= wanted)
             browse("--hide-scrollbars", "--window-size=1100,940", f"--screenshot={PICTURE}")
+            # Half an hour before it fires it is pending; the rest is promtool's.
+            deadline = time.monotonic() + 30
+            while not (pending := differing()) and time.monotonic() < deadline:
+                time.sleep(1)
         finally:
             silent.check_output("systemctl start prometheus-node-exporter.service")
-            failed.check_output(f"sed -i '$d' {history} && {measure}")
+            back = f"mv -T {home}/kept {home}/current && rmdir {home}/drifted"
+            failed.check_output(f"{back}; sed -i '$d' {history} && {measure}")
     check_figures(page)
+    assert [(one["alertstate"], one["service"]) for one in pending] == [
+        ("pending", home.removeprefix("/srv/"))
+    ]
     assert ["DeployFailed", "warning", failed.backend.hostname] in page.rows("alert")
     assert PICTURE.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,227 @@
+"""Who is told and who is not, what another store is sent, and what watching costs a host."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+import testinfra
+import yaml
+from testinfra.host import Host
+
+ROOT = Path(__file__).resolve().parents[3]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+UNITS = (
+    "prometheus-node-exporter",
+    "fastmetal-host-metrics",
+    "systemd-journal-upload",
+    "fastmetal-forward-logs",
+)
+
+
+@pytest.fixture(scope="module")
+def hosts(all_variables: dict[str, dict[str, Any]], pytestconfig: pytest.Config) -> dict[str, Host]:
+    """Every host of the scenario by its name."""
+    ssh_config = pytestconfig.option.ssh_config
+    return {name: testinfra.get_host(f"ssh://{name}", ssh_config=ssh_config) for name in all_variables}
+
+
+def ask(host: Host, url: str) -> Any:
+    """Return the JSON that a tool of the host itself answers."""
+    script = "import sys,urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read().decode())"
+    return json.loads(host.check_output(shlex.join(["python3", "-c", script, url])))
+
+
+def seconds_used(host: Host) -> dict[str, float]:
+    """Return how much processor time each unit that runs has had."""
+    shown = host.check_output(f"systemctl show --property=Id,ActiveState,CPUUsageNSec {' '.join(UNITS)}")
+    units = [dict(line.split("=", 1) for line in block.splitlines()) for block in shown.split("\n\n")]
+    return {
+        unit["Id"].removesuffix(".service"): int(unit["CPUUsageNSec"]) / 1e9
+        for unit in units
+        if unit["ActiveState"] == "active"
+    }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def began(hosts: dict[str, Host]) -> tuple[float, dict[str, dict[str, float]]]:
+    """When the first of these tests began, and what had been used by then."""
+    return time.monotonic(), {name: seconds_used(host) for name, host in hosts.items()}
+
+
+def examples() -> dict[str, Any]:
+    """Return the variables of the document's examples that are Alertmanager's and Prometheus' own."""
+    blocks = re.findall(
+        r"^```yaml\n(.+?)^```$", (ROOT / "docs/monitoring.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    found: dict[str, Any] = {}
+    for block in blocks:
+        found |= yaml.safe_load(block)
+    text = re.sub(r"\{\{ vault_\w+ \}\}", "https://example.com/vault", json.dumps(found))
+    taken = {"alertmanager", "prometheus"}
+    return {name: value for name, value in json.loads(text).items() if name.split("_")[0] in taken}
+
+
+@pytest.fixture
+def judge(host: Host, ansible: Run) -> Callable[[str, dict[str, Any]], subprocess.CompletedProcess[str]]:
+    """Return what has a role's files checked by its service's own tool on the host, and writes none."""
+
+    def check(role: str, variables: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+        part = {"alertmanager": "service", "prometheus": "configure"}[role]
+        # What the role's other parts would have told its handlers.
+        others = {"__prometheus_package": {"changed": False}, "__prometheus_service": {"status": {}}}
+        words = ["-m", "include_role", "-a", f"name={role} tasks_from={part}"]
+        words += ["-e", json.dumps(variables | others)]
+        return ansible("ansible", host.backend.hostname, "--check", "--become", *words)
+
+    return check
+
+
+@pytest.mark.on("monitoring")
+def test_the_documents_examples_are_accepted(
+    judge: Callable[[str, dict[str, Any]], subprocess.CompletedProcess[str]],
+) -> None:
+    known = examples()
+    kinds = {kind for receiver in known["alertmanager_receivers"] for kind in receiver if kind != "name"}
+    assert kinds == {f"{kind}_configs" for kind in ("email", "slack", "pagerduty", "telegram", "webhook")}
+    assert {"prometheus_remote_write", "prometheus_rule_groups", "alertmanager_deadman_url"} <= known.keys()
+    for role in ("alertmanager", "prometheus"):
+        done = judge(role, known)
+        assert done.returncode == 0, done.stdout
+        assert "CHANGED" in done.stdout
+    known["alertmanager_receivers"][0]["slak_configs"] = []
+    refused = judge("alertmanager", known)
+    assert refused.returncode != 0
+    assert "censored" in refused.stdout
+
+
+@pytest.fixture(scope="module")
+def silenced(
+    hosts: dict[str, Host], all_variables: dict[str, dict[str, Any]], ansible: Run
+) -> dict[str, list[dict[str, set[str]]]]:
+    """What each Alertmanager held of three alerts while one host was being worked on, and after that."""
+    places = {
+        name: f"http://{known['alertmanager_listen_address']}"
+        for name, known in all_variables.items()
+        if "monitoring" in known["group_names"]
+    }
+    for name, url in places.items():
+        for instance in ("worked-on", "left-alone"):
+            hosts[name].check_output(f"amtool --alertmanager.url={url} alert add Probe instance={instance}")
+
+    def held(state: str) -> dict[str, set[str]]:
+        query = urlencode({"filter": 'alertname="Probe"'})
+        return {
+            name: {
+                one["labels"]["instance"]
+                for one in ask(hosts[name], f"{url}/api/v2/alerts?{query}")
+                if one["status"]["state"] == state
+            }
+            for name, url in places.items()
+        }
+
+    seen: list[tuple[dict[str, set[str]], dict[str, set[str]]]] = []
+    for words in (
+        ["-e", "duration=5m", "-e", "reason='new disk'", "-e", "host=worked-on"],
+        ["-e", "duration=0"],
+    ):
+        done = ansible("ansible-playbook", "playbooks/silence.yml", *words)
+        assert done.returncode == 0, done.stdout
+        wanted = {"worked-on"} if len(seen) == 0 else set()
+        deadline = time.monotonic() + 20
+        while (found := held("suppressed")) != dict.fromkeys(places, wanted) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        seen.append((found, held("active")))
+    return {
+        name: [{"suppressed": suppressed[name], "active": active[name]} for suppressed, active in seen]
+        for name in places
+    }
+
+
+@pytest.mark.on("monitoring")
+def test_a_host_that_is_worked_on_is_silent_and_the_others_are_not(
+    host: Host, silenced: dict[str, list[dict[str, set[str]]]]
+) -> None:
+    during, after = silenced[host.backend.hostname]
+    assert during == {"suppressed": {"worked-on"}, "active": {"left-alone"}}
+    assert after == {"suppressed": set(), "active": {"worked-on", "left-alone"}}
+
+
+# "lab" with the password of prometheus_secrets.
+ACCOUNT = 'basic_auth_users: {lab: "$2b$04$abcdefghijklmnopqrstuuKNgbv480LXiBr6vd4pEtPhxopoQM/Aa"}'
+
+
+@contextmanager
+def another_store(host: Host) -> Iterator[None]:
+    """Run a second Prometheus where the first one is told to send its samples."""
+    start = (
+        "mkdir -p /run/store && echo {} > /run/store/config.yml && echo %s > /run/store/web.yml && "
+        "systemd-run --quiet --collect --unit=store prometheus --config.file=/run/store/config.yml"
+        " --web.config.file=/run/store/web.yml --web.listen-address=127.0.0.1:9091"
+        " --web.enable-remote-write-receiver --storage.tsdb.path=/run/store/data"
+    )
+    host.check_output(start, ACCOUNT)
+    yield
+    host.check_output("systemctl stop store.service; rm -r /run/store")
+
+
+@pytest.mark.on("collector")
+def test_another_store_gets_the_samples(host: Host, variables: dict[str, Any]) -> None:
+    password = variables["prometheus_secrets"]["store"]
+    count = sum(len(job["targets"]) for job in variables["prometheus_scrape_jobs"])
+    script = (
+        "import base64,sys,urllib.request as r\n"
+        "token = base64.b64encode(f'lab:{sys.argv[2]}'.encode()).decode()\n"
+        "request = r.Request(sys.argv[1], headers={'Authorization': f'Basic {token}'})\n"
+        "print(r.urlopen(request, timeout=10).read().decode())"
+    )
+    url = f"http://127.0.0.1:9091/api/v1/query?{urlencode({'query': 'count by (environment) (up)'})}"
+    with host.sudo(), another_store(host):
+        deadline = time.monotonic() + 60
+        result: list[dict[str, Any]] = []
+        while sum(int(one["value"][1]) for one in result) < count and time.monotonic() < deadline:
+            time.sleep(0.5)
+            answer = host.run(shlex.join(["python3", "-c", script, url, password]))
+            result = json.loads(answer.stdout)["data"]["result"] if answer.succeeded else []
+    assert [one["metric"] for one in result] == [{"environment": "lab"}]
+    assert int(result[0]["value"][1]) >= count
+
+
+def mebibytes(host: Host, unit: str) -> float:
+    """Return what a unit's processes hold; of one that runs for moments, the most that was seen in a run."""
+    script = (
+        f"[ $(systemctl show -P Type {unit}) = oneshot ] && systemctl start --no-block {unit}; most=0;"
+        f" for turn in $(seq 30); do pid=$(systemctl show -P MainPID {unit});"
+        """ now=$(awk '/^VmHWM/ {print $2}' /proc/$pid/status 2>/dev/null || echo 0);"""
+        " [ ${now:-0} -gt $most ] && most=$now; done; echo $most"
+    )
+    return int(host.check_output(script)) / 1024
+
+
+@pytest.mark.on("app")
+def test_watching_costs_a_host_little(host: Host, began: tuple[float, dict[str, dict[str, float]]]) -> None:
+    """Less than 2 % of a core and 150 MiB, with everything that measures it and carries its logs away."""
+    name, (start, before) = host.backend.hostname, began
+    # As long as a scrape and a run of the host's own figures take to come by.
+    time.sleep(max(0.0, start + 20 - time.monotonic()))
+    with host.sudo():
+        host.check_output("systemctl start fastmetal-host-metrics.service")
+        once = host.check_output("systemctl show -P CPUUsageNSec fastmetal-host-metrics.service")
+        used = seconds_used(host)
+        elapsed = time.monotonic() - start
+        shares = {unit: max(0.0, used[unit] - before[name].get(unit, 0)) / elapsed for unit in used}
+        shares["fastmetal-host-metrics"] = int(once) / 1e9 / 15
+        sizes = {unit: mebibytes(host, unit) for unit in shares}
+    assert {"prometheus-node-exporter", "fastmetal-host-metrics"} <= shares.keys()
+    assert all(size > 1 for size in sizes.values()), sizes
+    assert sum(shares.values()) < 0.02, shares
+    assert sum(sizes.values()) < 150, sizes
