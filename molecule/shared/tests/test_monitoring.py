@@ -68,6 +68,13 @@ def test_every_target_is_up(host: Host, variables: dict[str, Any]) -> None:
     assert found == wanted_targets(variables)
 
 
+@pytest.mark.on("monitoring")
+def test_every_rule_evaluates(host: Host, variables: dict[str, Any]) -> None:
+    found = [rule for group in ask(host, variables, "rules")["groups"] for rule in group["rules"]]
+    assert len(found) > 58
+    assert [(rule["name"], rule.get("lastError")) for rule in found if rule["health"] != "ok"] == []
+
+
 # A figure that only comes when the exporter gets what it asks for, and the job whose hosts must have it.
 FIGURES = {
     "node_memory_MemAvailable_bytes": "node",
