@@ -156,7 +156,7 @@ def test_alerts_fire_and_stay_silent(host: Host, tmp_path: Path) -> None:
     assert done.stdout.count("SUCCESS") >= len(rules.rule_files()) - 1
 
 
-@pytest.mark.on("monitoring")
+@pytest.mark.on("once")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("expression", "kind"), [("vector(1) > 1", "fires"), ("vector(1)", "silent")])
 def test_cases_notice_a_rule_that_is_wrong(host: Host, tmp_path: Path, expression: str, kind: str) -> None:

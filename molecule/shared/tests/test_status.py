@@ -106,7 +106,7 @@ def test_drift_and_faults_are_told(host: Host, variables: dict[str, Any], ansibl
     assert f"{name}: verify-fault.service is failed (failed): look at" in done.stdout
 
 
-@pytest.mark.on("monitoring")
+@pytest.mark.on("once")
 def test_a_host_that_is_off_is_a_line_of_the_table(
     host: Host, labctl: Callable[[str, str], None], ansible: Run
 ) -> None:
