@@ -213,7 +213,7 @@ class Fleet:
             except AssertionError:
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(1)
+                time.sleep(0.3)
             else:
                 return
 

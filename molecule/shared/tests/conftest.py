@@ -79,8 +79,8 @@ def true_words() -> dict[str, set[str]]:
         "edge_beside_app": ("edge", edge & app),
         "edge_apart": ("edge", edge - app),
         "collector": ("monitoring", first if collected else set()),
-        # Nothing of a host's own is looked at, and it takes long.
-        "once": ("monitoring", first),
+        # What takes long and looks at nothing of a host's own: on one that is all of it, if there is any.
+        "once": ("monitoring", first & edge & app),
         # The service on another host comes over the network.
         "postgres_tls": ("postgres", postgres if app - postgres else set()),
         "redis_tls": ("redis", redis if app - redis else set()),
