@@ -40,8 +40,10 @@ class Deploy:
             time.sleep(0.05)
 
     def end(self, how: signal.Signals) -> None:
-        """Tell every process of the group, as Ctrl-C does with SIGINT."""
-        os.killpg(self.process.pid, how)
+        """Tell every process of the group, as Ctrl-C does with SIGINT; again, as Python drops one amid a fork."""
+        while self.process.poll() is None:
+            os.killpg(self.process.pid, how)
+            time.sleep(0.5)
 
     def wait(self) -> Run:
         """Wait for the end and return what came of it."""
