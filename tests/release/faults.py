@@ -40,7 +40,7 @@ class Deploy:
             time.sleep(0.05)
 
     def end(self, how: signal.Signals) -> None:
-        """Tell every process of the group, as Ctrl-C does with SIGINT; again, as Python drops one amid a fork."""
+        """Tell every process of the group, as Ctrl-C does; again, as Python drops a SIGINT amid a fork."""
         while self.process.poll() is None:
             os.killpg(self.process.pid, how)
             time.sleep(0.5)
