@@ -8,13 +8,14 @@ import math
 import socket
 import ssl
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.release.fleet import Fleet
 
@@ -63,6 +64,24 @@ def test_its_metrics_are_not_public(beacon: Fleet) -> None:
         "s.sendall(b'GET /metrics HTTP/1.0\\r\\n\\r\\n'); print(s.makefile().read())"
     )
     assert "beacon_flashes_total" in beacon.ssh("beacon1", f'python3 -c "{script}"')
+
+
+def test_a_prometheus_elsewhere_reads_all_figures(beacon: Fleet, tmp_path: Path) -> None:
+    """From this machine's address, with a certificate of the environment's authority."""
+    for name in ("host.crt", "host.key"):
+        (tmp_path / name).write_text(beacon.ssh("beacon1", f"cat /etc/fastmetal/tls/{name}") + "\n")
+    known, stranger = (ssl.create_default_context(cafile=beacon.ca) for _ in range(2))
+    known.load_cert_chain(tmp_path / "host.crt", tmp_path / "host.key")
+    host = beacon.url.removeprefix("https://")
+    for port, figure in ((9100, "node_load1 "), (8443, "beacon_flashes_total ")):
+        answers = []
+        for context in (known, stranger):
+            link = http.client.HTTPSConnection(host, port, context=context, timeout=5)
+            with closing(link), suppress(ssl.SSLError, ConnectionError):
+                link.request("GET", "/metrics")
+                answers.append(link.getresponse().read().decode())
+        assert figure in answers[0]
+        assert not [answer for answer in answers[1:] if figure in answer]
 
 
 def test_its_websocket_is_open_through_the_edge(beacon: Fleet) -> None:

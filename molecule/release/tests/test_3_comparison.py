@@ -15,8 +15,8 @@ from tests.release.fleet import Fleet, Step
 
 RATE = 100
 TIMES = 2
-# Between switches, so that none has to pay for the one before it.
-PAUSE_SECONDS = 6
+# Between switches, so that none has to pay for the one before it: Nginx asks a host that failed again after ten.
+PAUSE_SECONDS = 8
 UNIT = ROOT / "tests/release/plain.service"
 
 
