@@ -15,7 +15,7 @@ from tests.release.fleet import Fleet, Step
 
 RATE = 100
 TIMES = 2
-# Between switches, so that none has to pay for the one before it: Nginx asks a host that failed again after ten.
+# Between switches, so that none pays for the one before it: Nginx leaves a host that failed alone for ten.
 PAUSE_SECONDS = 8
 UNIT = ROOT / "tests/release/plain.service"
 
