@@ -91,7 +91,7 @@ def test_seconds_on_one_host(fleet: Fleet, measured: list[str]) -> None:
         assert run.status == 0, run.output
         assert host in run.changed
         fleet.wait_until(10, partial(fleet.runs, host, live))
-        # By the time somebody wants to go back the host has removed what is old, which its next change waits for.
+        # When somebody wants to go back the host has removed what is old, which its next change waits for.
         time.sleep(2)
     fleet.ssh(fleet.edge, f"systemctl stop {fleet.drain_unit(other)}")
     deploy, rollback = seconds
