@@ -160,6 +160,13 @@ def nearest(
     return find
 
 
+@pytest.fixture(scope="session")
+def hosts(all_variables: dict[str, dict[str, Any]], pytestconfig: pytest.Config) -> dict[str, Host]:
+    """Return every host of the scenario by its name."""
+    ssh_config = pytestconfig.option.ssh_config
+    return {name: testinfra.get_host(f"ssh://{name}", ssh_config=ssh_config) for name in all_variables}
+
+
 @pytest.fixture
 def labctl() -> Callable[[str, str], None]:
     """Return what does one of labctl's verbs to a host."""

@@ -14,7 +14,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-import testinfra
 import yaml
 from testinfra.host import Host
 
@@ -26,13 +25,6 @@ UNITS = (
     "systemd-journal-upload",
     "fastmetal-forward-logs",
 )
-
-
-@pytest.fixture(scope="module")
-def hosts(all_variables: dict[str, dict[str, Any]], pytestconfig: pytest.Config) -> dict[str, Host]:
-    """Every host of the scenario by its name."""
-    ssh_config = pytestconfig.option.ssh_config
-    return {name: testinfra.get_host(f"ssh://{name}", ssh_config=ssh_config) for name in all_variables}
 
 
 def ask(host: Host, url: str) -> Any:

@@ -15,20 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import testinfra
 from testinfra.host import Host
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Hosts = dict[str, Host]
 PORT = 19532
 REMOTE = "/var/log/journal/remote"
-
-
-@pytest.fixture
-def hosts(all_variables: dict[str, dict[str, Any]], pytestconfig: pytest.Config) -> Hosts:
-    """Every host of the scenario by its name."""
-    ssh_config = pytestconfig.option.ssh_config
-    return {name: testinfra.get_host(f"ssh://{name}", ssh_config=ssh_config) for name in all_variables}
 
 
 @contextmanager
