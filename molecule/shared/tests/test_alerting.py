@@ -17,6 +17,8 @@ import pytest
 import yaml
 from testinfra.host import Host
 
+from tests.remote import fetch
+
 ROOT = Path(__file__).resolve().parents[3]
 Run = Callable[..., subprocess.CompletedProcess[str]]
 UNITS = (
@@ -25,12 +27,6 @@ UNITS = (
     "systemd-journal-upload",
     "fastmetal-forward-logs",
 )
-
-
-def ask(host: Host, url: str) -> Any:
-    """Return the JSON that a tool of the host itself answers."""
-    script = "import sys,urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read().decode())"
-    return json.loads(host.check_output(shlex.join(["python3", "-c", script, url])))
 
 
 def seconds_used(host: Host) -> dict[str, float]:
@@ -85,7 +81,12 @@ def test_the_documents_examples_are_accepted(
     known = examples()
     kinds = {kind for receiver in known["alertmanager_receivers"] for kind in receiver if kind != "name"}
     assert kinds == {f"{kind}_configs" for kind in ("email", "slack", "pagerduty", "telegram", "webhook")}
-    assert {"prometheus_remote_write", "prometheus_rule_groups", "alertmanager_deadman_url"} <= known.keys()
+    assert {
+        "prometheus_remote_write",
+        "prometheus_rule_groups",
+        "alertmanager_deadman_url",
+        "alertmanager_maintenance",
+    } <= known.keys()
     for role in ("alertmanager", "prometheus"):
         done = judge(role, known)
         assert done.returncode == 0, done.stdout
@@ -115,7 +116,7 @@ def silenced(
         return {
             name: {
                 one["labels"]["instance"]
-                for one in ask(hosts[name], f"{url}/api/v2/alerts?{query}")
+                for one in json.loads(fetch(hosts[name], f"{url}/api/v2/alerts?{query}"))
                 if one["status"]["state"] == state
             }
             for name, url in places.items()
@@ -146,6 +147,57 @@ def test_a_host_that_is_worked_on_is_silent_and_the_others_are_not(
     during, after = silenced[host.backend.hostname]
     assert during == {"suppressed": {"worked-on"}, "active": {"left-alone"}}
     assert after == {"suppressed": set(), "active": {"worked-on", "left-alone"}}
+
+
+# Alerts that stand at once: name, labels, and which one of the others is told of instead.
+AT_ONCE = (
+    (
+        ("HostDown", {"instance": "gone"}, None),
+        ("MemoryShort", {"instance": "gone"}, "HostDown"),
+        ("MemoryShort", {"instance": "there"}, None),
+        ("ServiceDown", {"instance": "app"}, None),
+        ("UnitFailed", {"instance": "app"}, "ServiceDown"),
+        ("UnitFailed", {"instance": "there"}, None),
+        ("PostgresDown", {"instance": "db"}, None),
+        ("PostgresLocked", {"instance": "db"}, "PostgresDown"),
+        ("RouteSlow", {"route": "/"}, "PostgresDown"),
+        ("RedisDown", {"instance": "cache"}, None),
+        ("CacheUnused", {"instance": "app"}, "RedisDown"),
+        ("CertificateExpiresSoon", {"instance": "edge"}, None),
+        ("CertificateExpires", {"instance": "edge"}, "CertificateExpiresSoon"),
+        ("CertificateExpires", {"instance": "there"}, None),
+        ("DiskFull", {"instance": "db", "mountpoint": "/"}, None),
+        ("DiskFills", {"instance": "db", "mountpoint": "/"}, "DiskFull"),
+        ("DiskFills", {"instance": "db", "mountpoint": "/srv"}, None),
+        ("SloBurnsInHours", {"slo": "availability"}, None),
+        ("SloBurnsInDays", {"slo": "availability"}, "SloBurnsInHours"),
+        ("SloBurnsInDays", {"slo": "latency"}, None),
+    ),
+    (
+        ("SiteDown", {"instance": "https://api"}, None),
+        ("EdgeErrors", {"instance": "edge"}, "SiteDown"),
+        ("SloBurnsInHours", {"slo": "availability"}, "SiteDown"),
+    ),
+)
+
+
+@pytest.mark.on("monitoring")
+@pytest.mark.parametrize("number", range(len(AT_ONCE)))
+def test_one_fault_is_one_message(host: Host, variables: dict[str, Any], number: int) -> None:
+    """The live Alertmanager keeps silent about what follows from another alert, and about nothing else."""
+    url = f"http://{variables['alertmanager_listen_address']}"
+    add = f"amtool --alertmanager.url={url} alert add --end=$(date -u -d '1 minute' +%FT%TZ)"
+    for name, labels, _ in AT_ONCE[number]:
+        words = {"alertname": name, "drill": str(number), **labels}
+        host.check_output(f"{add} {' '.join(f'{label}={value}' for label, value in words.items())}")
+    query = urlencode({"filter": f'drill="{number}"'})
+    found = json.loads(fetch(host, f"{url}/api/v2/alerts?{query}"))
+    names = {one["fingerprint"]: one["labels"].pop("alertname") for one in found}
+    for one in found:
+        del one["labels"]["drill"]
+    told = [(names[one["fingerprint"]], one["labels"], one["status"]["inhibitedBy"]) for one in found]
+    seen = [(name, labels, names[by[0]] if by else None) for name, labels, by in told]
+    assert sorted(seen, key=str) == sorted(AT_ONCE[number], key=str)
 
 
 # "lab" with the password of prometheus_secrets.

@@ -19,15 +19,14 @@ from testinfra.backend.base import CommandResult
 from testinfra.host import Host
 
 from tests import rules
+from tests.remote import fetch
 
 PORTS = {"node": 9100, "postgres": 9187, "redis": 9121, "blackbox": 9115}
 
 
 def ask(host: Host, variables: dict[str, Any], path: str) -> Any:
-    """Ask Prometheus from its own host, which need not have curl."""
-    script = "import sys,urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read().decode())"
-    url = f"http://{variables['prometheus_listen_address']}/api/v1/{path}"
-    return json.loads(host.check_output(shlex.join(["python3", "-c", script, url])))["data"]
+    """Ask Prometheus from its own host."""
+    return json.loads(fetch(host, f"http://{variables['prometheus_listen_address']}/api/v1/{path}"))["data"]
 
 
 def wait_for_samples(host: Host, variables: dict[str, Any], query: str) -> list[dict[str, Any]]:
@@ -251,9 +250,7 @@ def test_tools_are_shown_to_whoever_has_a_password(
 @pytest.mark.on("monitoring")
 def test_the_status_page_knows_every_host(host: Host, variables: dict[str, Any]) -> None:
     assert wait_for_samples(host, variables, "instance:node_cpu:utilisation5m")
-    script = "import sys,urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read().decode())"
-    url = f"http://{variables['prometheus_listen_address']}/consoles/status.html"
-    page = host.check_output(shlex.join(["python3", "-c", script, url]))
+    page = fetch(host, f"http://{variables['prometheus_listen_address']}/consoles/status.html")
     hosts = {name for job, name in wanted_targets(variables) if job == "node"}
     assert hosts == set(re.findall(r'<td class="good">([^<]+)</td>', page))
     assert re.search(r'<td class="n">[0-9]+ %</td>', page)

@@ -21,6 +21,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from testinfra.host import Host
 
+from tests.remote import fetch
+
 NOTHING = "\N{EN DASH}"
 PAGE = "/prometheus/consoles/status.html"
 # The last picture of a page with something to see; docs/status.png is one of these.
@@ -154,11 +156,9 @@ def test_what_is_wrong_is_red(
     )
     query = urlencode({"query": 'ALERTS{alertname="ReleasesDiffer"}'})
     url = f"http://{all_variables[monitoring.backend.hostname]['prometheus_listen_address']}/api/v1/query?{query}"
-    script = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1], timeout=10).read().decode())"
 
     def differing() -> list[dict[str, str]]:
-        result = json.loads(monitoring.check_output("python3 -c %s %s", script, url))["data"]["result"]
-        return [one["metric"] for one in result]
+        return [one["metric"] for one in json.loads(fetch(monitoring, url))["data"]["result"]]
 
     time_ = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     entry = {"time": time_, "action": "deploy", "release": "0.0.0-broken", "result": "failed", "by": "eve"}
