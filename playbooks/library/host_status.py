@@ -28,6 +28,7 @@ options:
   units: {type: list, elements: str, required: true, description: "Patterns of units to be active."}
   database: {type: str, default: "", description: "The database here whose schema revision is asked for."}
   edge: {type: bool, default: false, description: "Whether the public site is served here."}
+  certificates: {type: list, elements: path, default: [], description: "The files of those in use."}
 """
 
 RETURN = r"""
@@ -42,7 +43,6 @@ EXAMPLES = r"""
 """
 
 DAY = 86400
-CERTIFICATES = Path("/etc/fastmetal/tls")
 MAINTENANCE = Path("/etc/nginx/maintenance/on")
 
 
@@ -119,7 +119,8 @@ class Look:
 
     def certificates(self) -> dict[str, int]:
         """Days that are left to the certificates on disk, and to the one that the site really serves."""
-        texts = {path.stem: path.read_text() for path in CERTIFICATES.glob("*.crt") if path.stem != "ca"}
+        files = map(Path, self.module.params["certificates"])
+        texts = {path.stem: path.read_text() for path in files if path.exists()}
         if self.module.params["edge"]:
             try:
                 texts["served"] = ssl.get_server_certificate(("127.0.0.1", 443), timeout=3)
@@ -184,6 +185,7 @@ def main() -> None:
             "units": {"type": "list", "elements": "str", "required": True},
             "database": {"type": "str", "default": ""},
             "edge": {"type": "bool", "default": False},
+            "certificates": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
     )
