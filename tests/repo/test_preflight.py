@@ -70,6 +70,10 @@ VARIABLES = {
     "wrong type": ("redis_listen_addresses=a,b", "redis_listen_addresses must be a list, not 'a,b'"),
     "port": ("redis_port=99999999", "redis_port must be between 1 and 65535, not '99999999'"),
     "address": ("private_address=db.internal", "private_address is db.internal, not an IPv4 address"),
+    "public": (
+        "private_address=9.9.9.9",
+        "private_address is 9.9.9.9, which the whole internet reaches, and what serves the other hosts",
+    ),
 }
 
 
@@ -153,6 +157,26 @@ def test_refuses_a_taken_port(lab: Lab, environment: Path, playbook: str) -> Non
     with broken(lab, f"{listen} && timeout 10 bash -c {wait!r}", "systemctl stop squatter"):
         run = play("-i", environment, playbook)
     assert_refused(run, "db13: port 443 is taken by python3, and nginx needs it: stop or move that program")
+
+
+OLD_SERVER = (
+    "Package: postgresql-15\nStatus: install ok installed\nArchitecture: all\nVersion: 15.1\n"
+    "Maintainer: nobody <nobody@localhost>\nDescription: a server from before the upgrade\n"
+)
+
+
+@both_ways
+@pytest.mark.usefixtures("unchanged")
+def test_refuses_a_database_of_the_release_before(lab: Lab, environment: Path, playbook: str) -> None:
+    """The operating system was upgraded in place."""
+    playbook = playbook.replace("redis", "postgres")
+    status, kept = "/var/lib/dpkg/status", "/run/dpkg-status"
+    breaking = f"cp -p {status} {kept} && printf '\\n%s' '{OLD_SERVER}' >> {status}"
+    with broken(lab, breaking, f"cp -p {kept} {status}"):
+        run = play("-i", environment, playbook)
+    assert_refused(
+        run, "db13 has postgresql-15, and its release ships PostgreSQL 17", "pg_upgradecluster 15 main"
+    )
 
 
 APP = {
