@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import subprocess
 import sys
 import tarfile
@@ -34,7 +35,8 @@ def pack(path: Path, files: dict[str, str]) -> Path:
 
 
 def app(folder: Path, version: str, dependencies: str) -> Path:
-    about = f'{{"id": "{version}", "dependencies": "{dependencies}"}}'
+    python = "{}.{}".format(*sys.version_info)
+    about = json.dumps({"id": version, "python": python, "dependencies": dependencies})
     code = f"from dependency import VALUE\nprint('{version}', VALUE)\n"
     return pack(folder / f"{version}.tar.gz", {"release.json": about, "code/service.py": code})
 
@@ -63,3 +65,15 @@ def test_a_release_whose_dependencies_nobody_has_is_not_installed(tmp_path: Path
     with pytest.raises(OSError, match="no release has its dependencies abd any more"):
         app_release.install([app(tmp_path, "1.1", "abd")], directory, "abd")
     assert not (directory / "release.json").exists()
+
+
+def test_a_release_of_another_python_is_installed_anew_and_keeps_its_migration(tmp_path: Path) -> None:
+    directory = tmp_path / "releases/1.0"
+    directory.mkdir(parents=True)
+    (directory / "release.json").write_text('{"id": "1.0", "python": "3.0", "dependencies": "abc"}')
+    (directory / "migration.sql").write_text("ALTER TABLE")
+    assert not app_release.is_installed(directory)
+    dependencies = pack(tmp_path / "dependencies.tar.gz", DEPENDENCIES)
+    app_release.install([app(tmp_path, "1.0", "abc"), dependencies], directory, "abc")
+    assert app_release.is_installed(directory)
+    assert (directory / "migration.sql").read_text() == "ALTER TABLE"

@@ -107,3 +107,18 @@ def test_listeners() -> None:
     ]
     assert set(check.port_holders(lines, 443)) == {"nginx", "python3"}
     assert list(check.port_holders(lines, 1443)) == ["an unknown program"]
+
+
+@pytest.mark.parametrize(
+    ("address", "public", "part"),
+    [
+        ("10.1.2.3", False, None),
+        ("100.64.0.1", False, None),
+        ("9.9.9.9", True, None),
+        ("9.9.9.9", False, "set it to the address in a private network, or have a firewall in front"),
+        ("db.internal", True, "not an IPv4 address"),
+    ],
+)
+def test_addresses(address: str, public: bool, part: str | None) -> None:
+    found = list(check.address_faults(address, public=public))
+    assert [part in sentence for sentence in found] == ([True] if part else [])

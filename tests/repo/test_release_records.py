@@ -15,6 +15,7 @@ import pytest
 from tests.lab import ROOT
 
 PROGRAM = ROOT / "roles/app/files/release"
+OURS = "{}.{}".format(*sys.version_info)
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for release in ("1.0-old", "1.1-new"):
         home = made.srv / "releases" / release
         home.mkdir(parents=True)
-        (home / "release.json").write_text("{}")
+        (home / "release.json").write_text(json.dumps({"python": OURS}))
     for path in (made.instances / "1.0-old.1", made.instances / "1.1-new.1", made.run):
         path.mkdir(parents=True)
     made.point(made.srv / "current", "1.0-old.1")
@@ -113,3 +114,14 @@ def test_a_full_disk_takes_no_record_but_gives_the_lock_back(
         changes.carry_out(changes, argparse.Namespace(command="return", about=about("one"), reason="full"))
     assert (changes.trial, changes.current) == ("", "1.0-old.1")
     assert changes.lock() == {}
+
+
+def test_a_release_of_another_python_is_neither_started_nor_returned_to(changes: Any) -> None:
+    """The operating system was upgraded beneath it."""
+    changes.record(about("1"), release="1.0-old", previous="", result="ok")
+    changes.record(about("2"), release="1.1-new", previous="1.0-old", result="ok")
+    assert changes.candidates() == ["1.0-old", "1.1-new"]
+    (changes.srv / "releases/1.1-new/release.json").write_text('{"python": "3.0"}')
+    with pytest.raises(Exception, match=f"1.1-new was installed for Python 3.0, and this host has {OURS}"):
+        changes.prepare("1.1-new")
+    assert changes.candidates() == ["1.0-old"]

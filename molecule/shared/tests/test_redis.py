@@ -155,3 +155,14 @@ def test_plaintext_is_refused(cache: Cache, listening: str) -> None:
     answer = cache.say("PING", target=listening)
     assert "PONG" not in answer
     assert "Connection reset" in answer or "closed the connection" in answer or "I/O error" in answer
+
+
+@pytest.mark.on("redis_tls")
+def test_the_unit_lets_its_clients_in_and_nobody_else(cache: Cache) -> None:
+    """As systemd knows it, without a restart; a lab host may not load the filter itself."""
+    shown = cache.host.check_output(f"systemctl show {UNIT} --property=IPAddressAllow,IPAddressDeny")
+    found = {name: set(value.split()) for name, _, value in (x.partition("=") for x in shown.splitlines())}
+    clients = cache.variables["redis_client_addresses"]
+    allowed = {f"{address}/32" for address in cache.addresses + clients} | {"127.0.0.0/8", "::1/128"}
+    assert found["IPAddressAllow"] == (allowed if clients else set())
+    assert found["IPAddressDeny"] == ({"0.0.0.0/0", "::/0"} if clients else set())

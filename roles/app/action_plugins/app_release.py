@@ -17,7 +17,7 @@ from ansible.plugins.action import ActionBase
 
 LOOK = (
     "cd {releases} 2>/dev/null || exit 0;"
-    " if [ -e {release}/release.json ]; then echo installed;"
+    " if grep -qsF {python} {release}/release.json; then echo installed;"
     " elif grep -qsF {dependencies} */release.json; then echo dependencies; fi"
 )
 
@@ -43,9 +43,13 @@ class ActionModule(ActionBase):
     def install(self, directory: PurePosixPath, build: dict[str, Any], task_vars: Any) -> dict[str, Any]:
         """Return what came of it."""
         dependencies = build["dependencies_id"]
-        # As app_artifact writes it.
-        entry = f'"dependencies": "{dependencies}"'
-        words = {"releases": directory.parent, "release": directory.name, "dependencies": entry}
+        # As app_artifact writes them. What was installed for another Python does not start with this one.
+        words = {
+            "releases": directory.parent,
+            "release": directory.name,
+            "dependencies": f'"dependencies": "{dependencies}"',
+            "python": f'"python": "{build["python"]}"',
+        }
         look = LOOK.format(**{name: shlex.quote(str(word)) for name, word in words.items()})
         done = self._low_level_execute_command(look, in_data=b"\n")
         if done["rc"]:

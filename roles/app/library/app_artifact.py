@@ -59,6 +59,7 @@ release: {type: str, returned: success, description: "The release id."}
 app: {type: str, returned: success, description: "The path of the archive with the app's own code."}
 dependencies: {type: str, returned: success, description: "The path of the archive with its dependencies."}
 dependencies_id: {type: str, returned: success, description: "What the dependencies are known by."}
+python: {type: str, returned: success, description: "The Python it is for, as 3.13."}
 """
 
 EXAMPLES = r"""
@@ -90,6 +91,7 @@ class Build:
         self.files: list[str] = params["files"]
         self.lock = Path(params["requirements"])
         self.python: str = params["python_version"]
+        self.short = ".".join(self.python.split(".")[:2])
         self.arch: str = params["architecture"]
         self.cache = Path(params["cache"])
         if not self.source.exists():
@@ -150,7 +152,6 @@ class Build:
 
     def requirements(self) -> dict[str, str]:
         """The lock's lines whose markers hold on the target (pip would ask the control host's Python)."""
-        short = ".".join(self.python.split(".")[:2])
         environment = {
             "extra": "",
             "implementation_name": "cpython",
@@ -162,7 +163,7 @@ class Build:
             "platform_system": "Linux",
             "platform_version": "",
             "python_full_version": self.python,
-            "python_version": short,
+            "python_version": self.short,
             "sys_platform": "linux",
         }
         text = re.sub(r"(^|\s)#.*", "", self.lock.read_text().replace("\\\n", " "))
@@ -197,14 +198,13 @@ class Build:
         listed, wheels = work / "requirements.txt", work / "wheels"
         listed.write_text("\n".join(lines.values()) + "\n")
         wheels.mkdir()
-        short = ".".join(self.python.split(".")[:2])
         # 2.35 is the oldest glibc among the supported releases (Ubuntu 22.04).
         tags = [*(f"manylinux_2_{minor}" for minor in range(35, 16, -1)), "manylinux2014"]
         if lines:
             self.pip(
                 "download",
                 *("--no-deps", "--only-binary=:all:", "--require-hashes", "--implementation=cp"),
-                f"--python-version={short}",
+                f"--python-version={self.short}",
                 *(f"--platform={tag}_{self.arch}" for tag in tags),
                 f"--dest={wheels}",
                 f"--requirement={listed}",
@@ -250,8 +250,7 @@ class Build:
 
     def run(self) -> None:
         lines = self.requirements()
-        short = ".".join(self.python.split(".")[:2])
-        packages = f"venv/lib/python{short}/site-packages"
+        packages = f"venv/lib/python{self.short}/site-packages"
         with tempfile.TemporaryDirectory(dir=self.cache, prefix="build-") as directory:
             work = Path(directory)
             wheel = self.wheel(work)
@@ -265,7 +264,7 @@ class Build:
             about = {
                 "id": self.release,
                 "version": self.version,
-                "python": short,
+                "python": self.short,
                 "architecture": self.arch,
                 "dependencies": self.dependencies_id,
                 "packages": sorted(line.split(" ", 1)[0] for line in lines.values()),
@@ -357,6 +356,7 @@ def main() -> None:
         app=str(build.app),
         dependencies=str(build.dependencies),
         dependencies_id=build.dependencies_id,
+        python=build.short,
     )
 
 

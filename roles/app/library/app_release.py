@@ -13,6 +13,7 @@ import json
 import os
 import py_compile
 import shutil
+import sys
 import tarfile
 import venv
 from pathlib import Path
@@ -25,7 +26,7 @@ module: app_release
 short_description: Unpack a release and make its virtual environment
 description:
   - Needs no network, no pip and no package on the host. The file release.json comes last, so a directory
-    without it is what a killed run left, and is made anew.
+    without it is what a killed run left, and is made anew. So is one of another Python than the host has.
   - The action of this name brings the archives, and that of the dependencies only where no release has them.
 author: Fastmetal
 options:
@@ -60,6 +61,12 @@ def lock_releases(releases: Path) -> None:
     fcntl.flock(os.open(releases, os.O_RDONLY), fcntl.LOCK_EX)
 
 
+def is_installed(directory: Path) -> bool:
+    """Tell whether a release is whole and starts with this Python, which an upgrade of the host changes."""
+    marker = directory / "release.json"
+    return marker.exists() and json.loads(marker.read_text())["python"] == "{}.{}".format(*sys.version_info)
+
+
 def share_dependencies(directory: Path, dependencies: str) -> None:
     """Link the files of a release that has the same: they are most of a release, and seldom new."""
     for marker in directory.parent.glob("*/release.json"):
@@ -87,8 +94,14 @@ def compile_sources(directory: Path) -> None:
 
 
 def install(archives: list[Path], directory: Path, dependencies: str) -> None:
+    # What it did to the database stays known when it is made anew.
+    plan = directory / "migration.sql"
+    migrated = plan.read_text() if plan.exists() else ""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
+    if migrated:
+        plan.touch(0o600)
+        plan.write_text(migrated)
     for archive in archives:
         with tarfile.open(archive) as tree:
             # Python releases before the filters have no attribute to set.
@@ -117,12 +130,11 @@ def main() -> None:
     directory = Path(module.params["directory"])
     given: list[dict[str, Any]] = module.params["archives"]
     os.umask(0o022)
-    marker = directory / "release.json"
-    changed = not marker.exists()
+    changed = not is_installed(directory)
     try:
         if changed and not module.check_mode:
             lock_releases(directory.parent)
-        if not marker.exists() and not module.check_mode:
+        if not is_installed(directory) and not module.check_mode:
             for one in given:
                 if hashlib.sha256(Path(one["path"]).read_bytes()).hexdigest() != one["checksum"]:
                     module.fail_json(msg=f"{one['path']} is not the archive that was built: run again.")

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 from ansible.errors import AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 
@@ -209,15 +210,22 @@ def port_holders(listeners: Iterable[str], port: int) -> Iterator[str]:
             yield from re.findall(r'\("([^"]+)"', line) or ["an unknown program"]
 
 
-def address_faults(address: object) -> Iterator[str]:
-    """Yield a sentence for a private address that other hosts cannot use."""
+def address_faults(address: object, *, public: bool) -> Iterator[str]:
+    """Yield a sentence for a private address that other hosts cannot use, or that everybody can."""
     try:
-        ipaddress.IPv4Address(str(address))
+        parsed = ipaddress.IPv4Address(str(address))
     except ValueError:
         yield (
             f"private_address is {address}, not an IPv4 address:"
             " set it to the address at which the other hosts reach this one"
         )
+    else:
+        if parsed.is_global and not public:
+            yield (
+                f"private_address is {address}, which the whole internet reaches, and what serves the other"
+                " hosts listens there: set it to the address in a private network, or have a firewall in"
+                " front and set preflight_public_addresses to true"
+            )
 
 
 def load_specs() -> Specs:
@@ -278,6 +286,8 @@ class ActionModule(ActionBase):
         wrong = list(variable_faults(value("preflight_roles"), specs, variables, templar, own))
         yield from wrong
         if not wrong:
-            yield from address_faults(value("private_address"))
+            # A host that is alone talks to itself through sockets.
+            public = len(hostvars) == 1 or boolean(value("preflight_public_addresses"))
+            yield from address_faults(value("private_address"), public=public)
             needed_mb = int(value("preflight_disk_free_mb"))
             yield from host_faults(probe, self._task.args["releases"], value("preflight_ports"), needed_mb)

@@ -7,11 +7,15 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from lint import closes_the_way_back
+
+# An upgrade of the operating system brings another, with which no release from before it starts.
+PYTHON = "{}.{}".format(*sys.version_info)
 
 
 class ReleaseError(Exception):
@@ -110,7 +114,12 @@ class Service:
 
     def is_candidate(self, release: str) -> bool:
         home = self.srv / "releases" / release
-        return (home / "release.json").exists() and not (home / "failed.json").exists()
+        return self.python(release) == PYTHON and not (home / "failed.json").exists()
+
+    def python(self, release: str) -> str:
+        """Return the Python that a release was installed for, or nothing where it is not installed."""
+        marker = self.srv / "releases" / release / "release.json"
+        return str(json.loads(marker.read_text())["python"]) if marker.exists() else ""
 
     def barriers(self) -> dict[str, str]:
         """Return why earlier releases cannot work with the database any more, for those that cannot."""
@@ -189,8 +198,14 @@ class Service:
 
     def prepare(self, release: str) -> str:
         """Make the next instance of a release and its unit; return its name."""
-        if not (self.srv / "releases" / release / "release.json").exists():
+        python = self.python(release)
+        if not python:
             raise ReleaseError(f"There is no release {release} on this host: deploy it.")
+        if python != PYTHON:
+            raise ReleaseError(
+                f"{release} was installed for Python {python}, and this host has {PYTHON} since:"
+                " install it anew by deploy.yml with its code, of this checkout or -e app_source=<its commit>"
+            )
         number = 1
         while f"{release}.{number}" in (self.current, self.trial):
             number += 1
