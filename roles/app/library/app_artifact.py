@@ -198,8 +198,8 @@ class Build:
         listed, wheels = work / "requirements.txt", work / "wheels"
         listed.write_text("\n".join(lines.values()) + "\n")
         wheels.mkdir()
-        # 2.35 is the oldest glibc among the supported releases (Ubuntu 22.04).
-        tags = [*(f"manylinux_2_{minor}" for minor in range(35, 16, -1)), "manylinux2014"]
+        # 2.36 is the oldest glibc among the supported releases (Debian 12).
+        tags = [*(f"manylinux_2_{minor}" for minor in range(36, 16, -1)), "manylinux2014"]
         if lines:
             self.pip(
                 "download",
