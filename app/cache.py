@@ -48,8 +48,8 @@ class Cache:
     A reader that finds nothing takes a lease on the key, reads the source and stores the result only if
     the lease is still there. A writer removes the key, and the lease with it, after its commit: so a value
     read before the commit can never be stored after it. A worker that cannot reach Redis removes what it
-    wrote as soon as it can, before it uses Redis again; should it die before that, an old value that another
-    worker stored lives until its ttl.
+    wrote as soon as it can, which it tries every few seconds, and before it uses Redis again; should it die
+    before that, an old value that another worker stored lives until its ttl.
 
     A source is read once on a miss: readers on the same worker share the flight, readers on others wait for
     the value to appear. Nobody gets what was loaded before a write that ended before the reader came: a
@@ -65,7 +65,7 @@ class Cache:
         self._question: asyncio.Task[dict[str, bytes | None]] | None = None
         self._missed: set[str] = set()
         self._missed_patterns: set[str] = set()
-        link.recoveries.append(self._remove_missed)
+        link.recovery = self._remove_missed
 
     async def fetch(self, key: str, load: Load, ttl: float | None = None) -> bytes | None:
         """Return the cached value of `key`, or load and store it; None is passed on, never stored.
@@ -179,12 +179,19 @@ class Cache:
                 await client.unlink(*names)
 
     async def _remove_missed(self, client: Redis) -> None:
-        for pattern in list(self._missed_patterns):
-            await self._clear(client, pattern)
-            self._missed_patterns.discard(pattern)
-        if missed := list(self._missed):
-            await client.unlink(*missed)
-            self._missed.difference_update(missed)
+        # Writes go on meanwhile, and may miss what was just removed.
+        while self._missed or self._missed_patterns:
+            names, self._missed = self._missed, set()
+            patterns, self._missed_patterns = self._missed_patterns, set()
+            try:
+                for pattern in patterns:
+                    await self._clear(client, pattern)
+                if names:
+                    await client.unlink(*names)
+            except BaseException:
+                self._missed |= names
+                self._missed_patterns |= patterns
+                raise
 
 
 class Key:

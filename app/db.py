@@ -8,11 +8,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, TypeAlias, TypeVar, cast
 
 import asyncpg
 from fastapi import HTTPException
-from sqlalchemy import MetaData, event, exc, make_url
+from sqlalchemy import URL, MetaData, event, exc, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.pool import NullPool
@@ -75,7 +76,8 @@ def create_engine(
 
     Limits are the owner's timeouts by their Postgres names, in seconds; the serving role's are settings.
     """
-    url = make_url(settings.database_url)
+    given = make_url(settings.database_url)
+    url = URL.create("postgresql+asyncpg", given.username, database=given.database)
     password, name = settings.database_password, f"api {settings.release}"[:63]
     pool: dict[str, Any] = {"poolclass": NullPool}
     if owner:
@@ -95,15 +97,36 @@ def create_engine(
                 "pool_use_lifo": True,
             }
     milliseconds = {limit: str(int(seconds * 1000)) for limit, seconds in limits.items()}
+    endpoints = settings.database_endpoints
     arguments = {
         "password": password.get_secret_value() or None,
-        "timeout": settings.database_connect_timeout,
+        "timeout": settings.database_connect_timeout / len(endpoints),
+        # For when nobody is there any more to keep to the server's own.
+        "command_timeout": None if owner else settings.database_statement_timeout + 1,
         "server_settings": {"application_name": name, "jit": "off", **milliseconds},
+        "ssl": ssl.create_default_context(cafile=ca) if (ca := settings.database_ssl_ca) else False,
         # Of several endpoints, the one that accepts writes.
         "target_session_attrs": "read-write",
-        "ssl": ssl.create_default_context(cafile=ca) if (ca := settings.database_ssl_ca) else False,
+        "async_creator_fn": partial(_connect, endpoints),
     }
     return create_async_engine(url, connect_args=arguments, **pool)
+
+
+async def _connect(endpoints: list[tuple[str, int]], **arguments: Any) -> Driver:
+    """Return a connection to the endpoint that accepts writes; the one that did last is asked first.
+
+    The driver would let one that does not answer use up the time of the others.
+    """
+    for host, port in [*endpoints]:
+        try:
+            driver: Driver = await asyncpg.connect(host=host, port=port, **arguments)
+        except (*LOST, asyncpg.CannotConnectNowError, OSError) as error:
+            failure = error
+        else:
+            endpoints.remove((host, port))
+            endpoints.insert(0, (host, port))
+            return driver
+    raise failure
 
 
 class Database:
@@ -135,7 +158,7 @@ class Database:
         """The driver's connection of the transaction around this call, or else one from the pool."""
         with self._accounted(name) as used:
             if (joined := _transaction.get()) is not None:
-                used.append(joined)
+                used.append(joined.get_server_pid())
                 yield joined
                 return
             async with asyncio.timeout(self._patience if self._places.locked() else None):
@@ -144,9 +167,12 @@ class Database:
                 pooled = await self.engine.raw_connection()
                 try:
                     driver = cast("Driver", pooled.driver_connection)
-                    used.append(driver)
+                    used.append(driver.get_server_pid())
                     yield driver
-                except LOST:
+                except asyncio.CancelledError:
+                    pooled.invalidate()  # it is still being answered
+                    raise
+                except (*LOST, TimeoutError):
                     self._lost_at = time.monotonic()
                     pooled.invalidate()
                     raise
@@ -191,12 +217,12 @@ class Database:
             attempt += 1
 
     @contextmanager
-    def _accounted(self, name: str) -> Iterator[list[Driver]]:
+    def _accounted(self, name: str) -> Iterator[list[int]]:
         """Time a statement and turn what the database may answer into errors a client understands.
 
-        A slow one is logged; with the connection that it used, it is found in Postgres' own log too.
+        A slow one is logged; with the process that ran it, it is found in Postgres' own log too.
         """
-        used: list[Driver] = []
+        used: list[int] = []
         started = time.perf_counter()
         try:
             yield used
@@ -218,7 +244,7 @@ class Database:
             if seconds >= self._slow_seconds:
                 known: dict[str, Any] = {"statement": name, "duration_ms": round(seconds * 1000, 3)}
                 if used:
-                    known["backend"] = used[0].get_server_pid()
+                    known["backend"] = used[0]
                 logger.warning("Slow statement", extra=known)
 
     def _on_checkout(self, connection: Any, record: Any, _proxy: Any) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
-from sqlalchemy import text
+from sqlalchemy import exc, text
 
 from app import __version__
 from app.auth import READ_OPERATIONS, require_scope
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 router = APIRouter(tags=["operations"])
 
 CHECK_SECONDS = 1.5
+UNDEFINED_TABLE = "42P01"
 NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -52,9 +53,10 @@ class Health:
     instances serve on after the migration.
     """
 
-    def __init__(self, database: Database, redis: RedisLink) -> None:
+    def __init__(self, database: Database, redis: RedisLink, externals: Sequence[str] = ()) -> None:
         self._database = database
         self._redis = redis
+        self._externals = externals
         self._revisions = known_revisions()
 
     async def report(self) -> tuple[bool, dict[str, str]]:
@@ -68,9 +70,28 @@ class Health:
         ready = migrations in ("ok", "newer")
         return ready, {"database": database, "migrations": migrations, "cache": cache}
 
+    async def look_outside(self) -> dict[str, str]:
+        """Tell which external dependencies can be reached. Readiness never asks: no restart would help."""
+        words = await asyncio.gather(
+            *(_within_deadline(place, self._check_external(place)) for place in self._externals)
+        )
+        return dict(zip(self._externals, words, strict=True))
+
+    @staticmethod
+    async def _check_external(place: str) -> str:
+        host, _, port = place.rpartition(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+        writer.close()
+        return "ok"
+
     async def _check_migrations(self) -> str:
         async with self._database.engine.connect() as connection:
-            revision = await connection.scalar(text("SELECT version_num FROM alembic_version"))
+            try:
+                revision = await connection.scalar(text("SELECT version_num FROM alembic_version"))
+            except exc.ProgrammingError as error:
+                if getattr(error.orig, "sqlstate", None) != UNDEFINED_TABLE:
+                    raise
+                return "behind"
         if revision == self._revisions[-1]:
             return "ok"
         return "behind" if revision is None or revision in self._revisions else "newer"
@@ -86,6 +107,7 @@ class Detail(BaseModel):
 
     ready: bool
     checks: dict[str, str]
+    external: dict[str, str]
     version: str
     release: str
     environment: str
@@ -139,6 +161,7 @@ async def detail(request: Request, response: Response) -> Detail:
     return Detail(
         ready=is_ready and not state.drain.begun,
         checks=checks,
+        external=await state.health.look_outside(),
         version=__version__,
         release=state.settings.release,
         environment=state.settings.environment,

@@ -73,7 +73,10 @@ class Idempotency:
                     "idempotency.remember", REMEMBER, owner, key, outcome.location, outcome.body
                 )
                 return outcome
-            (stored,) = await self._database.fetch("idempotency.recall", RECALL, owner, key)
+            rows = await self._database.fetch("idempotency.recall", RECALL, owner, key)
+            if not rows:  # it was purged in between
+                return await work_or_recall()
+            (stored,) = rows
             if stored["fingerprint"] != fingerprint:
                 raise ConflictError("This idempotency key was used for another request.")
             return Outcome(stored["location"], stored["body"], replayed=True)

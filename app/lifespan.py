@@ -44,12 +44,13 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         cache = Cache(redis, settings.cache_ttl)
         state.products = ProductService(ProductRepository(database), cache, idempotency)
         state.users = UserService(UserRepository(database), state.tokens, metrics)
-        state.health = Health(database, redis)
+        state.health = Health(database, redis, settings.external_endpoints)
         tasks = [
             asyncio.create_task(_repeat(metrics.sample_process, SAMPLE_SECONDS)),
             asyncio.create_task(_repeat(database.sample_pool, SAMPLE_SECONDS)),
             asyncio.create_task(_repeat(state.drain.look, DRAIN_LOOK_SECONDS)),
             asyncio.create_task(DatabaseMonitor(settings, metrics).run()),
+            asyncio.create_task(redis.watch()),
         ]
         logger.info("Started", extra={"release": settings.release, "environment": settings.environment})
         try:

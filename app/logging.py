@@ -5,6 +5,7 @@ import atexit
 import logging
 import logging.config
 import os
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -57,20 +58,22 @@ class AccessLog:
     """
 
     SECONDS = 0.01
-    MOST_LINES = 64  # a write that the kernel keeps in one piece, as the workers share the stream
+    MOST_BYTES = 32_768  # the workers share the stream, and the kernel takes this much in one piece
 
     def __init__(self) -> None:
-        self._lines: list[bytes] = []
+        self._text = bytearray()
         atexit.register(self._write)
 
     def __call__(self, fields: dict[str, Any]) -> None:
-        self._lines.append(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))
-        if len(self._lines) == 1:
-            asyncio.get_running_loop().call_later(self.SECONDS, self._write)
-        elif len(self._lines) == self.MOST_LINES:
+        line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
+        if len(self._text) + len(line) > self.MOST_BYTES:
             self._write()
+        if not self._text:
+            asyncio.get_running_loop().call_later(self.SECONDS, self._write)
+        self._text += line
 
     def _write(self) -> None:
-        lines, self._lines = self._lines, []
-        if lines:
-            os.write(1, b"".join(lines))
+        text, self._text = self._text, bytearray()
+        with suppress(OSError):  # a log that is gone is no reason to fail a request
+            while text:
+                text = text[os.write(1, text) :]

@@ -6,7 +6,6 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers
-from starlette.middleware.cors import CORSMiddleware
 
 from app import __version__, health
 from app.auth import Tokens
@@ -14,7 +13,7 @@ from app.errors import ERROR_HANDLERS
 from app.lifespan import lifespan
 from app.logging import AccessLog, configure_logging
 from app.metrics import Metrics
-from app.middleware import SECURITY_HEADERS, GuardMiddleware, RequestMiddleware
+from app.middleware import SECURITY_HEADERS, GuardMiddleware, ProblemCORSMiddleware, RequestMiddleware
 from app.products import endpoints as products
 from app.settings import Settings, SettingsError, load_settings
 from app.users import endpoints as users
@@ -50,7 +49,7 @@ def create_app(
     app.add_middleware(GuardMiddleware, timeout=settings.request_timeout)
     if settings.cors_origins:
         app.add_middleware(
-            CORSMiddleware,
+            ProblemCORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_credentials=settings.cors_allow_credentials,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],

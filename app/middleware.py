@@ -10,7 +10,10 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import UnavailableError, problem
@@ -56,6 +59,9 @@ class RequestMiddleware:
             return
         started = time.perf_counter()
         ids, client = _identify(scope)
+        method = scope["method"]
+        if method == "HEAD":
+            scope["method"] = "GET"  # every route that answers one answers the other
         state = scope.setdefault("state", {})
         state |= {"request_id": ids["request_id"], "begun": False}
         token = request_ids.set(ids)
@@ -78,6 +84,8 @@ class RequestMiddleware:
                 if self.drain.begun:
                     own.append((b"connection", b"close"))
                 message["headers"] = [*message["headers"], *own]
+            elif method == "HEAD":
+                message["body"] = b""
             else:
                 sent += len(message.get("body", b""))
             await send(message)
@@ -90,7 +98,7 @@ class RequestMiddleware:
             status = status or CLIENT_CLOSED_REQUEST
             route = _route(scope)
             self.metrics.in_flight.dec()
-            self.metrics.observe_request(scope["method"], route, status, seconds, received, sent)
+            self.metrics.observe_request(method, route, status, seconds, received, sent)
             if route not in QUIET_ROUTES or status >= 400:
                 self.access_log(
                     {
@@ -100,7 +108,7 @@ class RequestMiddleware:
                         "message": "request",
                         "request_id": ids["request_id"],
                         "trace_id": ids.get("trace_id"),
-                        "method": scope["method"],
+                        "method": method,
                         "path": scope["path"],
                         "route": route,
                         "status": status,
@@ -111,6 +119,17 @@ class RequestMiddleware:
                     }
                 )
             request_ids.reset(token)
+
+
+class ProblemCORSMiddleware(CORSMiddleware):
+    """Refuses a preflight by a problem document, as everything is refused."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        answer = super().preflight_response(request_headers)
+        if answer.status_code < 400:
+            return answer
+        told = HTTPException(400, f"{bytes(answer.body).decode()}.", {"Vary": "Origin"})
+        return problem(told, request_ids.get()["request_id"])
 
 
 @dataclass(slots=True)

@@ -1,5 +1,6 @@
 """One worker's way to Redis: a bounded pool, short timeouts, and a circuit breaker around every command."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -50,7 +51,7 @@ class RedisLink:
         self.prefix = settings.redis_key_prefix
         self.metrics = metrics
         # Run on the first connection after a failure, before Redis is used again.
-        self.recoveries: list[Callable[[Redis], Awaitable[None]]] = []
+        self.recovery: Callable[[Redis], Awaitable[None]] | None = None
         self._retry_after = settings.redis_retry_after
         self._failed = False
         self._next_try = 0.0
@@ -79,14 +80,22 @@ class RedisLink:
 
     async def _recover(self, client: Redis) -> None:
         await client.ping()
-        for recovery in self.recoveries:
-            await recovery(client)
+        if self.recovery:
+            await self.recovery(client)
+        # In the same turn of the loop as the recovery's last look at what there is to do.
         self._failed = False
         self.metrics.cache_up.set(1)
         logger.info("Redis is back")
 
+    async def watch(self) -> None:
+        """After a failure try again by itself: until then other workers may serve what is old."""
+        while True:
+            await asyncio.sleep(self._retry_after)
+            if self._failed:
+                await self.ping()
+
     async def ping(self) -> bool:
-        """Whether Redis answers now; also how an idle worker notices that it is back."""
+        """Whether Redis answers now."""
         try:
             return bool(await self.call("ping", lambda client: client.ping()))
         except Unavailable:

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
-from sqlalchemy import URL, make_url
+from sqlalchemy import make_url
 
 # Gunicorn stops, instead of restarting the worker for ever, when a worker leaves with this status.
 EXIT_SETTINGS = 4
@@ -88,10 +88,17 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field((), description="A comma list or JSON.")
     cors_allow_credentials: bool = Field(False, description="Whether browsers may send credentials.")
     max_body_bytes: int = Field(1_048_576, ge=0, description="Largest request body accepted.")
-    request_timeout: Seconds = Field(30, description="Seconds a request may take.")
+    request_timeout: Seconds = Field(
+        15,
+        description="Seconds a request may take; less than Gunicorn's graceful_timeout, or a stop cuts it.",
+    )
     drain_file: Path | None = Field(
         None,
         description="While this file exists readiness answers 503 and every answer says Connection: close.",
+    )
+    external_endpoints: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="HOST:PORT of what else is used, a comma list; operators are told whether it answers.",
     )
     sentry_dsn: SecretStr = Field(NO_SECRET, description="Where errors are reported; empty: nowhere.")
 
@@ -103,9 +110,9 @@ class Settings(BaseSettings):
         names = ("init_settings", "file_secret_settings", "env_settings", "dotenv_settings")
         return tuple(sources[name] for name in names)
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "external_endpoints", mode="before")
     @classmethod
-    def _split_origins(cls, value: Any) -> Any:
+    def _split_list(cls, value: Any) -> Any:
         if not isinstance(value, str):
             return value
         if value.lstrip().startswith("["):
@@ -124,6 +131,13 @@ class Settings(BaseSettings):
                 raise ValueError("must name origins, as in https://shop.example, without a path")
         return value
 
+    @field_validator("external_endpoints", mode="after")
+    @classmethod
+    def _check_endpoints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not re.fullmatch(r"[\w.-]+:\d{1,5}", place) for place in value):
+            raise ValueError("must name endpoints, as in mail.example:587")
+        return value
+
     @field_validator("database_url", mode="after")
     @classmethod
     def _use_async_driver(cls, value: str) -> str:
@@ -139,15 +153,20 @@ class Settings(BaseSettings):
         url = url.update_query_pairs(("host", unquote(place)) for place in places)
         if not url.username or not url.database:
             raise ValueError("must name a user and a database")
-        if url.password:
+        if url.password or "password" in url.query:
             raise ValueError("must not carry a password: use DATABASE_PASSWORD")
+        if others := url.query.keys() - {"host"}:
+            raise ValueError(f"must not carry {min(others)}: all but host are settings of their own")
         return url.render_as_string()
 
     @field_validator("redis_url", mode="after")
     @classmethod
     def _check_redis_url(cls, value: str) -> str:
-        if value and urlsplit(value).scheme not in ("unix", "redis", "rediss"):
+        parts = urlsplit(value)
+        if value and parts.scheme not in ("unix", "redis", "rediss"):
             raise ValueError("must start with unix://, redis:// or rediss://")
+        if parts.username or parts.password or "password" in parts.query:
+            raise ValueError("must not carry an account: use REDIS_USERNAME and REDIS_PASSWORD")
         return value
 
     @model_validator(mode="after")
@@ -162,8 +181,11 @@ class Settings(BaseSettings):
             for name in ("database_password", "database_owner_password", "redis_password"):
                 if WELL_KNOWN_PASSWORDS.fullmatch(getattr(self, name).get_secret_value().lower()):
                     raise ValueError(f"{name.upper()} is a well-known password: generate a random one")
-            if not self.database_ssl_ca and not _is_local(make_url(self.database_url)):
+            if not self.database_ssl_ca and not all(_is_local(host) for host, _ in self.database_endpoints):
                 raise ValueError("DATABASE_SSL_CA is required where the database is on another host")
+            redis = urlsplit(self.redis_url)
+            if redis.scheme == "redis" and not _is_local(redis.hostname or "localhost"):
+                raise ValueError("REDIS_URL must start with rediss:// where Redis is on another host")
         if "*" in self.cors_origins and self.cors_allow_credentials:
             raise ValueError("CORS_ORIGINS must not be * while CORS_ALLOW_CREDENTIALS is on: name them")
         return self
@@ -180,6 +202,18 @@ class Settings(BaseSettings):
         return values + self.signing_keys
 
     @property
+    def database_endpoints(self) -> list[tuple[str, int]]:
+        """Return where the database may be: a host, or the directory of its socket, and the port."""
+        url = make_url(self.database_url)
+        given = url.query.get("host", url.host or "/run/postgresql")
+        places = [given] if isinstance(given, str) else given
+        found = []
+        for place in places:
+            host, _, port = place.rpartition(":") if re.search(r"[^:]:\d+$", place) else (place, "", "")
+            found.append((host.strip("[]"), int(port or url.port or 5432)))
+        return found
+
+    @property
     def owner(self) -> str:
         """The Postgres role that owns and migrates the schema."""
         return self.database_owner or f"{make_url(self.database_url).username}_owner"
@@ -193,11 +227,9 @@ def _refuse_weak_key(name: str, key: str) -> None:
         raise ValueError(f"{name} is a well-known or guessable value: generate a random one")
 
 
-def _is_local(url: URL) -> bool:
-    """Whether every endpoint is this host itself."""
-    given = url.query.get("host", ())
-    hosts = [given] if isinstance(given, str) else [host.rpartition(":")[0].strip("[]") for host in given]
-    return all(host in LOOPBACK or host.startswith("/") for host in [*hosts, url.host or "localhost"])
+def _is_local(host: str) -> bool:
+    """Whether an endpoint is this host itself."""
+    return host in LOOPBACK or host.startswith("/")
 
 
 def load_settings(**overrides: Any) -> Settings:

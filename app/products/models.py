@@ -18,6 +18,7 @@ class Product(Base):
         Index(None, "category", "id"),
         Index(None, "price", "id"),
         Index(None, "category", "price", "id"),
+        Index(None, "stock", "id"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)

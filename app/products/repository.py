@@ -41,7 +41,6 @@ FILTERS = {
     "category": "category =",
     "min_price": "price >=",
     "max_price": "price <=",
-    "in_stock": "(stock > 0) =",
 }
 
 
@@ -58,6 +57,8 @@ def list_statement(query: ListQuery) -> tuple[str, list[Any]]:
         for name, condition in FILTERS.items()
         if getattr(query, name) is not None
     ]
+    if query.in_stock is not None:
+        conditions.append("stock > 0" if query.in_stock else "stock = 0")
     keys = ("price", "id") if query.sort.endswith("price") else ("id",)
     direction, sign = ("DESC", "<") if query.sort.startswith("-") else ("ASC", ">")
     if place := query.place():

@@ -1,5 +1,9 @@
 """What can be done with products; the one place that knows both the table and the cache."""
 
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
 from fastapi import HTTPException
 
 from app.cache import Cache, Key, cached
@@ -9,6 +13,7 @@ from app.products.schemas import BulkInput, ListQuery, ProductChange, ProductInp
 
 PATH = "/api/v1/products"
 PRODUCT = Key("product", "product_id")
+T = TypeVar("T")
 
 
 class ProductService:
@@ -17,6 +22,7 @@ class ProductService:
     def __init__(self, repository: ProductRepository, cache: Cache, idempotency: Idempotency) -> None:
         self._repository = repository
         self._idempotency = idempotency
+        self._changes: set[asyncio.Task[Any]] = set()
         self.cache = cache
 
     @cached(PRODUCT)
@@ -48,17 +54,32 @@ class ProductService:
             created, ids = await self._repository.save_many(bulk.items)
             return Outcome("", to_json({"created": created, "updated": len(ids) - created, "ids": ids}))
 
-        outcome = await self._idempotency.once(owner, key, bulk, save)
-        await self.cache.invalidate(*(PRODUCT(item.id) for item in bulk.items if item.id is not None))
-        return outcome
+        known = [item.id for item in bulk.items if item.id is not None]
+        return await self._change(self._idempotency.once(owner, key, bulk, save), *known)
 
     async def update(self, product_id: int, product: ProductInput | ProductChange, check: Check) -> bytes:
         # A field that a change leaves out is None, which no product has.
         values = product.model_dump(exclude_none=True)
-        body = await self._repository.update(product_id, values, check)
-        await self.cache.invalidate(PRODUCT(product_id))
-        return body
+        return await self._change(self._repository.update(product_id, values, check), product_id)
 
     async def delete(self, product_id: int, check: Check) -> None:
-        await self._repository.delete(product_id, check)
-        await self.cache.invalidate(PRODUCT(product_id))
+        await self._change(self._repository.delete(product_id, check), product_id)
+
+    async def _change(self, write: Coroutine[Any, Any, T], *ids: int) -> T:
+        """Write, then remove these products from the cache, to the end: whoever asked for it may have left.
+
+        They are removed however it ended, as a connection that is lost on the way may have committed.
+        """
+
+        async def change() -> T:
+            try:
+                return await write
+            finally:
+                await self.cache.invalidate(*map(PRODUCT, ids))
+
+        task = asyncio.create_task(change())
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        # Should nobody wait any more, nobody else would look at a failure.
+        task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(task)

@@ -232,12 +232,12 @@ async def proxy(service_environment: dict[str, str]) -> AsyncIterator[Proxy]:
         context = ssl.create_default_context(cafile=ca) if target.scheme == "rediss" else None
         return await asyncio.open_connection(target.hostname, target.port or 6379, ssl=context)
 
-    async with _running(Proxy(connect)) as proxy:
+    async with proxied(Proxy(connect)) as proxy:
         yield proxy
 
 
 @asynccontextmanager
-async def _running(proxy: Proxy) -> AsyncIterator[Proxy]:
+async def proxied(proxy: Proxy) -> AsyncIterator[Proxy]:
     await proxy.up()
     yield proxy
     proxy.flow()

@@ -1,5 +1,6 @@
 """Liveness touches nothing; readiness depends on the database and its schema, not on Redis."""
 
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from app.auth import READ_OPERATIONS, Tokens
 from app.db import create_engine
 from app.migrations import head_revision
 from app.settings import Settings
@@ -98,3 +100,33 @@ async def test_the_schema_decides(
             await connection.execute(text("DELETE FROM alembic_version"))
             await connection.execute(text("INSERT INTO alembic_version VALUES (:r)"), {"r": before})
         await engine.dispose()
+
+
+async def test_a_database_without_a_schema_is_behind(
+    client: httpx.AsyncClient, service: Callable[..., Settings]
+) -> None:
+    engine = create_engine(service(), owner=True)
+    try:
+        async with engine.begin() as connection:
+            await connection.execute(text("ALTER TABLE alembic_version RENAME TO kept"))
+        status, body = await ready(client)
+        assert (status, body["checks"]["database"], body["checks"]["migrations"]) == (503, "ok", "behind")
+    finally:
+        async with engine.begin() as connection:
+            await connection.execute(text("ALTER TABLE kept RENAME TO alembic_version"))
+        await engine.dispose()
+
+
+async def test_operators_are_told_of_what_is_outside_and_readiness_is_not(
+    start: Callable[..., Any], service: Callable[..., Settings]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        places = [f"127.0.0.1:{there.getsockname()[1]}", "127.0.0.1:1", "nowhere.invalid:443"]
+        client = await start(EXTERNAL_ENDPOINTS=",".join(places))
+        token = Tokens(service()).issue("ann", frozenset({READ_OPERATIONS}))
+        detail = await client.get("/health/detail", headers={"Authorization": f"Bearer {token}"})
+    assert detail.json()["external"] == dict(zip(places, ["ok", "failed", "failed"], strict=True))
+    assert detail.json()["ready"] is True
+    status, body = await ready(client)
+    assert (status, body["status"]) == (200, "ready")
+    assert "nowhere" not in str(body)

@@ -176,6 +176,27 @@ async def test_cors_answers_the_named_origins_only(start: Callable[..., Any]) ->
     assert answer.headers["access-control-allow-origin"] == "https://shop.example"
     answer = await client.get(URL, headers={"Origin": "https://evil.example"})
     assert "access-control-allow-origin" not in answer.headers
+    refused = await client.options(URL, headers=preflight | {"Origin": "https://evil.example"})
+    assert refused.status_code == 400
+    assert refused.headers["content-type"] == "application/problem+json"
+    assert "access-control-allow-origin" not in refused.headers
+    assert refused.json()["request_id"] == refused.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("url", ["/health/live", "/health/ready", URL, "/nowhere", f"{URL}/0"])
+async def test_head_is_get_without_the_body(
+    client: httpx.AsyncClient, access_lines: list[dict[str, Any]], url: str
+) -> None:
+    """Uptime checks ask so."""
+    whole, head = await client.get(url), await client.head(url)
+    assert (head.status_code, head.content) == (whole.status_code, b"")
+    own = {"x-request-id"}
+    assert {n: v for n, v in head.headers.items() if n not in own} == {
+        n: v for n, v in whole.headers.items() if n not in own
+    }
+    if not url.startswith("/health"):
+        assert [line["method"] for line in access_lines] == ["GET", "HEAD"]
+        assert access_lines[-1]["bytes"] == 0
 
 
 async def test_a_browser_may_read_the_answer_to_an_unexpected_error(start: Callable[..., Any]) -> None:

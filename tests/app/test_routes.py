@@ -68,6 +68,8 @@ async def test_each_user_may_do_what_its_scopes_allow_and_nothing_else(
             assert answer.status_code in (200, 204, 404, 422), path
     for path in {path for _, path in ROUTES}:
         listed = {method for method, other in ROUTES if other == path}
+        if "GET" in listed:
+            listed.add("HEAD")
         for method in METHODS - listed:
             answer = await client.request(method, path.replace("{id}", "1"), headers=headers)
             assert answer.status_code == 405, (method, path)

@@ -8,6 +8,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import make_url
 
+from app.db import create_engine
 from app.main import create_app
 from app.settings import Settings, SettingsError, load_settings
 
@@ -72,10 +73,16 @@ def test_a_database_url_is_normalised_to_the_async_driver(
         ("DATABASE_URL", "nonsense", "DATABASE_URL must start with postgresql://"),
         ("DATABASE_URL", "postgresql://db/api", "DATABASE_URL must name a user"),
         ("DATABASE_URL", "postgresql://api:hunter2@db/api", "DATABASE_URL must not carry a password"),
+        ("DATABASE_URL", "postgresql://api@/api?password=hunter2", "DATABASE_URL must not carry a password"),
+        ("DATABASE_URL", "postgresql://api@/api?sslmode=off", "DATABASE_URL must not carry sslmode"),
         ("DATABASE_SSL_CA", "/nowhere/ca.crt", "DATABASE_SSL_CA: Path does not point to a file"),
         ("DATABASE_POOL_SIZE", "many", "DATABASE_POOL_SIZE: Input should be a valid integer"),
         ("DATABASE_POOL_SIZE", "0", "DATABASE_POOL_SIZE: Input should be greater than"),
         ("REDIS_URL", "http://cache", "REDIS_URL must start with unix://"),
+        ("REDIS_URL", "redis://cache:6379/0", "REDIS_URL must start with rediss://"),
+        ("REDIS_URL", "rediss://:hunter2@cache/0", "REDIS_URL must not carry an account"),
+        ("REDIS_URL", "unix:///run/r.sock?password=hunter2", "REDIS_URL must not carry an account"),
+        ("EXTERNAL_ENDPOINTS", "mail.example", "EXTERNAL_ENDPOINTS must name endpoints"),
         ("ENVIRONMENT", "live", "ENVIRONMENT: Input should be 'development'"),
         ("TOKEN_ALGORITHM", "none", "TOKEN_ALGORITHM: Input should be 'HS256'"),
         ("CORS_ORIGINS", "shop.example", "CORS_ORIGINS must name origins"),
@@ -148,11 +155,23 @@ def test_an_env_file_is_for_development_only(monkeypatch: pytest.MonkeyPatch, tm
 
 
 @pytest.mark.parametrize(
-    "url", ["postgresql://api@127.0.0.1/api", "postgresql://api@localhost,[::1]/api", "postgresql://api@/api"]
+    ("url", "endpoints"),
+    [
+        ("postgresql://api@127.0.0.1/api", [("127.0.0.1", 5432)]),
+        ("postgresql://api@[::1]:5433/api", [("::1", 5433)]),
+        ("postgresql://api@localhost,[::1]/api", [("localhost", 5432), ("::1", 5432)]),
+        ("postgresql://api@[::1]:1,127.0.0.1:2/api", [("::1", 1), ("127.0.0.1", 2)]),
+        ("postgresql://api@/api", [("/run/postgresql", 5432)]),
+        ("postgresql://api@/api?host=/srv/pg", [("/srv/pg", 5432)]),
+    ],
 )
-def test_a_database_on_this_host_needs_no_ca(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+async def test_a_database_on_this_host_needs_no_ca(
+    monkeypatch: pytest.MonkeyPatch, url: str, endpoints: list[tuple[str, int]]
+) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
-    load_settings()
+    settings = load_settings()
+    assert settings.database_endpoints == endpoints
+    await create_engine(settings).dispose()
 
 
 def test_every_setting_is_described() -> None:

@@ -1,0 +1,200 @@
+"""What ends in the middle: nothing old stays in the cache, and no connection in between is used again."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from sqlalchemy import text
+
+from app.cache import Cache
+from app.db import Database
+from app.errors import UnavailableError
+from app.idempotency import RECALL, Idempotency, Outcome
+from app.metrics import Metrics
+from app.products.schemas import ProductInput
+from app.redis_link import RedisLink
+from app.settings import Settings
+from tests.app.conftest import Proxy, proxied
+
+URL = "/api/v1/products"
+READ, SLOW = "SELECT stock FROM products WHERE id = $1", "SELECT pg_sleep(3)"
+
+
+@asynccontextmanager
+async def made(settings: Settings) -> AsyncIterator[Database]:
+    database = Database(settings, Metrics("test"))
+    yield database
+    await database.aclose()
+
+
+@pytest.fixture
+async def postgres_proxy(service_environment: dict[str, str]) -> AsyncIterator[Proxy]:
+    """A way to the real Postgres that a test can break."""
+    target = urlsplit(service_environment["DATABASE_URL"])
+
+    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(target.hostname, target.port)
+
+    async with proxied(Proxy(connect)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+async def product(client: httpx.AsyncClient, writer: dict[str, str], category: str) -> str:
+    """The address of a product that is in the cache."""
+    body = {"name": "n", "category": category, "price": "1", "stock": 1}
+    address: str = (await client.post(URL, json=body, headers=writer)).headers["location"]
+    assert (await client.get(address)).json()["stock"] == 1
+    return address
+
+
+async def test_a_write_whose_outcome_is_unknown_leaves_nothing_old_in_the_cache(
+    client: httpx.AsyncClient, writer: dict[str, str], product: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = client.app.state.products._repository  # type: ignore[attr-defined]
+    update = repository.update
+
+    async def lost(*arguments: Any) -> bytes:
+        await update(*arguments)
+        raise UnavailableError("The connection was lost on the way back.")
+
+    monkeypatch.setattr(repository, "update", lost)
+    assert (await client.patch(product, json={"stock": 2}, headers=writer)).status_code == 503
+    assert (await client.get(product)).json()["stock"] == 2
+
+
+async def test_a_write_goes_to_its_end_when_its_caller_leaves(
+    client: httpx.AsyncClient, writer: dict[str, str], product: str
+) -> None:
+    database: Database = client.app.state.database  # type: ignore[attr-defined]
+    number = int(product.rpartition("/")[2])
+    async with database.engine.begin() as other:
+        await other.execute(text("SELECT 1 FROM products WHERE id = :id FOR UPDATE"), {"id": number})
+        request = asyncio.ensure_future(client.patch(product, json={"stock": 2}, headers=writer))
+        await asyncio.sleep(0.2)
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+        assert (await client.get(product)).json()["stock"] == 1
+    deadline = time.monotonic() + 5
+    while (await database.fetch("test", READ, number))[0]["stock"] != 2:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)
+    assert (await client.get(product)).json()["stock"] == 2
+
+
+async def test_what_is_written_while_redis_comes_back_is_removed_too(
+    service: Callable[..., Settings], proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = RedisLink(service(REDIS_URL=proxy.url, REDIS_RETRY_AFTER="0.1"), Metrics("test"))
+    other = RedisLink(service(), Metrics("test"))
+    assert link.client is not None
+    assert other.client is not None
+    cache, unlink = Cache(link, 60), link.client.unlink
+    name = f"{link.prefix}cache:k"
+    await proxy.down()
+    await cache.invalidate("k")
+    await proxy.up()
+    turns = 0
+
+    async def slow(*names: str) -> Any:
+        """A first removal, after which another worker stores what a second write replaces."""
+        nonlocal turns
+        turns += 1
+        removed = await unlink(*names)
+        if turns == 1:
+            await other.client.set(name, b"old")  # type: ignore[union-attr]
+            await cache.invalidate("k")
+        return removed
+
+    monkeypatch.setattr(link.client, "unlink", slow)
+    watch = asyncio.create_task(link.watch())  # nobody asks anything
+    deadline = time.monotonic() + 5
+    while link._failed:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+    watch.cancel()
+    assert turns == 2
+    assert await other.client.get(name) is None
+    await link.aclose()
+    await other.aclose()
+
+
+async def test_a_cancelled_statement_s_connection_is_not_used_again(
+    service: Callable[..., Settings],
+) -> None:
+    async with made(service(DATABASE_POOL_SIZE="1")) as database:
+        first = (await database.fetch("test", "SELECT pg_backend_pid() AS pid"))[0]["pid"]
+        statement = asyncio.ensure_future(database.fetch("test", SLOW))
+        await asyncio.sleep(0.1)
+        statement.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await statement
+        started = time.monotonic()
+        assert (await database.fetch("test", "SELECT pg_backend_pid() AS pid"))[0]["pid"] != first
+        assert time.monotonic() - started < 1
+        assert database.sample_pool() == {"used": 0, "idle": 1}
+
+
+async def test_a_database_that_falls_silent_costs_the_statement_s_time(
+    service: Callable[..., Settings], postgres_proxy: Proxy
+) -> None:
+    name = service().database_url.rpartition("/")[2]
+    url = f"postgresql://{name}@127.0.0.1:{postgres_proxy.port}/{name}"
+    limits = {"DATABASE_STATEMENT_TIMEOUT": "0.5", "DATABASE_CONNECT_TIMEOUT": "0.5"}
+    async with made(service(DATABASE_URL=url, **limits)) as database:
+        await database.fetch("test", "SELECT 1")
+        postgres_proxy.hang()
+        for most in (3, 2):  # the second one meets no connection, but opens one
+            started = time.monotonic()
+            with pytest.raises(UnavailableError):
+                await database.fetch("test", "SELECT 1")
+            assert time.monotonic() - started < most
+        postgres_proxy.flow()
+        await database.fetch("test", "SELECT 1")
+
+
+async def test_a_silent_first_endpoint_leaves_time_for_the_others(service: Callable[..., Settings]) -> None:
+    target = urlsplit(service().database_url)
+    name = target.path.strip("/")
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing
+        port = silent.getsockname()[1]
+        url = f"postgresql://{name}@127.0.0.1:{port},{target.hostname}:{target.port}/{name}"
+        async with made(service(DATABASE_URL=url, DATABASE_CONNECT_TIMEOUT="1")) as database:
+            for most in (1.0, 0.4):  # then the one that answered comes first
+                started = time.monotonic()
+                await database.fetch("test", "SELECT 1")
+                assert time.monotonic() - started < most
+                await database.engine.dispose()
+
+
+async def test_a_key_that_is_purged_in_between_is_claimed_anew(
+    service: Callable[..., Settings], category: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with made(service()) as database:
+        idempotency, fetch = Idempotency(database), database.fetch
+        request = ProductInput(name="n", category=category, price="1")
+        runs = 0
+
+        async def work() -> Outcome:
+            nonlocal runs
+            runs += 1
+            return Outcome("/there", b"{}")
+
+        async def purged(name: str, sql: str, *arguments: Any) -> Any:
+            if sql == RECALL:
+                async with database.engine.begin() as other:
+                    await other.execute(text("DELETE FROM idempotency_keys WHERE owner = 'eve'"))
+            return await fetch(name, sql, *arguments)
+
+        await idempotency.once("eve", category, request, work)
+        monkeypatch.setattr(database, "fetch", purged)
+        assert not (await idempotency.once("eve", category, request, work)).replayed
+        assert runs == 2
