@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Write docs/settings.md, the table of the service's settings, and app/settings.txt, their names.
 
+The names of secrets are in small letters there, as they are in app_secrets.
+
 With --check nothing is written, and the status tells whether both are up to date.
 """
 
@@ -25,8 +27,9 @@ INTRODUCTION = """\
 <!-- Written by docs/settings.py from app/settings.py; run it after changing one. -->
 
 Set them in `app_settings`, secrets in `app_secrets` under their names in small letters. A name that is not
-here is refused before anything changes. In development they may stand in `.env.development`.
-A secret reaches the service as a file of systemd's, and wins over an environment variable of its name.
+here, or a secret among `app_settings`, is refused before anything changes. In development they may stand in
+`.env.development`. A secret reaches the service as a file of systemd's, and wins over an environment variable
+of its name.
 
 | setting | type | default | what it is |
 |---|---|---|---|
@@ -71,9 +74,15 @@ def default(field: FieldInfo) -> str:
     return f"`{str(value).lower() if isinstance(value, bool) else value}`" if value != "" else ""
 
 
+def listed(name: str, field: FieldInfo) -> str:
+    """Return a name as preflight knows it: small letters may be given to app_secrets alone."""
+    return name if kind(field.annotation) == "secret" else name.upper()
+
+
 def documents() -> dict[Path, str]:
     """Return both files' text."""
     fields = Settings.model_fields
+    names = sorted(listed(name, field) for name, field in fields.items())
     rows = [
         f"| `{name.upper()}` | {kind(field.annotation)}{limits(field)} | {default(field)} "
         f"| {field.description} |"
@@ -81,7 +90,7 @@ def documents() -> dict[Path, str]:
     ]
     return {
         ROOT / "docs/settings.md": INTRODUCTION + "\n".join(rows) + "\n",
-        ROOT / "app/settings.txt": "\n".join(sorted(name.upper() for name in fields)) + "\n",
+        ROOT / "app/settings.txt": "\n".join(names) + "\n",
     }
 
 
