@@ -26,7 +26,7 @@ TESTS = {
     "base": {"test_base.py", "test_tls.py"},
     "postgres": {"test_postgresql.py"},
     "redis": {"test_redis.py"},
-    "app": {"test_app.py"},
+    "app": {"test_app.py", "test_workers.py"},
     "edge": {"test_nginx.py"},
     "monitoring": {
         "test_monitoring.py",
