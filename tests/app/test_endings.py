@@ -4,7 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -93,38 +93,41 @@ async def test_a_write_goes_to_its_end_when_its_caller_leaves(
 async def test_what_is_written_while_redis_comes_back_is_removed_too(
     service: Callable[..., Settings], proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    link = RedisLink(service(REDIS_URL=proxy.url, REDIS_RETRY_AFTER="0.1"), Metrics("test"))
-    other = RedisLink(service(), Metrics("test"))
-    assert link.client is not None
-    assert other.client is not None
-    cache, unlink = Cache(link, 60), link.client.unlink
-    name = f"{link.prefix}cache:k"
-    await proxy.down()
-    await cache.invalidate("k")
-    await proxy.up()
-    turns = 0
+    settings = service(REDIS_URL=proxy.url, REDIS_RETRY_AFTER="0.1")
+    async with (
+        aclosing(RedisLink(settings, Metrics("test"))) as link,
+        aclosing(RedisLink(service(), Metrics("test"))) as other,
+    ):
+        cache, client, others = Cache(link, 60), link.client, other.client
+        assert client is not None
+        assert others is not None
+        unlink, name = client.unlink, f"{link.prefix}cache:k"
+        await proxy.down()
+        await cache.invalidate("k")
+        await proxy.up()
+        turns = 0
 
-    async def slow(*names: str) -> Any:
-        """A first removal, after which another worker stores what a second write replaces."""
-        nonlocal turns
-        turns += 1
-        removed = await unlink(*names)
-        if turns == 1:
-            await other.client.set(name, b"old")  # type: ignore[union-attr]
-            await cache.invalidate("k")
-        return removed
+        async def slow(*names: str) -> Any:
+            """A first removal, after which another worker stores what a second write replaces."""
+            nonlocal turns
+            turns += 1
+            removed = await unlink(*names)
+            if turns == 1:
+                await others.set(name, b"old")
+                await cache.invalidate("k")
+            return removed
 
-    monkeypatch.setattr(link.client, "unlink", slow)
-    watch = asyncio.create_task(link.watch())  # nobody asks anything
-    deadline = time.monotonic() + 5
-    while link._failed:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
-    watch.cancel()
-    assert turns == 2
-    assert await other.client.get(name) is None
-    await link.aclose()
-    await other.aclose()
+        monkeypatch.setattr(client, "unlink", slow)
+        watch = asyncio.create_task(link.watch())  # nobody asks anything
+        try:
+            deadline = time.monotonic() + 5
+            while link._failed:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.01)
+        finally:
+            watch.cancel()
+        assert turns == 2
+        assert await others.get(name) is None
 
 
 async def test_a_cancelled_statement_s_connection_is_not_used_again(
