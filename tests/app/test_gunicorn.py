@@ -188,6 +188,35 @@ def test_a_draining_instance_is_not_ready_and_lets_its_connections_go(
         server.close()
 
 
+def test_a_request_that_has_begun_is_answered_when_the_server_stops(
+    server: Server, writer: dict[str, str]
+) -> None:
+    body = b'{"name": "n", "category": "c", "price": "1"}'
+    with server.client() as client, socket.socket(socket.AF_UNIX) as slow:
+        slow.settimeout(20)
+        slow.connect(str(server.path))
+        head = {**writer, "Host": "api", "Content-Type": "application/json", "Content-Length": str(len(body))}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+        slow.sendall(f"POST /api/v1/products HTTP/1.1\r\n{lines}\r\n".encode() + body[:9])
+        deadline = time.monotonic() + 10
+        while metric(client, "http_requests_in_flight") < 2:
+            assert time.monotonic() < deadline
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(1)
+        slow.sendall(body[9:])
+        assert slow.recv(65536).startswith(b"HTTP/1.1 201 ")
+    assert server.process.wait(60) == 0
+
+
+def test_head_leaves_the_connection_usable(server: Server) -> None:
+    with server.client() as client:
+        for _ in range(3):
+            whole, head = client.get("/api/v1/products"), client.head("/api/v1/products")
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-length"] == str(len(whole.content))
+            assert head.headers["etag"] == whole.headers["etag"]
+
+
 def test_requests_under_way_are_finished_on_stop(server: Server) -> None:
     def ask(_: int) -> int:
         with server.client() as client:

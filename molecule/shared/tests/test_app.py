@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -290,14 +291,33 @@ def test_it_is_asked_for_no_reason_to_change(service: Service) -> None:
     assert about == {"changed": False, "instance": service.instance, "release": service.release}
 
 
+# A request that the old instance has begun, and whose other half comes when the new one serves.
+HALVES = """
+import http.client, socket, sys, time
+connection = http.client.HTTPConnection("localhost")
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.connect(sys.argv[1])
+connection.putrequest("POST", "/api/v1/products")
+connection.putheader("Content-Type", "application/json")
+connection.putheader("Content-Length", "2")
+connection.endheaders(b"{")
+time.sleep(6)
+connection.send(b"}")
+print(connection.getresponse().status)
+"""
+
+
 def test_a_new_instance_takes_over_without_a_lost_request(service: Service) -> None:
+    begin = shlex.join(["python3", "-c", HALVES, service.socket])
     renew = f"{service.name}-release switch {service.release} --renew > /run/switched"
-    answers = service.ask_during(renew)
+    answers = service.ask_during(f"{begin} > /run/begun & sleep 1; {renew} && wait $!")
     assert set(answers) == {200}
+    # Without a token: an answer of its own all the same, and not before the whole body has come.
+    assert service.host.file("/run/begun").content_string.strip() == "401"
     switched = json.loads(service.host.file("/run/switched").content)
     assert switched["instance"] not in ("", service.instance)
-    # Within graceful_timeout: nothing had to be cut off.
-    assert switched["drain_seconds"] < 20
+    # It waited for that request, and within graceful_timeout: nothing had to be cut off.
+    assert 2 < switched["drain_seconds"] < 20
     assert not service.host.file(f"/etc/systemd/system/{service.unit}").exists
 
 

@@ -205,6 +205,13 @@ def test_headers_on_answers(site: Site, path: str, status: int) -> None:
 
 
 @pytest.mark.on("edge")
+def test_head_is_get_without_the_body(site: Site) -> None:
+    whole, head = site.request("/health/live"), site.request("/health/live", "HEAD")
+    assert (head.status, head.body) == (whole.status, b"") == (200, b"")
+    assert head.headers["Content-Length"] == str(len(whole.body))
+
+
+@pytest.mark.on("edge")
 def test_headers_on_redirect(site: Site) -> None:
     answer = site.request("/", port=80)
     assert answer.status == 301
