@@ -173,6 +173,7 @@ def test_the_tuning_is_the_documented_arithmetic_on_this_hosts_memory_and_cores(
     memory = int(server.host.check_output("awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo"))
     cores = int(server.host.check_output("grep -c ^processor /proc/cpuinfo"))
     connections = server.variables["postgresql_max_connections"]
+    memory -= memory % 2 ** (memory.bit_length() - 5)
     budget = memory * server.variables["postgresql_memory_percent"] // 100
     buffers = min(budget // 4, 16384)
     expected = {
