@@ -30,17 +30,22 @@ def output(*command: str | Path) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
+def lab_id(lab: Lab) -> str:
+    """Return what is in every name that a lab gives on this machine."""
+    return hashlib.sha256(f"{ROOT}\0{lab.name}".encode()).hexdigest()[:6]
+
+
 def traces(lab: Lab) -> list[str]:
     """Return whatever of a lab is on this machine: all of it carries the lab's id or its directory."""
-    lab_id = hashlib.sha256(f"{ROOT}\0{lab.name}".encode()).hexdigest()[:6]
+    own = lab_id(lab)
     marks = (
-        f"fm-{lab_id}",
-        f"fm{lab_id}-",
-        f"fastmetal_{lab_id}",
-        f"fastmetal-{lab_id}",
+        f"fm-{own}",
+        f"fm{own}-",
+        f"fastmetal_{own}",
+        f"fastmetal-{own}",
         f"{lab.directory}/",
     )
-    found = [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/fastmetal-{lab_id}")]
+    found = [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/fastmetal-{own}")]
     found += [str(lab.directory)] if lab.directory.exists() else []
     texts = [output("ip", "-oneline", "link"), output("ip", "-4", "route"), output("nft", "list", "tables")]
     for process in Path("/proc").glob("[0-9]*"):
@@ -119,6 +124,16 @@ def test_recovers_from_a_killed_up(one: Lab, seconds: float) -> None:
     assert [one.ssh(host, "hostname").strip() for host in ("a", "b")] == ["a", "b"]
     one.down()
     assert traces(one) == []
+
+
+def test_completes_a_network_that_a_killed_up_left_half_made(one: Lab) -> None:
+    one.up(a="trixie")
+    output(LABCTL, "kill", one.name, "a")
+    bridge = f"fm-{lab_id(one)}"
+    output("ip", "address", "flush", "dev", bridge)
+    output("ip", "link", "set", bridge, "down")
+    one.up(a="trixie")
+    assert one.ssh("a", "hostname").strip() == "a"
 
 
 def test_down_cleans_up_after_a_killed_up(one: Lab) -> None:

@@ -272,7 +272,7 @@ class Lab:
 
     def network_up(self) -> None:
         with locked(RUN / "network.lock"):
-            if Path(f"/sys/class/net/{self.bridge}").exists() and self.state["subnet"]:
+            if self.bridge_is_up() and self.state["subnet"]:
                 return
             self.network_down()
             taken = run("ip", "-o", "-4", "addr") + run("ip", "-4", "route")
@@ -299,6 +299,11 @@ class Lab:
             run("ip", "link", "add", self.bridge, "type", "bridge", "forward_delay", "0")
             run("ip", "addr", "add", f"{subnet}.1/24", "dev", self.bridge)
             run("ip", "link", "set", self.bridge, "up")
+
+    def bridge_is_up(self) -> bool:
+        """Whether the network is complete: a killed run may have left a bridge without its address."""
+        flags = Path(f"/sys/class/net/{self.bridge}/flags")
+        return flags.exists() and bool(int(flags.read_text(), 16) & 1)  # IFF_UP, given last
 
     def rules(self, subnet: str) -> str:
         """Hosts reach each other, this machine, the resolver and package mirrors; nothing else."""
