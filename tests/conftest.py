@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import LAB_GROUP_VARS, ROOT, Lab, clean_environment, play
+from tests.lab import LAB_GROUP_VARS, ROOT, Lab, host_variables, play
 
 KEEP = os.environ.get("FASTMETAL_KEEP_LAB") == "1"
 MEASURED = pytest.StashKey[list[str]]()
@@ -89,15 +87,7 @@ def build_servers(lab: Lab) -> dict[str, str]:
     inventory = ROOT / "tests/inventory"
     run = play("-i", inventory, *(f"playbooks/{name}.yml" for name in ("base", "postgres", "redis")))
     assert run.status == 0, run.output
-    values = json.loads(
-        subprocess.run(
-            ["ansible-inventory", "-i", inventory, "--host", "data"],
-            cwd=ROOT,
-            env=clean_environment(),
-            capture_output=True,
-            check=True,
-        ).stdout
-    )
+    values = host_variables(inventory, "data")
     authority = Path(lab.directory / "ca.crt")
     authority.write_text(values["tls_ca_certificate"])
     address, service = lab.state["hosts"]["data"]["address"], values["service_name"]

@@ -120,3 +120,11 @@ def play(*arguments: str | Path, root: Path = ROOT, **variables: str) -> Run:
     command = ["ansible-playbook", *arguments]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
     return Run(done.returncode, done.stdout + done.stderr)
+
+
+def host_variables(inventory: Path, host: str) -> dict[str, Any]:
+    """Return what an inventory says about a host, secrets included."""
+    command: list[str | Path] = ["ansible-inventory", "-i", inventory, "--host", host]
+    done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, check=True)
+    values: dict[str, Any] = json.loads(done.stdout)
+    return values

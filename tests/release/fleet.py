@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,20 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tests.lab import ROOT, Lab, Run, clean_environment, play
+from tests.lab import ROOT, Lab, Run, host_variables, play
+from tests.load.background import Load, loaded
 from tests.load.report import OK, Report
 from tests.release.variant import make
 
 # Three of four requests read, every fourth writes; capitals take a fresh connection.
 MIX = "rrwrRlrwrrWrrlrwRrrw"
-
-
-@dataclass
-class Load:
-    """A load that runs; its report is there once it has ended."""
-
-    begun: float = field(default_factory=time.time)
-    report: Report = field(default_factory=lambda: Report([]))
 
 
 @dataclass
@@ -112,15 +103,8 @@ class Fleet:
     @cached_property
     def ca(self) -> Path:
         """The authority that clients trust."""
-        values = subprocess.run(
-            ["ansible-inventory", "-i", self.inventory, "--host", self.edge],
-            cwd=ROOT,
-            env=clean_environment(),
-            capture_output=True,
-            check=True,
-        ).stdout
         path = self.scratch / "ca.crt"
-        path.write_text(json.loads(values)["tls_ca_certificate"])
+        path.write_text(host_variables(self.inventory, self.edge)["tls_ca_certificate"])
         return path
 
     @cached_property
@@ -165,18 +149,13 @@ class Fleet:
     def load(self, run: str, rate: float) -> Iterator[Load]:
         """Load the service while the block runs; then look for every acknowledged write."""
         name, run = run, f"{run}-{time.time():.0f}"
-        plan, result = self.scratch / f"{run}.json", self.scratch / f"{run}.result.json"
         service = {"url": self.url, "ca": str(self.ca), "header": "x-version"}
-        plan.write_text(json.dumps({"run": run, "rate": rate, **service, **self.traffic()}))
-        command: list[str | Path] = [sys.executable, "-m", "tests.load.driver", plan, result]
-        process = subprocess.Popen(command, cwd=ROOT)
+        plan = {"run": run, "rate": rate, **service, **self.traffic()}
         load = Load()
         try:
-            yield load
+            with loaded(plan, self.scratch) as load:
+                yield load
         finally:
-            process.terminate()
-            process.wait(60)
-            load.report = Report.read(result)
             longest = max((s.seconds for s in load.report.samples if s.kind != "s"), default=0.0)
             lost, asked = len(load.report.failures), len(load.report.samples)
             self.measured.append(f"{name}: {lost} of {asked} requests lost, the longest took {longest:.1f} s")
