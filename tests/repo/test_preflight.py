@@ -189,8 +189,8 @@ APP: dict[str, tuple[dict[str, Any], str]] = {
         "The app knows no setting SENTRY_DNS: correct app_settings",
     ),
     "known": (
-        {"app_known_settings": ["ENVIRONMENT"]},
-        "The app knows no setting DATABASE_OWNER_PASSWORD, DATABASE_PASSWORD, DATABASE_POOL_SIZE",
+        {"app_known_settings": ["COLOUR"], "app_settings": {"COLOR": "red"}, "app_secrets": {"key": "x"}},
+        "The app knows no setting COLOR, KEY: correct app_settings",
     ),
     "gunicorn": (
         {"app_gunicorn": {"keep_alive": 3}},
