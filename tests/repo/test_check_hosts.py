@@ -110,6 +110,16 @@ def test_listeners() -> None:
 
 
 @pytest.mark.parametrize(
+    ("address", "clients", "alone"),
+    [("127.0.0.1", [], True), ("127.0.0.1", ["10.1.2.3"], False), ("9.9.9.9", [], False)],
+)
+def test_a_host_that_is_watched_from_outside_listens_there(
+    address: str, clients: list[str], alone: bool
+) -> None:
+    assert check.listens_to_itself(address, clients) is alone
+
+
+@pytest.mark.parametrize(
     ("address", "public", "part"),
     [
         ("10.1.2.3", False, None),

@@ -210,6 +210,11 @@ def port_holders(listeners: Iterable[str], port: int) -> Iterator[str]:
             yield from re.findall(r'\("([^"]+)"', line) or ["an unknown program"]
 
 
+def listens_to_itself(exporter_address: object, exporter_clients: object) -> bool:
+    """Return whether a host without others serves only itself: through sockets, and its own exporters."""
+    return not exporter_clients and ipaddress.ip_address(str(exporter_address)).is_loopback
+
+
 def address_faults(address: object, *, public: bool) -> Iterator[str]:
     """Yield a sentence for a private address that other hosts cannot use, or that everybody can."""
     try:
@@ -222,9 +227,9 @@ def address_faults(address: object, *, public: bool) -> Iterator[str]:
     else:
         if parsed.is_global and not public:
             yield (
-                f"private_address is {address}, which the whole internet reaches, and what serves the other"
-                " hosts listens there: set it to the address in a private network, or have a firewall in"
-                " front and set preflight_public_addresses to true"
+                f"private_address is {address}, which the whole internet reaches, and what serves other"
+                " hosts and monitoring listens there: set it to the address in a private network, or have a"
+                " firewall in front and set preflight_public_addresses to true"
             )
 
 
@@ -286,8 +291,10 @@ class ActionModule(ActionBase):
         wrong = list(variable_faults(value("preflight_roles"), specs, variables, templar, own))
         yield from wrong
         if not wrong:
-            # A host that is alone talks to itself through sockets.
-            public = len(hostvars) == 1 or boolean(value("preflight_public_addresses"))
+            alone = len(hostvars) == 1 and listens_to_itself(
+                value("exporter_address"), value("exporter_client_addresses")
+            )
+            public = alone or boolean(value("preflight_public_addresses"))
             yield from address_faults(value("private_address"), public=public)
             needed_mb = int(value("preflight_disk_free_mb"))
             yield from host_faults(probe, self._task.args["releases"], value("preflight_ports"), needed_mb)
