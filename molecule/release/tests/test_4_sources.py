@@ -38,6 +38,19 @@ def test_a_version_that_is_deployed_again_is_the_same(fleet: Fleet) -> None:
     assert fleet.digest(version) == first
 
 
+def test_a_host_without_a_release_takes_the_one_that_the_fleet_runs(fleet: Fleet) -> None:
+    """By itself, while the others are out of the run."""
+    host, live = fleet.apps[-1], fleet.versions[-1]
+    fleet.ssh(host, "systemctl stop api.service api.socket 'api@*' && rm -r /srv/api")
+    refused = fleet.play("app", "--limit", host, **fleet.build())
+    assert refused.status == 2, refused.output
+    assert f"{host} has no release yet. The other hosts run {live}-" in refused.sentences[-1]
+    assert fleet.ssh(host, "ls /srv/api/releases") == ""
+    taken = fleet.play("app", "--limit", host, **fleet.source(live))
+    assert taken.status == 0, taken.output
+    fleet.wait_until_live(10)
+
+
 def test_a_wheel(fleet: Fleet) -> None:
     given = fleet.build()
     tree = Path(given["app_source"])

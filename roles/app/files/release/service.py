@@ -204,7 +204,7 @@ class Service:
         if python != PYTHON:
             raise ReleaseError(
                 f"{release} was installed for Python {python}, and this host has {PYTHON} since:"
-                " install it anew by deploy.yml with its code, of this checkout or -e app_source=<its commit>"
+                " install it anew by deploy.yml, with the code it was built from in app_source"
             )
         number = 1
         while f"{release}.{number}" in (self.current, self.trial):
