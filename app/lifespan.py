@@ -14,7 +14,7 @@ from app.error_tracking import error_tracking
 from app.health import Health
 from app.idempotency import Idempotency
 from app.metrics import Metrics
-from app.monitor import DatabaseMonitor
+from app.monitor import monitor_database
 from app.products.repository import ProductRepository
 from app.products.service import ProductService
 from app.redis_link import RedisLink
@@ -49,7 +49,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             asyncio.create_task(_repeat(metrics.sample_process, SAMPLE_SECONDS)),
             asyncio.create_task(_repeat(database.sample_pool, SAMPLE_SECONDS)),
             asyncio.create_task(_repeat(state.drain.look, DRAIN_LOOK_SECONDS)),
-            asyncio.create_task(DatabaseMonitor(settings, metrics).run()),
+            asyncio.create_task(monitor_database(settings, metrics)),
             asyncio.create_task(redis.watch()),
         ]
         logger.info("Started", extra={"release": settings.release, "environment": settings.environment})

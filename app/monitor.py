@@ -59,6 +59,7 @@ SELECT relname AS table, n_live_tup AS rows, n_dead_tup AS dead_rows,
   pg_total_relation_size(relid) AS size_bytes, coalesce(seq_scan, 0) AS sequential_scans,
   coalesce(idx_scan, 0) AS index_scans, greatest(last_vacuum, last_autovacuum)::text AS vacuumed_at
 FROM pg_stat_user_tables ORDER BY relname"""
+LEAD = "SELECT pg_try_advisory_lock(hashtextextended('monitor ' || $1, 0))"
 
 
 async def collect(driver: Driver) -> dict[str, Any]:
@@ -96,32 +97,21 @@ def as_metrics(figures: dict[str, Any]) -> CollectorRegistry:
     return registry
 
 
-class DatabaseMonitor:
-    """Collects while it leads: of all workers on a host, the one whose connection holds an advisory lock.
+async def monitor_database(settings: Settings, metrics: Metrics) -> None:
+    """Collect while leading: of all workers on a host, the one whose connection holds an advisory lock.
 
     Postgres frees the lock when that connection ends, however that happens, and another worker takes over.
     """
-
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self._engine = create_engine(settings, pooled=False)
-        self._metrics = metrics
-
-    async def run(self) -> None:
-        """Lead, or try again to become the leader, for ever."""
-        await asyncio.sleep(START_SECONDS)
-        while True:
-            try:
-                await self._lead()
-            except Exception as error:
-                logger.warning("The database monitor stopped", extra={"error": type(error).__name__})
-            await asyncio.sleep(INTERVAL_SECONDS)
-
-    async def _lead(self) -> None:
-        async with self._engine.connect() as connection:
-            driver: Any = (await connection.get_raw_connection()).driver_connection
-            lock = "SELECT pg_try_advisory_lock(hashtextextended('monitor ' || $1, 0))"
-            if not await driver.fetchval(lock, socket.gethostname()):
-                return
-            while True:
-                self._metrics.publish(as_metrics(await collect(driver)))
-                await asyncio.sleep(INTERVAL_SECONDS)
+    engine = create_engine(settings, pooled=False)
+    await asyncio.sleep(START_SECONDS)
+    while True:
+        try:
+            async with engine.connect() as connection:
+                driver: Any = (await connection.get_raw_connection()).driver_connection
+                leads = await driver.fetchval(LEAD, socket.gethostname())
+                while leads:
+                    metrics.publish(as_metrics(await collect(driver)))
+                    await asyncio.sleep(INTERVAL_SECONDS)
+        except Exception as error:
+            logger.warning("The database monitor stopped", extra={"error": type(error).__name__})
+        await asyncio.sleep(INTERVAL_SECONDS)
