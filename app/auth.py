@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import jwt
 from fastapi import HTTPException, Request, Security
-from fastapi.security import HTTPBearer, SecurityScopes
+from fastapi.security import HTTPBearer
 
 from app.settings import Settings
 
@@ -81,18 +81,17 @@ class Tokens:
         raise invalid_token()
 
 
-async def authorize(request: Request, *scopes: str) -> Principal:
-    """Let a request pass only with a valid token for every one of the scopes."""
+async def authorize(request: Request, scope: str) -> Principal:
+    """Let a request pass only with a valid token for the scope."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise UnauthorizedError("This needs a bearer token.")
     tokens: Tokens = request.app.state.tokens
     principal: Principal = await request.app.state.users.check(tokens.verify(token))
     request.state.user = principal.subject
-    for scope in scopes:
-        if scope not in principal.scopes:
-            challenge = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'}
-            raise HTTPException(403, f"The token does not carry the scope {scope}.", challenge)
+    if scope not in principal.scopes:
+        challenge = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'}
+        raise HTTPException(403, f"The token does not carry the scope {scope}.", challenge)
     return principal
 
 
@@ -102,15 +101,13 @@ bearer = HTTPBearer(
 )
 
 
-async def _guard(
-    request: Request, required: SecurityScopes, _: Annotated[Any, Security(bearer)]
-) -> Principal:
-    return await authorize(request, *required.scopes)
-
-
 def require_scope(scope: str) -> Any:
     """Return the dependency that guards a route with a scope; the OpenAPI document names it."""
-    return Security(_guard, scopes=[scope])
+
+    async def guard(request: Request, _: Annotated[Any, Security(bearer)]) -> Principal:
+        return await authorize(request, scope)
+
+    return Security(guard, scopes=[scope])
 
 
 def guarded(scope: str) -> dict[str, Any]:
