@@ -156,9 +156,9 @@ class Database:
     @asynccontextmanager
     async def connection(self, name: str) -> AsyncIterator[Driver]:
         """The driver's connection of the transaction around this call, or else one from the pool."""
-        with self._accounted(name) as used:
+        with self._accounted(name) as known:
             if (joined := _transaction.get()) is not None:
-                used.append(joined.get_server_pid())
+                known["backend"] = joined.get_server_pid()
                 yield joined
                 return
             async with asyncio.timeout(self._patience if self._places.locked() else None):
@@ -167,7 +167,7 @@ class Database:
                 pooled = await self.engine.raw_connection()
                 try:
                     driver = cast("Driver", pooled.driver_connection)
-                    used.append(driver.get_server_pid())
+                    known["backend"] = driver.get_server_pid()
                     yield driver
                 except asyncio.CancelledError:
                     pooled.invalidate()  # it is still being answered
@@ -217,15 +217,15 @@ class Database:
             attempt += 1
 
     @contextmanager
-    def _accounted(self, name: str) -> Iterator[list[int]]:
+    def _accounted(self, name: str) -> Iterator[dict[str, Any]]:
         """Time a statement and turn what the database may answer into errors a client understands.
 
         A slow one is logged; with the process that ran it, it is found in Postgres' own log too.
         """
-        used: list[int] = []
+        known: dict[str, Any] = {"statement": name}
         started = time.perf_counter()
         try:
-            yield used
+            yield known
         except HTTPException:
             raise
         except Exception as error:
@@ -242,10 +242,7 @@ class Database:
             seconds = time.perf_counter() - started
             self._metrics.queries.labels(name).observe(seconds)
             if seconds >= self._slow_seconds:
-                known: dict[str, Any] = {"statement": name, "duration_ms": round(seconds * 1000, 3)}
-                if used:
-                    known["backend"] = used[0]
-                logger.warning("Slow statement", extra=known)
+                logger.warning("Slow statement", extra=known | {"duration_ms": round(seconds * 1000, 3)})
 
     def _on_checkout(self, connection: Any, record: Any, _proxy: Any) -> None:
         """Pre-ping without its round trip: a server that went away closed the socket, which is free to see.
