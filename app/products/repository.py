@@ -37,12 +37,6 @@ UPDATE products SET name = item.name, category = item.category, price = item.pri
 FROM unnest($1::text[], $2::text[], $3::numeric[], $4::int[], $5::bigint[])
   AS item (name, category, price, stock, id) WHERE products.id = item.id"""
 
-FILTERS = {
-    "category": "category =",
-    "min_price": "price >=",
-    "max_price": "price <=",
-}
-
 
 def list_statement(query: ListQuery) -> tuple[str, list[Any]]:
     """Return the SQL of a page and its arguments; one row more than asked tells whether more follow."""
@@ -52,11 +46,8 @@ def list_statement(query: ListQuery) -> tuple[str, list[Any]]:
         arguments.append(value)
         return f"${len(arguments)}"
 
-    conditions = [
-        f"{condition} {bind(getattr(query, name))}"
-        for name, condition in FILTERS.items()
-        if getattr(query, name) is not None
-    ]
+    filters = {"category =": query.category, "price >=": query.min_price, "price <=": query.max_price}
+    conditions = [f"{condition} {bind(value)}" for condition, value in filters.items() if value is not None]
     if query.in_stock is not None:
         conditions.append("stock > 0" if query.in_stock else "stock = 0")
     keys = ("price", "id") if query.sort.endswith("price") else ("id",)
