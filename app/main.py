@@ -27,7 +27,7 @@ def create_app(
         try:
             settings = load_settings()
         except SettingsError as error:
-            print(f"The service cannot start: {error}", file=sys.stderr)  # noqa: T201
+            print(f"The service cannot start: {error}", file=sys.stderr)
             raise SystemExit(error.status) from None
         configure_logging(settings.log_level)
     app = FastAPI(

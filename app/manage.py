@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, exc.DBAPIError) as error:
         reasons = str(getattr(error, "orig", None) or error).strip().splitlines()
         message, status = f"The database refused: {[type(error).__name__, *reasons][-1]}.", 1
-    sys.stderr.write(f"{message}\n")
+    print(message, file=sys.stderr)
     return status
 
 
@@ -82,7 +82,7 @@ async def _token(settings: Settings, options: argparse.Namespace) -> None:
     if options.lifetime is not None and options.lifetime < 1:
         raise OperatorError("The lifetime must be at least one second.", 2)
     scopes = frozenset(options.scope or [WRITE_PRODUCTS])
-    _print(Tokens(settings).issue(options.subject, scopes, options.lifetime))
+    print(Tokens(settings).issue(options.subject, scopes, options.lifetime))
 
 
 async def _migrate(settings: Settings, options: argparse.Namespace) -> None:
@@ -91,11 +91,11 @@ async def _migrate(settings: Settings, options: argparse.Namespace) -> None:
 
 
 async def _plan(settings: Settings, _options: argparse.Namespace) -> None:
-    _print(plan(await current_revision(settings)))
+    print(plan(await current_revision(settings)))
 
 
 async def _current(settings: Settings, _options: argparse.Namespace) -> None:
-    _print(f"database {await current_revision(settings) or 'base'}, release {head_revision()}")
+    print(f"database {await current_revision(settings) or 'base'}, release {head_revision()}")
 
 
 def _database(settings: Settings) -> aclosing[Database]:
@@ -121,12 +121,12 @@ async def _user_list(settings: Settings, _options: argparse.Namespace) -> None:
     async with _database(settings) as database:
         for user in await UserRepository(database).all():
             state = "enabled" if user.enabled else "disabled"
-            _print(f"{user.name} {state} {','.join(sorted(user.scopes))}")
+            print(f"{user.name} {state} {','.join(sorted(user.scopes))}")
 
 
 async def _purge(settings: Settings, _options: argparse.Namespace) -> None:
     async with _database(settings) as database:
-        _print(f"purged {await Idempotency(database).purge()}")
+        print(f"purged {await Idempotency(database).purge()}")
 
 
 async def _check(settings: Settings, _options: argparse.Namespace) -> None:
@@ -134,14 +134,10 @@ async def _check(settings: Settings, _options: argparse.Namespace) -> None:
     async with _database(settings) as database, redis as link:
         ready, checks = await Health(database, link).report()
     for name, word in checks.items():
-        _print(f"{name}: {word}")
+        print(f"{name}: {word}")
     # An operator who runs this wants to know that Redis is away, though the service would go on.
     if not ready or checks["cache"] == "failed":
         raise OperatorError("The service cannot do all of its work.")
-
-
-def _print(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
 
 
 if __name__ == "__main__":
