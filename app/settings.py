@@ -205,10 +205,8 @@ class Settings(BaseSettings):
     def database_endpoints(self) -> list[tuple[str, int]]:
         """Return where the database may be: a host, or the directory of its socket, and the port."""
         url = make_url(self.database_url)
-        given = url.query.get("host", url.host or "/run/postgresql")
-        places = [given] if isinstance(given, str) else given
         found = []
-        for place in places:
+        for place in url.normalized_query.get("host", [url.host or "/run/postgresql"]):
             host, _, port = place.rpartition(":") if re.search(r"[^:]:\d+$", place) else (place, "", "")
             found.append((host.strip("[]"), int(port or url.port or 5432)))
         return found

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import time
 from io import StringIO
-from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
@@ -38,7 +37,7 @@ class MigrationError(OperatorError):
 def alembic_config() -> Config:
     """Return Alembic's configuration; there is no alembic.ini."""
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    config.set_main_option("script_location", "app:migrations")
     config.set_main_option("path_separator", "os")
     return config
 
