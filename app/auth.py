@@ -15,6 +15,8 @@ WRITE_PRODUCTS = "products:write"
 READ_OPERATIONS = "operations:read"
 SCOPES = (WRITE_PRODUCTS, READ_OPERATIONS)
 MOST_REMEMBERED = 1000
+REQUIRED: Any = {"require": ["exp", "iat", "sub"]}
+CLOCK_SECONDS = 5  # by which hosts' clocks may differ: a token may come from one that is ahead
 
 
 class UnauthorizedError(HTTPException):
@@ -48,15 +50,20 @@ class Tokens:
         self._known = lru_cache(MOST_REMEMBERED)(self._decode)
 
     def issue(
-        self, subject: str, scopes: frozenset[str], lifetime: int | None = None, user_id: int | None = None
+        self,
+        subject: str,
+        scopes: frozenset[str],
+        lifetime: int | None = None,
+        user_id: int | None = None,
+        issued_at: int | None = None,
     ) -> str:
-        """Return a token for `subject` that expires after `lifetime` seconds."""
-        now = int(time.time())
+        """Return a token for `subject` that expires `lifetime` seconds after `issued_at`, or after now."""
+        issued_at = issued_at or int(time.time())
         claims = {
             "sub": subject,
             "scope": " ".join(sorted(scopes)),
-            "iat": now,
-            "exp": now + (lifetime or self._lifetime),
+            "iat": issued_at,
+            "exp": issued_at + (lifetime or self._lifetime),
             "uid": user_id,
         }
         return jwt.encode(claims, self._keys[0], self._algorithm)
@@ -71,7 +78,7 @@ class Tokens:
     def _decode(self, token: str) -> tuple[Principal, int]:
         for key in self._keys:
             try:
-                claims = jwt.decode(token, key, [self._algorithm], {"require": ["exp", "iat", "sub"]})
+                claims = jwt.decode(token, key, [self._algorithm], REQUIRED, leeway=CLOCK_SECONDS)
             except jwt.InvalidSignatureError:
                 continue
             except jwt.InvalidTokenError:

@@ -173,7 +173,6 @@ class Database:
                     pooled.invalidate()  # it is still being answered
                     raise
                 except (*LOST, TimeoutError):
-                    self._lost_at = time.monotonic()
                     pooled.invalidate()
                     raise
                 finally:
@@ -187,13 +186,17 @@ class Database:
             return await driver.fetch(sql, *arguments)
 
     async def fetch(self, name: str, sql: str, *arguments: Any) -> list[asyncpg.Record]:
-        """Run a read; a lost connection is replaced once, since a read may repeat."""
+        """Run a read at driver speed."""
+        return await self.repeat(partial(self.write, name, sql, *arguments))
+
+    async def repeat(self, read: Callable[[], Awaitable[T]]) -> T:
+        """Run a read; where its connection is lost once more, over another one, since a read may repeat."""
         try:
-            return await self.write(name, sql, *arguments)
+            return await read()
         except UnavailableError as error:
             if _transaction.get() is not None or not isinstance(error.__cause__, LOST):
                 raise
-            return await self.write(name, sql, *arguments)
+            return await read()
 
     async def transact(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
         """Run work in one transaction, which every `fetch` and `write` inside it joins.
@@ -235,6 +238,8 @@ class Database:
             if cause is None:
                 raise
             self._metrics.query_errors.labels(name, type(cause).__name__).inc()
+            if isinstance(cause, (*LOST, TimeoutError)):
+                self._lost_at = time.monotonic()
             if isinstance(cause, CONTRADICTED):
                 raise ConflictError("The change contradicts what is stored.") from cause
             raise UnavailableError("The database does not answer in time; try again.") from cause

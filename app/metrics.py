@@ -1,4 +1,4 @@
-"""Prometheus metrics that add up over the worker processes of an instance."""
+"""Prometheus metrics that add up over the worker processes."""
 
 import os
 import resource
@@ -7,7 +7,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from app import __version__
@@ -17,17 +17,6 @@ BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 PAGE_SIZE = resource.getpagesize()
 # What one worker last said about the database is left out when it is older.
 FIGURES_SECONDS = 60
-
-
-class _Process:
-    """Its id; prometheus_client would ask the kernel for it at each of a request's seven values."""
-
-    pid = os.getpid()
-
-
-os.register_at_fork(after_in_child=lambda: setattr(_Process, "pid", os.getpid()))
-if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-    values.ValueClass = values.MultiProcessValue(lambda: _Process.pid)  # type: ignore[no-untyped-call]
 
 
 class Metrics:
@@ -61,7 +50,7 @@ class Metrics:
         self.memory = gauge("app_resident_memory_bytes", "Memory of the workers.")
         self.cpu = counter("app_cpu_seconds_total", "Processor time of the workers.")
         build = gauge(
-            "app_build_info", "Always 1.", ["version", "release", "python"], multiprocess_mode="max"
+            "app_build_info", "Always 1.", ["version", "release", "python"], multiprocess_mode="livemax"
         )
         build.labels(__version__, release, sys.version.split()[0]).set(1)
 

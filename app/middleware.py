@@ -36,6 +36,7 @@ SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 CLIENT_CLOSED_REQUEST = 499
+NOT_ACCEPTED = 403  # what the server makes of a WebSocket that nobody takes
 
 
 @dataclass(slots=True)
@@ -43,7 +44,8 @@ class RequestMiddleware:
     """Pure ASGI, outermost: identifies a request and accounts for its answer, however it ends.
 
     The id of a request is the caller's X-Request-ID if it is well-formed, else its W3C trace id, else new.
-    The client's address is X-Real-IP where a local proxy or a unix socket handed the request over.
+    The client's address is the last one in X-Forwarded-For, the proxy's own word, where a local proxy or a
+    unix socket handed the request over. A WebSocket counts as the GET that asks for one.
     """
 
     app: ASGIApp
@@ -54,12 +56,12 @@ class RequestMiddleware:
     headers: list[tuple[bytes, bytes]]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
         ids, client = _identify(scope)
-        method = scope["method"]
+        method = scope.get("method", "GET")
         if method == "HEAD":
             scope["method"] = "GET"  # every route that answers one answers the other
         state = scope.setdefault("state", {})
@@ -84,6 +86,8 @@ class RequestMiddleware:
                 if self.drain.begun:
                     own.append((b"connection", b"close"))
                 message["headers"] = [*message["headers"], *own]
+            elif message["type"] == "websocket.accept":
+                status = 101
             elif method == "HEAD":
                 message["body"] = b""
             else:
@@ -95,7 +99,7 @@ class RequestMiddleware:
             await self.app(scope, limited_receive, accounted_send)
         finally:
             seconds = time.perf_counter() - started
-            status = status or CLIENT_CLOSED_REQUEST
+            status = status or (CLIENT_CLOSED_REQUEST if scope["type"] == "http" else NOT_ACCEPTED)
             route = _route(scope)
             self.metrics.in_flight.dec()
             self.metrics.observe_request(method, route, status, seconds, received, sent)
@@ -166,8 +170,9 @@ def _identify(scope: Scope) -> tuple[dict[str, str], str]:
     """Return the request's ids and client address; nothing that a caller wrote passes unchecked."""
     headers = dict(scope["headers"])
     client = scope["client"][0] if scope.get("client") else ""
-    if client in LOCAL_PEERS and (told := headers.get(b"x-real-ip")) and ADDRESS.fullmatch(told):
-        client = told.decode()
+    if client in LOCAL_PEERS and (told := headers.get(b"x-forwarded-for")):
+        told = told.rpartition(b",")[2].strip()
+        client = told.decode() if ADDRESS.fullmatch(told) else client
     request_id = trace_id = None
     if (told := headers.get(b"traceparent")) and (match := TRACEPARENT.fullmatch(told)):
         request_id = trace_id = match[1].decode()

@@ -54,17 +54,17 @@ class RedisLink:
         self.recovery: Callable[[Redis], Awaitable[None]] | None = None
         self._retry_after = settings.redis_retry_after
         self._failed = False
+        self._recovering = False
         self._next_try = 0.0
         metrics.cache_up.set(1 if self.client else 0)
 
     async def call(self, operation: str, command: Callable[[Redis], Awaitable[T]]) -> T:
         """Run one command under the breaker."""
         started = time.monotonic()
-        if self.client is None or (self._failed and started < self._next_try):
+        if self.client is None or (self._failed and (self._recovering or started < self._next_try)):
             raise Unavailable
         try:
             if self._failed:
-                self._next_try = started + self._retry_after
                 await self._recover(self.client)
             return await command(self.client)
         except (RedisError, OSError, TimeoutError) as error:
@@ -79,9 +79,13 @@ class RedisLink:
             self.metrics.cache_durations.labels(operation).observe(time.monotonic() - started)
 
     async def _recover(self, client: Redis) -> None:
-        await client.ping()
-        if self.recovery:
-            await self.recovery(client)
+        self._recovering = True
+        try:
+            await client.ping()
+            if self.recovery:
+                await self.recovery(client)
+        finally:
+            self._recovering = False
         # In the same turn of the loop as the recovery's last look at what there is to do.
         self._failed = False
         self.metrics.cache_up.set(1)

@@ -13,8 +13,10 @@ from sqlalchemy import make_url
 
 # Gunicorn stops, instead of restarting the worker for ever, when a worker leaves with this status.
 EXIT_SETTINGS = 4
-MINIMUM_SECRET_LENGTH = 32
-WELL_KNOWN = re.compile("changeme|secretkey|password|yoursecret|example|insecure|01234567|abcdefgh")
+# Words of placeholders, and how the keys of well-read tutorials begin.
+WELL_KNOWN = re.compile(
+    "changeme|secret|password|example|insecure|donotuse|01234567|abcdefgh|09d25e094faa|192b9bdd22ab"
+)
 WELL_KNOWN_PASSWORDS = re.compile("admin|api|changeme|example|password|postgres|redis|root|secret|test")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 NO_SECRET = SecretStr("")
@@ -78,7 +80,9 @@ class Settings(BaseSettings):
     redis_retry_after: float = Field(2, gt=0, le=300, description="Seconds without Redis after a failure.")
     cache_ttl: int = Field(60, ge=1, le=86_400, description="Seconds a cached read lives, within a tenth.")
 
-    secret_key: SecretStr = Field(NO_SECRET, description="Signs tokens; at least 32 characters.")
+    secret_key: SecretStr = Field(
+        NO_SECRET, description="Signs tokens; at least 32 characters, 48 for HS384, 64 for HS512."
+    )
     secret_keys_old: SecretStr = Field(
         NO_SECRET, description="More keys whose tokens are accepted, separated by spaces or commas."
     )
@@ -175,7 +179,8 @@ class Settings(BaseSettings):
             if not self.secret_key.get_secret_value():
                 raise ValueError("SECRET_KEY is required: generate one with `openssl rand -base64 48`")
             for number, key in enumerate(self.signing_keys):
-                _refuse_weak_key("SECRET_KEYS_OLD" if number else "SECRET_KEY", key)
+                least = int(self.token_algorithm[2:]) // 8
+                _refuse_weak_key("SECRET_KEYS_OLD" if number else "SECRET_KEY", key, least)
             if self.debug:
                 raise ValueError("DEBUG must be off in staging and production")
             for name in ("database_password", "database_owner_password", "redis_password"):
@@ -217,9 +222,9 @@ class Settings(BaseSettings):
         return self.database_owner or f"{make_url(self.database_url).username}_owner"
 
 
-def _refuse_weak_key(name: str, key: str) -> None:
-    if len(key) < MINIMUM_SECRET_LENGTH:
-        raise ValueError(f"{name} is too short: use at least {MINIMUM_SECRET_LENGTH} characters")
+def _refuse_weak_key(name: str, key: str, least: int) -> None:
+    if len(key) < least:
+        raise ValueError(f"{name} is too short: use at least {least} characters")
     letters = "".join(character for character in key.lower() if character.isalnum())
     if len(set(key)) < 10 or WELL_KNOWN.search(letters):
         raise ValueError(f"{name} is a well-known or guessable value: generate a random one")

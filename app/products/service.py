@@ -65,6 +65,11 @@ class ProductService:
     async def delete(self, product_id: int, check: Check) -> None:
         await self._change(self._repository.delete(product_id, check), product_id)
 
+    async def finish(self) -> None:
+        """Return when the writes whose callers have left are done."""
+        while self._changes:
+            await asyncio.wait(self._changes)
+
     async def _change(self, write: Coroutine[Any, Any, T], *ids: int) -> T:
         """Write, then remove these products from the cache, to the end: whoever asked for it may have left.
 

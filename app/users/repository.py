@@ -1,9 +1,11 @@
 """Users in Postgres, through sessions: nobody signs in a thousand times a second."""
 
 from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from app.db import Database
@@ -17,12 +19,14 @@ class UserRepository:
         self._database = database
 
     async def find(self, name: str) -> User | None:
-        async with self._database.session("users.find") as session:
-            return await session.scalar(select(User).where(User.name == name))
+        return await self._database.repeat(partial(self._get, "users.find", User.name == name))
 
     async def read(self, user_id: int) -> User | None:
-        async with self._database.session("users.read") as session:
-            return await session.get(User, user_id)
+        return await self._database.repeat(partial(self._get, "users.read", User.id == user_id))
+
+    async def _get(self, statement: str, condition: ColumnElement[bool]) -> User | None:
+        async with self._database.session(statement) as session:
+            return await session.scalar(select(User).where(condition))
 
     async def all(self) -> Sequence[User]:
         async with self._database.session("users.list") as session:
@@ -33,7 +37,8 @@ class UserRepository:
         changes: dict[str, Any] = {"password_hash": password_hash, "scopes": sorted(scopes)}
         new = insert(User).values(name=name, **changes)
         if replace:
-            changes |= {"enabled": True, "valid_from": THIS_SECOND}
+            # Tokens tell seconds: those of this one were for the password before.
+            changes |= {"enabled": True, "valid_from": THIS_SECOND + timedelta(seconds=1)}
             new = new.on_conflict_do_update(index_elements=[User.name], set_=changes)
         else:
             new = new.on_conflict_do_nothing(index_elements=[User.name])

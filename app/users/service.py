@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from argon2 import PasswordHasher
 from argon2.exceptions import VerifyMismatchError
@@ -33,21 +34,25 @@ class UserService:
         self._repository = repository
         self._metrics = metrics
         self._tokens = tokens
-        self._hashing = asyncio.Semaphore(HASHES_AT_ONCE)
+        # Threads of its own: whoever gives up waiting leaves the hash in work behind.
+        self._hashers = ThreadPoolExecutor(HASHES_AT_ONCE)
         self._recent: dict[int, tuple[float, User | None]] = {}
 
     async def sign_in(self, name: str, password: str, wanted: frozenset[str]) -> tuple[str, frozenset[str]]:
         """Return a token and its scopes, those asked for or all; which part was wrong is not told."""
+        asked_at = int(time.time())
         user = await self._repository.find(name)
-        async with self._hashing:
-            known = await asyncio.to_thread(_matches, user.password_hash if user else _NOBODY, password)
+        stored = user.password_hash if user else _NOBODY
+        known = await asyncio.get_running_loop().run_in_executor(self._hashers, _matches, stored, password)
         admitted = user is not None and known and user.enabled
         self._metrics.sign_ins.labels("admitted" if admitted else "refused").inc()
         if user is None or not admitted:
             raise UnauthorizedError("The name or the password is wrong.")
         scopes = frozenset(user.scopes)
         scopes &= wanted or scopes
-        return self._tokens.issue(user.name, scopes, user_id=user.id), scopes
+        # Not later than the password was looked up, as it may have been replaced meanwhile.
+        issued_at = max(asked_at, int(user.valid_from.timestamp()))
+        return self._tokens.issue(user.name, scopes, user_id=user.id, issued_at=issued_at), scopes
 
     async def check(self, principal: Principal) -> Principal:
         """Return what the holder of a user's token may do now; tokens the operator signed stand alone."""

@@ -20,6 +20,7 @@ from app import manage
 from app.auth import WRITE_PRODUCTS, Tokens
 from app.main import create_app
 from app.settings import Settings, load_settings
+from app.users.service import UserService
 from tests.lab import Lab
 
 # The lab whose host `data` runs the servers.
@@ -153,6 +154,15 @@ def writer(service: Callable[..., Settings]) -> dict[str, str]:
     """The header of somebody who may write."""
     token = Tokens(service()).issue("ann", frozenset({WRITE_PRODUCTS}), 60)
     return {"Authorization": f"Bearer {token}"}
+
+
+async def sign_in(client: httpx.AsyncClient, *scopes: str) -> dict[str, str]:
+    """Return the header of a new user who has signed in and has these scopes."""
+    users: UserService = client.app.state.users  # type: ignore[attr-defined]
+    name, password = f"user-{token_hex(4)}", token_hex(8)
+    assert await users.add(name, password, frozenset(scopes), replace=False)
+    answer = await client.post("/api/v1/auth/token", json={"username": name, "password": password})
+    return {"Authorization": f"Bearer {answer.json()['access_token']}"}
 
 
 @pytest.fixture

@@ -311,6 +311,33 @@ async def test_redis_gone_costs_one_timeout_and_is_noticed_when_back(
     assert (await client.get("/health/ready")).json()["status"] == "ready"
 
 
+async def test_nothing_is_asked_while_a_recovery_takes_its_time(
+    service: Callable[..., Settings], proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = service(REDIS_URL=proxy.url, REDIS_RETRY_AFTER="0.05")
+    async with make_cache(settings) as cache:
+        client = cache._link.client
+        assert client is not None
+        unlink, go_on = client.unlink, asyncio.Event()
+
+        async def slow(*names: str) -> Any:
+            await go_on.wait()
+            return await unlink(*names)
+
+        await cache.fetch("k", Source(b"old").load)
+        await proxy.down()
+        await cache.invalidate("k")
+        await proxy.up()
+        monkeypatch.setattr(client, "unlink", slow)
+        await asyncio.sleep(0.1)
+        probe = asyncio.create_task(cache.fetch("other", Source(b"1").load))
+        await asyncio.sleep(0.2)
+        assert await cache.fetch("k", Source(b"new").load) == b"new"
+        go_on.set()
+        await probe
+        assert await cache.fetch("k", Source(b"new").load) == b"new"
+
+
 async def test_very_many_missed_removals_clear_the_prefix(
     service: Callable[..., Settings],
     migrated: dict[str, str],

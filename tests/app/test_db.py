@@ -17,6 +17,7 @@ from app.metrics import Metrics
 from app.products.models import Product
 from app.products.repository import LOCK, ProductRepository
 from app.settings import Settings
+from app.users.repository import UserRepository
 
 URL = "/api/v1/products"
 ONE, SLOW = "SELECT 1", "SELECT pg_sleep(5)"
@@ -177,6 +178,7 @@ async def test_requests_survive_dropped_connections(
     start: Callable[..., Any], database: Database, writer: dict[str, str]
 ) -> None:
     client: httpx.AsyncClient = await start(REDIS_URL="", DATABASE_POOL_TIMEOUT="3")
+    users = UserRepository(client.app.state.database)  # type: ignore[attr-defined]
     created = await client.post(URL, json={"name": "n", "category": "c", "price": "1"}, headers=writer)
     address = created.headers["location"]
     for _ in range(3):
@@ -184,6 +186,8 @@ async def test_requests_survive_dropped_connections(
         assert await drop_connections(database) > 0
         answers = await asyncio.gather(*(client.get(address) for _ in range(8)))
         assert {answer.status_code for answer in answers} == {200}
+        assert await drop_connections(database) > 0
+        assert await asyncio.gather(*(users.find("nobody") for _ in range(8))) == [None] * 8
         await drop_connections(database)
         await asyncio.sleep(0.05)  # the closed socket is known: even a write finds a living connection
         changed = await client.patch(address, json={"stock": 1}, headers=writer)

@@ -16,11 +16,12 @@ from app.cache import Cache
 from app.db import Database
 from app.errors import UnavailableError
 from app.idempotency import RECALL, Idempotency, Outcome
+from app.main import create_app
 from app.metrics import Metrics
 from app.products.schemas import ProductInput
 from app.redis_link import RedisLink
 from app.settings import Settings
-from tests.app.conftest import Proxy, proxied
+from tests.app.conftest import Proxy, proxied, running
 
 URL = "/api/v1/products"
 READ, SLOW = "SELECT stock FROM products WHERE id = $1", "SELECT pg_sleep(3)"
@@ -87,6 +88,29 @@ async def test_a_write_goes_to_its_end_when_its_caller_leaves(
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.05)
+    assert (await client.get(product)).json()["stock"] == 2
+
+
+async def test_a_worker_ends_after_the_writes_whose_callers_have_left(
+    client: httpx.AsyncClient, service: Callable[..., Settings], writer: dict[str, str], product: str
+) -> None:
+    database: Database = client.app.state.database  # type: ignore[attr-defined]
+
+    async def serve() -> None:
+        async with running(create_app(service(), lambda _: None)) as leaving:
+            request = asyncio.ensure_future(leaving.patch(product, json={"stock": 2}, headers=writer))
+            await asyncio.sleep(0.2)
+            request.cancel()
+            await asyncio.gather(request, return_exceptions=True)
+
+    assert (await client.get(product)).json()["stock"] == 1
+    async with database.engine.begin() as other:
+        number = int(product.rpartition("/")[2])
+        await other.execute(text("SELECT 1 FROM products WHERE id = :id FOR UPDATE"), {"id": number})
+        worker = asyncio.create_task(serve())
+        await asyncio.sleep(0.6)
+    async with asyncio.timeout(10):
+        await worker
     assert (await client.get(product)).json()["stock"] == 2
 
 

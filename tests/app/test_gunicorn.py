@@ -104,7 +104,9 @@ def test_two_workers_serve_count_and_log_as_one(server: Server) -> None:
 
     def ask(number: int) -> str:
         with server.client() as client:
-            answer = client.get(url, headers={"X-Request-ID": f"request-{number}", "X-Real-IP": "192.0.2.9"})
+            answer = client.get(
+                url, headers={"X-Request-ID": f"request-{number}", "X-Forwarded-For": "192.0.2.9"}
+            )
         assert answer.status_code == 404
         return answer.headers["x-request-id"]
 

@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 from fastapi.responses import StreamingResponse
+from starlette.routing import WebSocketRoute
+from starlette.websockets import WebSocket
 
 from app.errors import UnavailableError
 from app.middleware import SECURITY_HEADERS
@@ -125,7 +127,8 @@ async def test_an_access_line_says_who_asked_for_what(
     client: httpx.AsyncClient, writer: dict[str, str], access_lines: list[dict[str, Any]]
 ) -> None:
     await client.delete(
-        f"{URL}/9000000000000000000?token=secret", headers=writer | {"X-Real-IP": "192.0.2.7"}
+        f"{URL}/9000000000000000000?token=secret",
+        headers=writer | {"X-Forwarded-For": "192.0.2.8, 192.0.2.7"},
     )
     line = access_lines[-1]
     assert line["method"] == "DELETE"
@@ -136,9 +139,38 @@ async def test_an_access_line_says_who_asked_for_what(
     assert line["duration_ms"] > 0
     assert "secret" not in str(line)
     assert writer["Authorization"].split()[1] not in str(line)
-    await client.get(URL, headers={"X-Real-IP": 'evil", "user": "root'})
+    await client.get(URL, headers={"X-Forwarded-For": 'evil", "user": "root'})
     assert access_lines[-1]["client"] == "127.0.0.1"
     assert access_lines[-1]["user"] is None
+
+
+@pytest.mark.parametrize(("path", "status"), [("/api/v1/nothing", 403), ("/api/v1/socket", 101)])
+async def test_whoever_asks_for_a_websocket_is_accounted_for(
+    client: httpx.AsyncClient, access_lines: list[dict[str, Any]], path: str, status: int
+) -> None:
+    async def accept(socket: WebSocket) -> None:
+        await socket.accept()
+        await socket.close()
+
+    app = client.app  # type: ignore[attr-defined]
+    app.router.routes.append(WebSocketRoute("/api/v1/socket", accept))
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    headers = [(b"x-forwarded-for", b"192.0.2.7"), (b"x-request-id", b"socket-1")]
+    await app({"type": "websocket", "path": path, "headers": headers, "query_string": b""}, receive, send)
+    assert sent[-1] == "websocket.close"
+    line = access_lines[-1]
+    assert (line["request_id"], line["client"]) == ("socket-1", "192.0.2.7")
+    assert (line["method"], line["status"]) == ("GET", status)
+    metrics = (await client.get("/metrics")).text
+    assert f'http_requests_total{{method="GET",route="{line["route"]}",status="{status}"}} 1.0' in metrics
+    assert "http_requests_in_flight 1.0" in metrics
 
 
 async def test_health_and_metrics_leave_no_access_line(

@@ -1,13 +1,12 @@
 """Two users against every route of the OpenAPI document: what each may do is written down here."""
 
-from secrets import token_hex
 from typing import Any
 
 import httpx
 import pytest
 
 from app.auth import READ_OPERATIONS, WRITE_PRODUCTS
-from app.users.service import UserService
+from tests.app.conftest import sign_in
 
 PRODUCTS = "/api/v1/products"
 # Every operation and the scope it needs; a route that is not listed fails the test.
@@ -46,15 +45,6 @@ async def test_the_document_names_every_route_its_scope_and_its_errors(client: h
             assert "application/problem+json" in operation["responses"]["422"]["content"]
         if wanted:
             assert {"401", "403"} <= set(operation["responses"])
-
-
-async def sign_in(client: httpx.AsyncClient, *scopes: str) -> dict[str, str]:
-    """Return the header of a user of its own with these scopes."""
-    users: UserService = client.app.state.users  # type: ignore[attr-defined]
-    name, password = f"user-{token_hex(4)}", token_hex(8)
-    assert await users.add(name, password, frozenset(scopes), replace=False)
-    answer = await client.post("/api/v1/auth/token", json={"username": name, "password": password})
-    return {"Authorization": f"Bearer {answer.json()['access_token']}"}
 
 
 @pytest.mark.parametrize("scope", [None, "", WRITE_PRODUCTS, READ_OPERATIONS])

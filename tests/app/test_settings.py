@@ -61,6 +61,12 @@ def test_a_database_url_is_normalised_to_the_async_driver(
         ("SECRET_KEY", "change-me-change-me-change-me-change-me", "SECRET_KEY is a well-known"),
         ("SECRET_KEY", "your-secret-key-that-nobody-may-know-9x", "SECRET_KEY is a well-known"),
         ("SECRET_KEY", "a" * 64, "SECRET_KEY is a well-known"),
+        # The keys of FastAPI's tutorial, Flask's, jwt.io's pages and Supabase's examples.
+        ("SECRET_KEY", "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7", "is a well-known"),
+        ("SECRET_KEY", "192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf", "is a well-known"),
+        ("SECRET_KEY", "a-string-secret-at-least-256-bits-long", "SECRET_KEY is a well-known"),
+        ("SECRET_KEY", "super-secret-jwt-token-with-at-least-32-characters-long", "is a well-known"),
+        ("TOKEN_ALGORITHM", "HS384", "SECRET_KEY is too short: use at least 48 characters"),
         ("SECRET_KEYS_OLD", f"{SECRET} short", "SECRET_KEYS_OLD is too short"),
         ("SECRET_KEYS_OLD", f"{SECRET},{'a' * 40}", "SECRET_KEYS_OLD is a well-known"),
         ("DATABASE_PASSWORD", "Postgres", "DATABASE_PASSWORD is a well-known password"),

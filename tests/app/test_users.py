@@ -1,6 +1,8 @@
 """Users sign in with a password, and lose what they could do when the operator says so."""
 
+import asyncio
 import io
+import threading
 import time
 from collections.abc import Callable
 from secrets import token_hex
@@ -127,12 +129,53 @@ async def test_a_new_password_ends_old_tokens_and_scopes(
     assert (await client.post(URL, json=PRODUCT, headers=headers)).status_code == 403
     settings = service()
     key = settings.secret_key.get_secret_value()
-    for change, status in (({"iat": first["iat"] - 5}, 401), ({"uid": 2**62}, 401)):
+    # Of the same second, and of nobody.
+    for change in ({}, {"uid": 2**62}):
         token = jwt.encode(first | change, key, "HS256")
-        assert (await client.post(URL, json=PRODUCT, headers=bearer(token))).status_code == status
-    # A scope that the user lost is lost to tokens from before, too.
-    token = jwt.encode(first | {"iat": int(time.time())}, key, "HS256")
+        assert (await client.post(URL, json=PRODUCT, headers=bearer(token))).status_code == 401
+    # A scope that the user lost is lost to other tokens, too.
+    token = jwt.encode(first | {"iat": int(time.time()) + 1}, key, "HS256")
     assert (await client.post(URL, json=PRODUCT, headers=bearer(token))).status_code == 403
+
+
+async def test_a_sign_in_that_was_under_way_is_for_the_old_password(
+    client: httpx.AsyncClient, add: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, matches = add(), users_service._matches
+
+    def replaced_meanwhile(hashed: str, password: str) -> bool:
+        add(name=name, password=PASSWORD * 2, options=("--replace",))
+        return matches(hashed, password)
+
+    monkeypatch.setattr(users_service, "_matches", replaced_meanwhile)
+    headers = bearer((await sign_in(client, name)).json()["access_token"])
+    assert (await client.post(URL, json=PRODUCT, headers=headers)).status_code == 401
+
+
+async def test_passwords_of_those_who_leave_are_hashed_two_at_a_time_too(
+    client: httpx.AsyncClient, add: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, go_on = add(), threading.Event()
+    begun: list[str] = []
+
+    def slow(_hashed: str, password: str) -> bool:
+        begun.append(password)
+        return go_on.wait(5)
+
+    monkeypatch.setattr(users_service, "_matches", slow)
+    requests = [asyncio.ensure_future(sign_in(client, name, f"{number}")) for number in range(6)]
+    try:
+        await asyncio.sleep(0.3)
+        for request in requests:
+            request.cancel()
+        await asyncio.gather(*requests, return_exceptions=True)
+        last = asyncio.ensure_future(sign_in(client, name, "last"))
+        await asyncio.sleep(0.3)
+        assert len(begun) == 2
+    finally:
+        go_on.set()
+    assert (await last).status_code == 200
+    assert begun[2:] == ["last"]
 
 
 async def test_a_user_is_looked_up_once_in_a_while(
