@@ -216,6 +216,13 @@ class Fleet:
         names = "find . -printf '%p %M %u %g %l\\n' | sort"
         return {host: self.ssh(host, f"{place} && ({files}; {names}) | sha256sum") for host in self.apps}
 
+    def counted(self) -> float:
+        """Return how many lists the hosts' services have counted: nobody but the load asks for them."""
+        series = 'http_requests_total{method="GET",route="/api/v1/products",status="200"}'
+        command = f"curl -s --unix-socket /run/{self.service}/{self.service}.sock http://localhost/metrics"
+        figures = [self.ssh(host, f"{command} | grep -F '{series}' || echo 0") for host in self.apps]
+        return sum(float(figure.split()[-1]) for figure in figures)
+
     def directory_of(self, version: str) -> str:
         """Return where a version is installed."""
         return self.ssh(self.apps[0], f"ls -dt /srv/{self.service}/releases/{version}-* | head -1")

@@ -36,7 +36,7 @@ def switching(report: Report, step: Step, before: str) -> Report:
 @pytest.mark.timeout(900)
 def test_releases_and_rollbacks_lose_nothing(fleet: Fleet, measured: list[str]) -> None:
     """A release and a rollback in turn, with reads, writes and a long poll going on all the time."""
-    begun, before = time.time(), fleet.versions[-1]
+    begun, before, counted = time.time(), fleet.versions[-1], fleet.counted()
     steps: list[Step] = []
     with fleet.load("row", RATE) as load:
         time.sleep(QUIET_SECONDS)
@@ -46,6 +46,8 @@ def test_releases_and_rollbacks_lose_nothing(fleet: Fleet, measured: list[str]) 
             steps += [fleet.deploy(), fleet.rollback()]
         time.sleep(QUIET_SECONDS)
     report = load.report
+    # No counter began anew with an instance, and what an old one answered last is counted too.
+    assert fleet.counted() - counted == sum(sample.kind == "l" for sample in report.samples)
     steady = [
         *report.between(begun, steps[0].begun).samples,
         *report.between(steps[-1].ended + MARGIN_SECONDS).samples,

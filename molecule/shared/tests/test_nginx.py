@@ -367,12 +367,18 @@ def test_harmful_request_id_is_replaced(site: Site) -> None:
 
 
 @pytest.mark.on("edge")
-def test_client_address_cannot_be_chosen(host: Host, site: Site) -> None:
+def test_client_address_cannot_be_chosen(host: Host, site: Site, hosts: dict[str, Host]) -> None:
     assert not site.settings["nginx_trusted_proxies"]
     reference = uuid.uuid4().hex
-    site.request("/no/such/page", headers={"X-Request-ID": reference, "X-Forwarded-For": "203.0.113.9"})
+    forged = {"X-Forwarded-For": "203.0.113.9", "X-Real-IP": "203.0.113.9"}
+    site.request("/no/such/page", headers={"X-Request-ID": reference, **forged})
     (line,) = log_lines(host, reference)
     assert line["client"] != "203.0.113.9"
+    # Whichever host's service answered says the same.
+    unit = f"{site.settings['service_name']}@*"
+    command = f"journalctl --since -1min --output cat --unit '{unit}' | grep -F {reference}"
+    said = "".join(one.run(command).stdout for one in hosts.values())
+    assert json.loads(said)["client"] == line["client"]
 
 
 @pytest.mark.on("edge")

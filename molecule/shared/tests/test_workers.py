@@ -1,4 +1,4 @@
-"""The workers as deployed: one that dies costs what it had in hand, and leaves no wrong figure."""
+"""The workers as deployed: one that dies costs what it had in hand, and leaves no wrong figure, no file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from testinfra.host import Host
 
 pytestmark = pytest.mark.on("app")
 
-# Opens requests whose bodies never end, kills the worker that holds most, and reads the metrics around that.
+# Opens requests whose bodies never end, kills the worker that holds most, and reads the metrics around that;
+# then kills some more.
 KILL = r"""
 import http.client, json, os, pathlib, re, select, signal, socket, sys, time
 
@@ -36,8 +37,25 @@ def figures():
 def workers():
     return pathlib.Path(f"/proc/{main}/task/{main}/children").read_text().split()
 
-def files(pid):
-    return sorted(file.name for file in pathlib.Path(metrics).glob(f"gauge_live*_{pid}.db"))
+def files():
+    return sorted(file.name for file in pathlib.Path(metrics).glob("*.db"))
+
+def kill(victim):
+    others = len(workers())
+    os.kill(int(victim), signal.SIGKILL)
+    deadline = time.monotonic() + 12
+    while time.monotonic() < deadline and (victim in workers() or len(workers()) < others):
+        time.sleep(0.1)
+
+def wait_for(in_flight):
+    # A new worker says that it has a cache once it has tried.
+    deadline = time.monotonic() + 12
+    while time.monotonic() < deadline:
+        found = figures()
+        if (found["http_requests_in_flight"], found["cache_up"]) == (in_flight, 1):
+            break
+        time.sleep(0.1)
+    return found
 
 held = []
 for _ in range(8):
@@ -51,20 +69,49 @@ for _ in range(8):
     time.sleep(0.05)
 old = workers()
 victim = max(old, key=lambda pid: len(os.listdir(f"/proc/{pid}/fd")))
-result = {"before": figures(), "files": files(victim)}
-os.kill(int(victim), signal.SIGKILL)
-deadline = time.monotonic() + 12
-while time.monotonic() < deadline and (victim in workers() or len(workers()) < len(old)):
-    time.sleep(0.1)
+result = {"before": figures(), "files": files()}
+kill(victim)
 lost = len(select.select([c.sock for c in held], [], [], 0)[0])
-# A new worker says that it has a cache once it has tried.
-while time.monotonic() < deadline:
-    after = figures()
-    if (after["http_requests_in_flight"], after["cache_up"]) == (len(held) - lost + 1, 1):
-        break
-    time.sleep(0.1)
-result.update(lost=lost, after=after, left=files(victim), old=old, new=workers())
+result.update(lost=lost, after=wait_for(len(held) - lost + 1), old=old, new=workers())
+for connection in held:
+    connection.close()
+for victim in workers():
+    kill(victim)
+result.update(last=wait_for(1), left=files())
 print(json.dumps(result))
+"""
+
+# Opens more connections than the workers may have, counts who is sent away, and asks again afterwards.
+CROWD = r"""
+import http.client, json, resource, select, socket, sys, time
+
+path, most, more = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+crowd = []
+for _ in range(most + more):
+    one = socket.socket(socket.AF_UNIX)
+    one.settimeout(20)
+    one.connect(path)
+    crowd.append(one)
+waiting, told = select.poll(), {}
+by_number = {one.fileno(): one for one in crowd}
+for one in crowd:
+    waiting.register(one, select.POLLIN)
+deadline = time.monotonic() + 10
+while len(told) < more and time.monotonic() < deadline:
+    for number, _ in waiting.poll(200):
+        told[number] = by_number[number].recv(1000).decode()
+        waiting.unregister(number)
+for one in crowd:
+    one.close()
+statuses = []
+for _ in range(20):
+    connection = http.client.HTTPConnection("localhost")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(path)
+    connection.request("GET", "/health/live", headers={"Connection": "close"})
+    statuses.append(connection.getresponse().status)
+print(json.dumps([sorted(set(told.values())), len(told), statuses]))
 """
 
 
@@ -79,7 +126,7 @@ def test_a_killed_worker_is_replaced_and_leaves_no_gauge(host: Host, variables: 
             KILL,
             f"/run/{name}/{name}.sock",
             main,
-            f"/run/{name}-{instance}",
+            f"/run/{name}/metrics",
             token,
         )
     )
@@ -91,7 +138,24 @@ def test_a_killed_worker_is_replaced_and_leaves_no_gauge(host: Host, variables: 
     assert after["http_requests_in_flight"] == 9 - about["lost"]
     assert after["http_requests_total"] >= before["http_requests_total"]
     assert after["cache_up"] == 1
+    # Every worker has been replaced by now: what they counted is there, in files that others took over.
+    assert about["last"]["http_requests_total"] >= after["http_requests_total"]
+    assert about["last"]["http_requests_in_flight"] == 1
     assert about["files"]
-    assert not about["left"]
+    assert about["left"] == about["files"]
     unit = f"{name}@{instance}.service"
     assert host.check_output(f"systemctl show --value --property=MainPID {unit}") == main
+
+
+def test_a_worker_has_no_more_connections_than_it_may(host: Host, variables: dict[str, Any]) -> None:
+    name = variables["app_name"]
+    main = f"systemctl show --value --property=MainPID '{name}@*.service'"
+    workers = len(host.check_output(f"cat /proc/$({main})/task/*/children").split())
+    path, most = f"/run/{name}/{name}.sock", f"{workers * 1000}"
+    answers, sent_away, afterwards = json.loads(
+        host.check_output("python3 -c %s %s %s 50", CROWD, path, most)
+    )
+    assert sent_away >= 50
+    assert [answer.splitlines()[0] for answer in answers] == ["HTTP/1.1 503 Service Unavailable"]
+    assert "Retry-After: 1" in answers[0]
+    assert afterwards == [200] * 20
