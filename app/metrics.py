@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from app import __version__
 
@@ -87,9 +88,11 @@ class Metrics:
         self.cpu.inc(used - self._cpu_counted)
         self._cpu_counted = used
 
-    def publish(self, figures: CollectorRegistry) -> None:
+    def publish(self, figures: Collector) -> None:
         """Show what one worker knows for all of them; it replaces what was shown before, whole."""
-        text = generate_latest(figures)
+        registry = CollectorRegistry()
+        registry.register(figures)
+        text = generate_latest(registry)
         self._figures = time.time(), text
         if self._directory:
             fresh = Path(self._directory, f"figures-{os.getpid()}")

@@ -3,10 +3,14 @@
 import asyncio
 import logging
 import socket
-from functools import partial
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from app.db import Driver, create_engine
 from app.metrics import Metrics
@@ -79,22 +83,29 @@ async def collect(driver: Driver) -> dict[str, Any]:
     }
 
 
-def as_metrics(figures: dict[str, Any]) -> CollectorRegistry:
-    """Return what is known of the figures as metrics."""
-    registry = CollectorRegistry()
-    gauge = partial(Gauge, registry=registry)
-    for name, text in FIGURES.items():
-        if figures[name] is not None:
-            gauge(f"database_{name}", text).set(figures[name])
-    connections = gauge("database_connections", "All clients' connections.", ["state"])
-    for state, number in {"active": 0, "idle": 0, "idle in transaction": 0, **figures["connections"]}.items():
-        connections.labels(state).set(number)
-    for name, text in TABLE_FIGURES.items():
-        of_tables = gauge(f"database_table_{name}", text, ["table"])
-        for table in figures["tables"]:
-            of_tables.labels(table["table"]).set(table[name])
-    gauge("database_monitor_timestamp_seconds", "When Postgres was last asked.").set_to_current_time()
-    return registry
+@dataclass(frozen=True)
+class Figures(Collector):
+    """What is known of the figures, as metrics: of the host, so in no worker's files."""
+
+    figures: dict[str, Any]
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield each metric."""
+        for name, text in FIGURES.items():
+            if self.figures[name] is not None:
+                yield GaugeMetricFamily(f"database_{name}", text, self.figures[name])
+        connections = GaugeMetricFamily("database_connections", "All clients' connections.", labels=["state"])
+        known = {"active": 0, "idle": 0, "idle in transaction": 0, **self.figures["connections"]}
+        for state, number in known.items():
+            connections.add_metric([state], number)
+        yield connections
+        for name, text in TABLE_FIGURES.items():
+            of_tables = GaugeMetricFamily(f"database_table_{name}", text, labels=["table"])
+            for table in self.figures["tables"]:
+                of_tables.add_metric([table["table"]], table[name])
+            yield of_tables
+        asked = "When Postgres was last asked."
+        yield GaugeMetricFamily("database_monitor_timestamp_seconds", asked, time.time())
 
 
 async def monitor_database(settings: Settings, metrics: Metrics) -> None:
@@ -110,7 +121,7 @@ async def monitor_database(settings: Settings, metrics: Metrics) -> None:
                 driver: Any = (await connection.get_raw_connection()).driver_connection
                 leads = await driver.fetchval(LEAD, socket.gethostname())
                 while leads:
-                    metrics.publish(as_metrics(await collect(driver)))
+                    metrics.publish(Figures(await collect(driver)))
                     await asyncio.sleep(INTERVAL_SECONDS)
         except Exception as error:
             logger.warning("The database monitor stopped", extra={"error": type(error).__name__})

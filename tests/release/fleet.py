@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,6 +20,15 @@ from tests.release.variant import make
 
 # Three of four requests read, every fourth writes; capitals take a fresh connection.
 MIX = "rrwrRlrwrrWrrlrwRrrw"
+
+METRICS = """
+import http.client, socket, sys
+connection = http.client.HTTPConnection("localhost")
+connection.sock = socket.socket(socket.AF_UNIX)
+connection.sock.connect(sys.argv[1])
+connection.request("GET", "/metrics")
+print(connection.getresponse().read().decode())
+"""
 
 
 @dataclass
@@ -219,9 +229,9 @@ class Fleet:
     def counted(self) -> float:
         """Return how many lists the hosts' services have counted: nobody but the load asks for them."""
         series = 'http_requests_total{method="GET",route="/api/v1/products",status="200"}'
-        command = f"curl -s --unix-socket /run/{self.service}/{self.service}.sock http://localhost/metrics"
-        figures = [self.ssh(host, f"{command} | grep -F '{series}' || echo 0") for host in self.apps]
-        return sum(float(figure.split()[-1]) for figure in figures)
+        command = shlex.join(["python3", "-c", METRICS, f"/run/{self.service}/{self.service}.sock"])
+        texts = "".join(self.ssh(host, command) + "\n" for host in self.apps)
+        return sum(float(line.split()[-1]) for line in texts.splitlines() if line.startswith(series))
 
     def directory_of(self, version: str) -> str:
         """Return where a version is installed."""

@@ -32,7 +32,7 @@ def figures():
     for name, value in re.findall(r"^(\w+)(?:{.*})? (\S+)$", text, re.MULTILINE):
         found[name] = found.get(name, 0) + float(value)
     names = ("http_requests_total", "http_requests_in_flight", "cache_up")
-    return {name: found[name] for name in names}
+    return {name: found[name] for name in names} | {"pids": text.count('pid="')}
 
 def workers():
     return pathlib.Path(f"/proc/{main}/task/{main}/children").read_text().split()
@@ -138,6 +138,8 @@ def test_a_killed_worker_is_replaced_and_leaves_no_gauge(host: Host, variables: 
     assert after["http_requests_in_flight"] == 9 - about["lost"]
     assert after["http_requests_total"] >= before["http_requests_total"]
     assert after["cache_up"] == 1
+    # The database's figures are the host's, not one worker's.
+    assert after["pids"] == 0
     # Every worker has been replaced by now: what they counted is there, in files that others took over.
     assert about["last"]["http_requests_total"] >= after["http_requests_total"]
     assert about["last"]["http_requests_in_flight"] == 1
