@@ -83,7 +83,7 @@ async def collect(driver: Driver) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Figures(Collector):
     """What is known of the figures, as metrics: of the host, so in no worker's files."""
 
