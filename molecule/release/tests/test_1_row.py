@@ -99,7 +99,7 @@ def test_seconds_on_one_host(fleet: Fleet, measured: list[str]) -> None:
     fleet.ssh(fleet.edge, f"systemctl stop {fleet.drain_unit(other)}")
     (deploy, rollback), slow = seconds, slowness()
     measured.append(
-        f"on one host: deploy of built code {deploy:.1f} s, rollback {rollback:.1f} s, where a core takes"
+        f"on one host: deploy of built code {deploy:.1f} s, rollback {rollback:.1f} s, where things take"
         f" {slow:.1f} times as long as usual"
     )
     # The goals are 10 and 3; a busy machine takes longer.
