@@ -1,8 +1,8 @@
 """`make bench`: the service as deployed beside a tutorial's, on one lab host, and what the host can do.
 
 BENCH_ROUNDS (5) and BENCH_SECONDS (8) make it shorter, BENCH_PARTS (rounds,limits,edge_cache,growth) leave
-parts out or ask for "choices" or "handovers" (the figures are then in .lab/bench-PARTS.json), BENCH_KEEP=1
-keeps the host for the next run, BENCH_BUSY=1 measures on a busy machine.
+parts out or ask for "choices" (the figures are then in .lab/bench-PARTS.json), BENCH_KEEP=1 keeps the host
+for the next run, BENCH_BUSY=1 measures on a busy machine.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from typing import Any
 from app.products.schemas import ListQuery
 from tests.bench import report
 from tests.bench.choices import choices
-from tests.bench.handovers import measure_handovers, plan
 from tests.bench.limits import measure_limits
 from tests.bench.measure import Host, Load, Sample, busy_share, measure
-from tests.lab import ROOT, Lab, clean_environment, host_variables
+from tests.lab import ROOT, Lab, clean_environment
 
 INVENTORY = Path(__file__).parent / "inventory"
 PARTS = ("rounds", "limits", "edge_cache", "growth")
@@ -233,11 +232,6 @@ class Bench:
             play("playbooks/edge.yml")
         if "choices" in parts:
             result["choices"] = self.choices()
-        if "handovers" in parts:
-            say("handing over")
-            load = plan(f"https://{self.host.address}", PRODUCTS, self.token, PRODUCT)
-            authority = host_variables(INVENTORY, self.host.name)["tls_ca_certificate"]
-            result["handovers"] = measure_handovers(load, authority, play)
         if "growth" in parts:
             result["growth"] = []
             for turn, rows in enumerate(GROWTH):

@@ -148,14 +148,6 @@ def _choices(choices: Mapping[str, Mapping[str, Any]]) -> str:
     return table(["choice, by key", "req/s", "of the whole", "CPU µs", "p99 ms", "failed"], rows)
 
 
-def _handovers(workers: Mapping[str, Mapping[str, Any]]) -> str:
-    rows = (
-        [name, *(f"{one[figure]:g}" for figure in ("handovers", "requests", "failed", "p99_ms", "worst_ms"))]
-        for name, one in workers.items()
-    )
-    return table(["worker", "handovers", "requests", "failed", "p99 ms", "longest ms"], rows)
-
-
 def _memory(memory: Mapping[str, Any]) -> str:
     rows = ([who, str(one["processes"]), f"{one['pss_mb']:.0f}"] for who, one in memory.items())
     return table(["memory", "processes", "PSS MB"], rows)
@@ -173,7 +165,6 @@ TABLES: dict[str, Callable[[Any], str]] = {
     "edge_cache": _edge_cache,
     "growth": _growth,
     "choices": _choices,
-    "handovers": _handovers,
     "memory": _memory,
     "goals": _goals,
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import shlex
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -122,6 +124,16 @@ class Fleet:
         """A token that may write."""
         arguments = "token --subject proof --scope products:write --lifetime 86400"
         return self.ssh(self.apps[0], f"{self.service}-manage {arguments}")
+
+    def answers(self) -> bool:
+        """Tell whether the edge has a host again: it leaves those that failed alone for a while."""
+        edge = http.client.HTTPSConnection(
+            self.url.removeprefix("https://"), timeout=5, context=ssl.create_default_context(cafile=self.ca)
+        )
+        with suppress(OSError), closing(edge):
+            edge.request("GET", "/health/ready")
+            return edge.getresponse().status == 200
+        return False
 
     def traffic(self) -> dict[str, Any]:
         """Return what clients ask: reads, lists and writes, and one long poll all the time."""

@@ -127,7 +127,8 @@ def test_a_disk_that_fills_up_while_the_release_is_installed(fleet: Fleet) -> No
 def test_a_run_that_ends_in_the_middle(fleet: Fleet, how: signal.Signals, task: str, batch: int) -> None:
     """By Ctrl-C or SIGKILL: the lock stays and says whose it is, hosts on trial give up by themselves."""
     with fleet.load(f"{how.name}-{task.split()[0]}-{batch}", RATE) as load:
-        with deploying(fleet, fleet.build(), app_confirm_seconds=10) as deploy:
+        # Long enough for the next run to find the lock.
+        with deploying(fleet, fleet.build(), app_confirm_seconds=20) as deploy:
             deploy.wait_for(task, times=batch)
             deploy.end(how)
         time.sleep(2)

@@ -33,6 +33,7 @@ def plain(fleet: Fleet) -> Iterator[None]:
     for host in fleet.apps:
         fleet.ssh(host, f"systemctl stop plain && rm -f {unit} /srv/plain && systemctl daemon-reload")
         fleet.ssh(host, "systemctl start api.socket api.service")
+    fleet.wait_until(20, fleet.answers)
 
 
 def switch(fleet: Fleet, version: str, action: str) -> Step:
