@@ -132,3 +132,9 @@ def test_a_host_that_is_watched_from_outside_listens_there(
 def test_addresses(address: str, public: bool, part: str | None) -> None:
     found = list(check.address_faults(address, public=public))
     assert [part in sentence for sentence in found] == ([True] if part else [])
+
+
+def test_what_a_role_has_by_default_is_within_its_bounds() -> None:
+    option = {"type": "int", "default": 0}
+    assert list(check.value_faults("a_workers", option, "0")) == []
+    assert list(check.value_faults("a_workers", {"type": "int"}, "0"))

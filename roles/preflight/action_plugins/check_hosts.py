@@ -99,7 +99,7 @@ def value_faults(name: str, option: Mapping[str, Any], value: Any) -> Iterator[s
     choices = option.get("choices")
     if choices and kind != "list" and str(value) not in [str(choice) for choice in choices]:
         yield f"{name} must be one of {', '.join(map(str, choices))}{shown}"
-    if kind == "int":
+    if kind == "int" and int(value) != option.get("default"):  # 0 may stand for what the role works out
         for ending, (lowest, highest) in BOUNDS.items():
             if (name.endswith((ending, "." + ending[1:]))) and not lowest <= int(value) <= highest:
                 yield f"{name} must be between {lowest} and {highest}{shown}"
