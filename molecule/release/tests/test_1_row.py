@@ -13,7 +13,7 @@ from tests.release.fleet import Fleet, Step
 
 RATE = 100
 MOST_PAIRS = 10
-MOST_SECONDS = 240
+MOST_SECONDS = 300
 LEAST_REQUESTS = 20_000
 QUIET_SECONDS = 20
 # A new instance costs processor time before its first answer, an old one after its last.
@@ -98,6 +98,6 @@ def test_seconds_on_one_host(fleet: Fleet, measured: list[str]) -> None:
     fleet.ssh(fleet.edge, f"systemctl stop {fleet.drain_unit(other)}")
     deploy, rollback = seconds
     measured.append(f"on one host: deploy of built code {deploy:.1f} s, rollback {rollback:.1f} s")
-    # The goals are 10 and 3; a slow machine took 16.4 and 4.9.
-    assert deploy < 20
-    assert rollback < 6
+    # The goals are 10 and 3; a busy machine takes longer.
+    assert deploy < 15
+    assert rollback < 5
