@@ -110,7 +110,7 @@ def test_every_exporter_gets_its_figures(host: Host, variables: dict[str, Any], 
 def test_the_edge_is_counted_over_rotations(host: Host) -> None:
     def requests() -> dict[str, int]:
         with host.sudo():
-            host.check_output("systemctl start fastmetal-host-metrics.service")
+            host.check_output("systemctl restart fastmetal-host-metrics.service")
             text = host.file("/var/lib/fastmetal/metrics/host.prom").content_string
         lines = [line.split() for line in text.splitlines() if not line.startswith("#")]
         return {name: int(float(value)) for name, value in lines if name.startswith("edge_requests_total")}

@@ -162,7 +162,7 @@ def test_what_is_wrong_is_red(
 
     time_ = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     entry = {"time": time_, "action": "deploy", "release": "0.0.0-broken", "result": "failed", "by": "eve"}
-    measure = "systemctl start fastmetal-host-metrics.service"
+    measure = "systemctl restart fastmetal-host-metrics.service"
     wanted = {
         "DeployFailed",
         f"{silent.backend.hostname}: no answer",

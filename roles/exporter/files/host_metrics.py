@@ -1,7 +1,8 @@
 #!/usr/bin/python3
 """Write what no exporter knows as a file for the node exporter: release, certificates, upgrades, edge's log.
 
-A timer runs it as an unprivileged user; what is costly is looked at again only when its source has changed.
+One process that stays, as starting Python costs more than a look. What is costly is looked at again only when
+its source has changed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -224,12 +226,15 @@ def replace(path: Path, text: str) -> None:
     candidate.rename(path)
 
 
-def main() -> None:
-    """Collect once; the configuration is the only argument."""
-    settings = json.loads(Path(sys.argv[1]).read_text())
-    directory = Path(os.environ["STATE_DIRECTORY"])
-    kept = directory / "state.json"
-    state = json.loads(kept.read_text()) if kept.exists() else {}
+def notify(state: str) -> None:
+    """Tell systemd; see sd_notify(3)."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.connect(os.environ["NOTIFY_SOCKET"])
+        manager.send(state.encode())
+
+
+def collect(settings: dict[str, Any], state: dict[str, Any]) -> Samples:
+    """Return all figures; the state carries over to the next time what they are counted from."""
     samples = certificates(settings["certificates"], state) | upgrades(state)
     if settings["service"]:
         samples |= release(settings["service"]) | deploys(settings["service"])
@@ -237,8 +242,21 @@ def main() -> None:
         samples |= nginx(settings["nginx_status"])
     if settings["edge_log"]:
         samples |= edge(Path(settings["edge_log"]), state)
-    replace(directory / "host.prom", render(samples))
-    replace(kept, json.dumps(state))
+    return samples
+
+
+def main() -> None:
+    """Collect for ever; the configuration is the only argument."""
+    settings = json.loads(Path(sys.argv[1]).read_text())
+    directory = Path(os.environ["STATE_DIRECTORY"])
+    kept = directory / "state.json"
+    state = json.loads(kept.read_text()) if kept.exists() else {}
+    while True:
+        samples = collect(settings, state)
+        replace(directory / "host.prom", render(samples))
+        replace(kept, json.dumps(state))
+        notify("READY=1\nWATCHDOG=1")
+        time.sleep(settings["seconds"])
 
 
 if __name__ == "__main__":
