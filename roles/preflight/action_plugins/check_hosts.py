@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ansible.errors import AnsibleError
+from ansible.module_utils.common.yaml import yaml_load
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
@@ -167,6 +167,8 @@ def variable_faults(
             elif not missing:
                 yield f"{name} cannot be worked out: {str(error).rstrip('.')}"
         else:
+            # What others are made of is not worked out again for each of them.
+            templar.available_variables[name] = value
             yield from value_faults(name, option, value)
     if secrets:
         command = f"make secrets ENV={variables.get('environment_name', '<environment>')}"
@@ -236,7 +238,7 @@ def address_faults(address: object, *, public: bool) -> Iterator[str]:
 def load_specs() -> Specs:
     """Read the argument specs of every role beside this one."""
     return {
-        path.parts[-3]: yaml.safe_load(path.read_text())["argument_specs"]["main"].get("options", {})
+        path.parts[-3]: yaml_load(path.read_text())["argument_specs"]["main"].get("options", {})
         for path in sorted(ROLES.glob("*/meta/argument_specs.yml"))
     }
 
