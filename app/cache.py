@@ -52,8 +52,9 @@ class Cache:
     before that, an old value that another worker stored lives until its ttl.
 
     A source is read once on a miss: readers on the same worker share the flight, readers on others wait for
-    the value to appear. Nobody gets what was loaded before a write that ended before the reader came: a
-    flight is joined only before its load begins, or while its lease still stands in Redis.
+    the value to appear, for two seconds: a load that takes longer begins again there. Nobody gets what was
+    loaded before a write that ended before the reader came: a flight is joined only before its load begins,
+    or while its lease still stands in Redis.
     """
 
     def __init__(self, link: RedisLink, ttl: float) -> None:
@@ -91,9 +92,11 @@ class Cache:
                     await asyncio.sleep(random.uniform(0.005, 0.02))  # noqa: S311
                     continue
                 flight, result = self._take_off(name, load, ttl or self._ttl, found is not None), "miss"
+            late = flight.loading
             # One reader's leaving must not end the flight for the others.
             landed, value = await asyncio.shield(flight.task)
-            if landed:
+            # What was not there when the load began may be by now, and its making removed no key.
+            if landed and not (late and value is None):
                 self._count(result)
                 return value
 

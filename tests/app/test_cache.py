@@ -76,6 +76,31 @@ async def test_nothing_is_not_stored(cache: Cache) -> None:
     assert source.loads == 2
 
 
+async def test_nothing_is_not_shared_with_a_reader_that_came_later(cache: Cache) -> None:
+    """It may have been made meanwhile, and who makes something removes no key."""
+    source = Source(None)
+    source.gate = asyncio.Event()
+    first = asyncio.ensure_future(cache.fetch("made", source.load))
+    await source.started.wait()
+    source.value = b"{}"
+    second = asyncio.ensure_future(cache.fetch("made", source.load))
+    await asyncio.sleep(0.05)
+    source.gate.set()
+    assert (await first, await second) == (None, b"{}")
+    assert source.loads == 2
+
+
+async def test_a_thousand_readers_of_nothing_load_twice_at_most(cache: Cache) -> None:
+    source = Source(None)
+
+    async def load() -> bytes | None:
+        await asyncio.sleep(0.05)
+        return await source.load()
+
+    assert await asyncio.gather(*(cache.fetch("none", load) for _ in range(1000))) == [None] * 1000
+    assert source.loads <= 2
+
+
 async def test_what_was_read_before_a_write_is_not_stored_after_it(cache: Cache) -> None:
     source = Source(b'{"old":1}')
     source.gate = asyncio.Event()
