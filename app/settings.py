@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
@@ -171,6 +171,9 @@ class Settings(BaseSettings):
             raise ValueError("must start with unix://, redis:// or rediss://")
         if parts.username or parts.password or "password" in parts.query:
             raise ValueError("must not carry an account: use REDIS_USERNAME and REDIS_PASSWORD")
+        # The client would let them replace the host, the check of its certificate and every timeout.
+        if others := parse_qs(parts.query, keep_blank_values=True).keys() - {"db"}:
+            raise ValueError(f"must not carry {min(others)}: all but db are settings of their own")
         return value
 
     @model_validator(mode="after")
