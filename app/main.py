@@ -18,6 +18,8 @@ from app.products import endpoints as products
 from app.settings import Settings, SettingsError, load_settings
 from app.users import endpoints as users
 
+TRACE_HEADERS = ("X-Request-ID", "traceparent", "tracestate")
+
 
 def create_app(
     settings: Settings | None = None, access_log: Callable[[dict[str, Any]], None] | None = None
@@ -52,8 +54,8 @@ def create_app(
             ProblemCORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_credentials=settings.cors_allow_credentials,
-            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=["Authorization", "Content-Type", "X-Request-ID", *products.REQUEST_HEADERS],
+            allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", *TRACE_HEADERS, *products.REQUEST_HEADERS],
             expose_headers=["X-Request-ID", "Retry-After", *products.RESPONSE_HEADERS],
         )
     app.add_middleware(

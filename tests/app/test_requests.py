@@ -215,6 +215,26 @@ async def test_cors_answers_the_named_origins_only(start: Callable[..., Any]) ->
     assert refused.json()["request_id"] == refused.headers["x-request-id"]
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
+async def test_browsers_may_send_and_read_what_the_api_speaks_of(
+    start: Callable[..., Any], method: str
+) -> None:
+    origin = {"Origin": "https://shop.example"}
+    client = await start(CORS_ORIGINS=origin["Origin"], CORS_ALLOW_CREDENTIALS="true")
+    names = "authorization,content-type,idempotency-key,if-match,if-none-match"
+    asked = {
+        "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": f"{names},traceparent,tracestate,x-request-id",
+    }
+    assert (await client.options(URL, headers=origin | asked)).status_code == 200
+    asked["Access-Control-Request-Headers"] += ",x-other"
+    assert (await client.options(URL, headers=origin | asked)).status_code == 400
+    answer = await client.get(URL, headers=origin)
+    assert answer.headers["access-control-allow-credentials"] == "true"
+    shown = answer.headers["access-control-expose-headers"].lower().split(", ")
+    assert set(shown) == {"etag", "idempotency-replayed", "location", "retry-after", "x-request-id"}
+
+
 @pytest.mark.parametrize("url", ["/health/live", "/health/ready", URL, "/nowhere", f"{URL}/0"])
 async def test_head_is_get_without_the_body(
     client: httpx.AsyncClient, access_lines: list[dict[str, Any]], url: str
