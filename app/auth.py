@@ -9,6 +9,7 @@ import jwt
 from fastapi import HTTPException, Request, Security
 from fastapi.security import HTTPBearer
 
+from app.errors import UnavailableError
 from app.settings import Settings
 
 WRITE_PRODUCTS = "products:write"
@@ -66,6 +67,8 @@ class Tokens:
             "exp": issued_at + (lifetime or self._lifetime),
             "uid": user_id,
         }
+        if not self._keys:  # production does not start without one
+            raise UnavailableError("There is no SECRET_KEY to sign a token with.")
         return jwt.encode(claims, self._keys[0], self._algorithm)
 
     def verify(self, token: str) -> Principal:

@@ -13,6 +13,7 @@ import jwt
 import pytest
 
 from app.auth import READ_OPERATIONS, WRITE_PRODUCTS, Tokens
+from app.errors import UnavailableError
 from app.settings import Settings
 from app.users import service as users_service
 
@@ -249,3 +250,5 @@ def test_without_a_key_no_token_counts(service: Callable[..., Settings]) -> None
     tokens = Tokens(service(ENVIRONMENT="testing", SECRET_KEY=""))
     with pytest.raises(Exception, match="not valid"):
         tokens.verify(jwt.encode({"sub": "a", "iat": 1, "exp": 2**40}, NEW_KEY, "HS256"))
+    with pytest.raises(UnavailableError, match="SECRET_KEY"):
+        tokens.issue("a", frozenset())
