@@ -154,8 +154,10 @@ def _refuse(items: Sequence[BulkItem], ids: set[int], detail: str) -> None:
     """Raise an error that names the items with these ids, if there are any."""
     numbers = [number for number, item in enumerate(items) if item.id in ids]
     if numbers:
-        faults = [{"in": "body", "field": f"items.{number}.id", "detail": detail} for number in numbers]
-        raise ConflictError("Nothing was stored; `errors` names the items.", faults[:MOST_FAULTS])
+        shown = numbers[:MOST_FAULTS]
+        faults = [{"in": "body", "field": f"items.{number}.id", "detail": detail} for number in shown]
+        told = f"Nothing was stored; `errors` names the items, {len(shown)} of {len(numbers)}."
+        raise ConflictError(told, faults)
 
 
 def _columns(items: Sequence[BulkItem]) -> list[list[Any]]:

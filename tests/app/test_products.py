@@ -8,15 +8,16 @@ from io import BytesIO
 from secrets import token_hex
 from typing import Any
 
-import asyncpg
 import httpx
 import pytest
 from sqlalchemy import text, update
 from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
 
 from app.auth import WRITE_PRODUCTS
 from app.db import create_engine
 from app.idempotency import IdempotencyKey
+from app.main import create_app
 from app.products.repository import FIELDS, list_statement
 from app.products.schemas import ListQuery
 from app.settings import Settings
@@ -70,16 +71,29 @@ async def test_a_product_lives_from_creation_to_deletion(
 
 
 async def test_a_product_is_a_row_before_the_answer_is_sent(
-    client: httpx.AsyncClient, writer: dict[str, str], category: str
+    service: Callable[..., Settings], writer: dict[str, str], category: str
 ) -> None:
-    created = await create(client, writer, category=category, price="0.10")
-    await client.patch(f"{URL}/{created['id']}", json={"price": "9999999999.99"}, headers=writer)
-    database = client.app.state.products._repository._database  # type: ignore[attr-defined]
-    async with database.engine.connect() as connection:
-        raw = await connection.get_raw_connection()
-        driver: asyncpg.Connection[Any] = raw.driver_connection
-        rows = await driver.fetch("SELECT name, price::text FROM products WHERE category = $1", category)
-    assert [tuple(row) for row in rows] == [("Lamp", "9999999999.99")]
+    """Somebody else sees it by then: the transport only says so once the application has returned."""
+    app = create_app(service(), lambda _: None)
+    seen: list[tuple[str, str]] = []
+
+    async def watched(scope: Scope, receive: Receive, send: Send) -> None:
+        async def look(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                rows = "SELECT name, price::text FROM products WHERE category = :category"
+                async with app.state.database.engine.connect() as connection:
+                    seen.extend(map(tuple, await connection.execute(text(rows), {"category": category})))
+            await send(message)
+
+        await app(scope, receive, look)
+
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(watched), base_url="http://test") as client,
+    ):
+        created = await create(client, writer, category=category, price="0.10")
+        await client.patch(f"{URL}/{created['id']}", json={"price": "9999999999.99"}, headers=writer)
+    assert seen == [("Lamp", "0.10"), ("Lamp", "9999999999.99")]
 
 
 @pytest.mark.parametrize(
@@ -436,6 +450,10 @@ async def test_a_bulk_write_is_all_or_nothing_and_names_the_rows(
     many = await client.post(BULK, json={"items": [{}] * 500}, headers=writer)
     assert len(many.json()["errors"]) == 100
     assert "100 of 1500" in many.json()["detail"]
+    unknown = [item | {"id": 2**52 + number} for number in range(101)]
+    many = await client.post(BULK, json={"items": unknown}, headers=writer)
+    assert (many.status_code, len(many.json()["errors"])) == (409, 100)
+    assert "100 of 101" in many.json()["detail"]
 
 
 async def test_thousands_of_rows_take_a_moment(
