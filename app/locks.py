@@ -25,13 +25,14 @@ class Lock:
     Redis checks and acts in one step. A holder that dies leaves the lock free after `ttl` seconds.
 
     What it does not promise: that there is never a second holder. A holder that is stopped for longer than
-    the ttl (a pause, a slow network) still believes in its lock; a Redis that restarts or fails over may
-    forget it. So guard efficiency with it, and guard correctness in Postgres, by a constraint or a row lock.
-    It is not fair, and not re-entrant.
+    the ttl (a pause, a slow network) still believes in its lock; a Redis that restarts, fails over or is
+    full may forget it. So guard efficiency with it, and guard correctness in Postgres, by a constraint or a
+    row lock. It is not fair, and not re-entrant. Metrics know it by its name up to a colon.
     """
 
     def __init__(self, link: RedisLink, name: str, ttl: float) -> None:
         self.name = name
+        self._kind = name.partition(":")[0]
         self._link = link
         key = f"{link.prefix}lock:{name}"
         # Without a client no command is run.
@@ -46,7 +47,7 @@ class Lock:
             if acquired or left <= 0:
                 break
             await asyncio.sleep(min(left, random.uniform(0.01, 0.1)))  # noqa: S311
-        waits = self._link.metrics.lock_waits.labels(self.name, "acquired" if acquired else "given up")
+        waits = self._link.metrics.lock_waits.labels(self._kind, "acquired" if acquired else "given up")
         waits.observe(time.monotonic() - started)
         return acquired
 
