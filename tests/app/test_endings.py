@@ -29,9 +29,8 @@ READ, SLOW = "SELECT stock FROM products WHERE id = $1", "SELECT pg_sleep(3)"
 
 @asynccontextmanager
 async def made(settings: Settings) -> AsyncIterator[Database]:
-    database = Database(settings, Metrics("test"))
-    yield database
-    await database.aclose()
+    async with aclosing(Database(settings, Metrics("test"))) as database:
+        yield database
 
 
 @pytest.fixture

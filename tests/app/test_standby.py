@@ -1,0 +1,88 @@
+"""A service that is given a standby and its primary, as a cluster of two would be."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from sqlalchemy import make_url
+
+from app.settings import Settings
+from tests.app.conftest import SERVERS
+from tests.app.test_endings import made
+
+PORT = 5433
+HOME = "/var/lib/postgresql/standby"
+AS_POSTGRES = "runuser -u postgres --"
+ASK = f"{AS_POSTGRES} psql --quiet --no-align --tuples-only --command"
+START = f"""set -e
+version=$(ls /etc/postgresql)
+etc=/etc/postgresql/$version/main
+cp --preserve $etc/pg_hba.conf /root/
+echo 'local replication postgres peer' >> $etc/pg_hba.conf
+{ASK} 'SELECT pg_reload_conf()'
+{AS_POSTGRES} pg_basebackup --pgdata={HOME} --write-recovery-conf --checkpoint=fast
+systemd-run --quiet --unit=standby --uid=postgres --property=Type=notify --property=KillSignal=SIGINT \\
+  /usr/lib/postgresql/$version/bin/postgres -D {HOME} -c config_file=$etc/postgresql.conf \\
+  -c data_directory={HOME} -c port={PORT} -c external_pid_file=
+"""
+STOP = f"""
+systemctl stop standby
+rm -rf {HOME}
+mv /root/pg_hba.conf /etc/postgresql/*/main/
+{ASK} 'SELECT pg_reload_conf()'
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _standby() -> Iterator[None]:
+    try:
+        SERVERS.ssh("data", START)
+        yield
+    finally:
+        SERVERS.ssh("data", STOP)
+
+
+def url_of(settings: Settings, *ports: int | None) -> str:
+    """Return the database's URL with an endpoint for each port, None being the primary's."""
+    parts = urlsplit(settings.database_url)
+    places = ",".join(f"{parts.hostname}:{port or parts.port or 5432}" for port in ports)
+    return f"postgresql://{parts.username or parts.path.strip('/')}@{places}{parts.path}"
+
+
+async def test_the_endpoint_that_accepts_writes_is_found(service: Callable[..., Settings]) -> None:
+    async with made(service(DATABASE_URL=url_of(service(), PORT, None))) as database:
+        rows = await database.fetch("test", "SELECT pg_is_in_recovery() AS standby")
+        assert [row["standby"] for row in rows] == [False]
+
+
+async def test_a_standby_alone_does_not_serve(
+    start: Callable[..., Any], service: Callable[..., Settings]
+) -> None:
+    client: httpx.AsyncClient = await start(DATABASE_URL=url_of(service(), PORT))
+    assert (await client.get("/health/ready")).status_code == 503
+    assert (await client.get("/api/v1/products")).status_code == 503
+
+
+async def test_replication_is_watched(
+    start: Callable[..., Any], service: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.monitor.START_SECONDS", 0)
+    monkeypatch.setattr("app.monitor.INTERVAL_SECONDS", 0.05)
+    role = make_url(service().database_url).username
+    has = f"SELECT pg_has_role('{role}', 'pg_read_all_stats', 'USAGE')"
+    granted = SERVERS.ssh("data", f'{ASK} "{has}"').strip() == "t"
+    SERVERS.ssh("data", f"{ASK} 'GRANT pg_read_all_stats TO {role}'")
+    try:
+        client: httpx.AsyncClient = await start()
+        deadline = time.monotonic() + 10
+        while "\ndatabase_standbys 1.0\n" not in (shown := (await client.get("/metrics")).text):
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+        assert "\ndatabase_replication_lag_seconds 0." in shown
+    finally:
+        if not granted:
+            SERVERS.ssh("data", f"{ASK} 'REVOKE pg_read_all_stats FROM {role}'")
