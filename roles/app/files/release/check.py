@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import socket
@@ -17,6 +18,14 @@ class OtherReleaseError(Exception):
     """Another release answered."""
 
 
+@functools.cache
+def trusting(authority: str) -> ssl.SSLContext:
+    """Return what checks an edge's certificate; every public authority is read for it."""
+    context = ssl.create_default_context(cadata=authority)
+    context.load_default_certs()
+    return context
+
+
 def connect(place: str, name: str, authority: str) -> socket.socket:
     """Connect to an edge, or to a socket of this host, which has no name."""
     if not name:
@@ -24,8 +33,7 @@ def connect(place: str, name: str, authority: str) -> socket.socket:
         local.settimeout(10)
         local.connect(place)
         return local
-    context = ssl.create_default_context(cadata=authority)
-    context.load_default_certs()
+    context = trusting(authority)
     return context.wrap_socket(socket.create_connection((place, 443), timeout=10), server_hostname=name)
 
 
