@@ -18,8 +18,6 @@ LEAST_REQUESTS = 20_000
 QUIET_SECONDS = 20
 # A new instance costs processor time before its first answer, an old one after its last.
 MARGIN_SECONDS = 3
-# The quickest of these counts, as timeit's does: whatever else the machine does only adds to it.
-TURNS = 3
 
 
 def p99(report: Report) -> float:
@@ -76,31 +74,30 @@ def test_releases_and_rollbacks_lose_nothing(fleet: Fleet, measured: list[str]) 
     assert busy <= 3 * quiet
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(300)
 def test_seconds_on_one_host(fleet: Fleet, measured: list[str]) -> None:
     """New code that is built already, and the way back, while the edge leaves the other host out."""
     # What the row has deployed and rolled back from at last.
     version = fleet.versions[-2]
     host, other = fleet.apps
+    fleet.ssh(host, f"rm -r /srv/{fleet.service}/releases/{version}-*")
     fleet.ssh(fleet.edge, f"systemctl start {fleet.drain_unit(other)}")
-    seconds: dict[str, list[float]] = {}
-    for playbook, extra, live in TURNS * (
+    seconds = []
+    for playbook, extra, live in (
         ("deploy", fleet.source(version), version),
         ("rollback", {}, fleet.versions[-1]),
     ):
-        if playbook == "deploy":
-            fleet.ssh(host, f"rm -r /srv/{fleet.service}/releases/{version}-*")
         begun = time.time()
         run = fleet.play(playbook, "--limit", host, **extra)
-        seconds.setdefault(playbook, []).append(time.time() - begun)
+        seconds.append(time.time() - begun)
         assert run.status == 0, run.output
         assert host in run.changed
         fleet.wait_until(10, partial(fleet.runs, host, live))
         # When somebody wants to go back the host has removed what is old, which its next change waits for.
         time.sleep(2)
     fleet.ssh(fleet.edge, f"systemctl stop {fleet.drain_unit(other)}")
-    for playbook, turns in seconds.items():
-        measured.append(f"{playbook} on one host: {', '.join(f'{turn:.1f}' for turn in turns)} s")
+    deploy, rollback = seconds
+    measured.append(f"on one host: deploy of built code {deploy:.1f} s, rollback {rollback:.1f} s")
     # The goals are 10 and 3; a busy machine takes longer.
-    assert min(seconds["deploy"]) < 15
-    assert min(seconds["rollback"]) < 5
+    assert deploy < 15
+    assert rollback < 5
