@@ -6,7 +6,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -25,6 +25,7 @@ from tests.lab import Lab
 
 # The lab whose host `data` runs the servers.
 SERVERS = Lab("pytest-service")
+PSQL = "runuser -u postgres -- psql --no-psqlrc --quiet --tuples-only --no-align --command"
 SECRET = "Zk3vQ9xN7mB2wL5tR8yU1cP4aH6jD0fGsTeXoV"
 OPTIONAL = (
     "DATABASE_PASSWORD",
@@ -169,6 +170,23 @@ async def sign_in(client: httpx.AsyncClient, *scopes: str) -> dict[str, str]:
 def category() -> str:
     """A category that no other test uses."""
     return f"category-{token_hex(6)}"
+
+
+def ask_superuser(statement: str) -> str:
+    """Run SQL as the superuser of the servers' Postgres and return its bare output."""
+    return SERVERS.ssh("data", f'{PSQL} "{statement}"').strip()
+
+
+@contextmanager
+def seeing_all(role: str | None) -> Iterator[None]:
+    """Let a role see what other roles' sessions do, if it may not already."""
+    had = ask_superuser(f"SELECT pg_has_role('{role}', 'pg_read_all_stats', 'USAGE')") == "t"
+    ask_superuser(f"GRANT pg_read_all_stats TO {role}")
+    try:
+        yield
+    finally:
+        if not had:
+            ask_superuser(f"REVOKE pg_read_all_stats FROM {role}")
 
 
 class Proxy:

@@ -13,7 +13,7 @@ from sqlalchemy import make_url, text
 from app.auth import READ_OPERATIONS, Tokens
 from app.db import create_engine
 from app.settings import Settings
-from tests.app.conftest import SERVERS
+from tests.app.conftest import ask_superuser, seeing_all
 from tests.app.test_db import drop_connections
 
 
@@ -63,31 +63,27 @@ async def test_other_roles_sessions_are_known_or_absent(
     """What the server hides without pg_read_all_stats is not shown as 0."""
     settings = service()
     role = make_url(settings.database_url).username
-    psql = "runuser -u postgres -- psql --no-psqlrc --tuples-only --no-align --command"
-    has = f"SELECT pg_has_role('{role}', 'pg_read_all_stats', 'USAGE')"
-    granted = SERVERS.ssh("data", f'{psql} "{has}"').strip() == "t"
     hidden = ("database_longest_transaction_seconds", "database_longest_query_seconds")
     owner = create_engine(settings, owner=True)
     try:
-        async with owner.begin() as connection:
-            await connection.execute(text("SELECT 1"))
-            client = await start()
-            for verb, state in (
-                ("REVOKE pg_read_all_stats FROM", "unknown"),
-                ("GRANT pg_read_all_stats TO", "idle in transaction"),
-            ):
-                SERVERS.ssh("data", f"{psql} '{verb} {role}'")
-                await asyncio.sleep(0.5)
-                shown = (await client.get("/metrics")).text
-                assert [f"\n{name} " in shown for name in hidden] == [verb.startswith("GRANT")] * 2
-                assert await figure(client, f'database_connections{{state="{state}"}}') >= 1
-                assert await figure(client, "database_standbys") == 0
-                assert "database_replication_lag_seconds" not in shown
-            assert await figure(client, hidden[0]) > 0
+        with seeing_all(role):
+            async with owner.begin() as connection:
+                await connection.execute(text("SELECT 1"))
+                client = await start()
+                for verb, state in (
+                    ("REVOKE pg_read_all_stats FROM", "unknown"),
+                    ("GRANT pg_read_all_stats TO", "idle in transaction"),
+                ):
+                    ask_superuser(f"{verb} {role}")
+                    await asyncio.sleep(0.5)
+                    shown = (await client.get("/metrics")).text
+                    assert [f"\n{name} " in shown for name in hidden] == [verb.startswith("GRANT")] * 2
+                    assert await figure(client, f'database_connections{{state="{state}"}}') >= 1
+                    assert await figure(client, "database_standbys") == 0
+                    assert "database_replication_lag_seconds" not in shown
+                assert await figure(client, hidden[0]) > 0
     finally:
         await owner.dispose()
-        if not granted:
-            SERVERS.ssh("data", f"{psql} 'REVOKE pg_read_all_stats FROM {role}'")
 
 
 async def test_a_monitor_without_its_database_goes_on_trying(

@@ -11,20 +11,18 @@ import pytest
 from sqlalchemy import make_url
 
 from app.settings import Settings
-from tests.app.conftest import SERVERS
+from tests.app.conftest import PSQL, SERVERS, seeing_all
 from tests.app.test_endings import made
 
 PORT = 5433
 HOME = "/var/lib/postgresql/standby"
-AS_POSTGRES = "runuser -u postgres --"
-ASK = f"{AS_POSTGRES} psql --quiet --no-align --tuples-only --command"
 START = f"""set -e
 version=$(ls /etc/postgresql)
 etc=/etc/postgresql/$version/main
-cp --preserve $etc/pg_hba.conf /root/
+cp --preserve $etc/pg_hba.conf $etc/pg_hba.conf.before
 echo 'local replication postgres peer' >> $etc/pg_hba.conf
-{ASK} 'SELECT pg_reload_conf()'
-{AS_POSTGRES} pg_basebackup --pgdata={HOME} --write-recovery-conf --checkpoint=fast
+{PSQL} 'SELECT pg_reload_conf()'
+runuser -u postgres -- pg_basebackup --pgdata={HOME} --write-recovery-conf --checkpoint=fast
 systemd-run --quiet --unit=standby --uid=postgres --property=Type=notify --property=KillSignal=SIGINT \\
   /usr/lib/postgresql/$version/bin/postgres -D {HOME} -c config_file=$etc/postgresql.conf \\
   -c data_directory={HOME} -c port={PORT} -c external_pid_file=
@@ -32,8 +30,8 @@ systemd-run --quiet --unit=standby --uid=postgres --property=Type=notify --prope
 STOP = f"""
 systemctl stop standby
 rm -rf {HOME}
-mv /root/pg_hba.conf /etc/postgresql/*/main/
-{ASK} 'SELECT pg_reload_conf()'
+cd /etc/postgresql/*/main && mv pg_hba.conf.before pg_hba.conf
+{PSQL} 'SELECT pg_reload_conf()'
 """
 
 
@@ -72,17 +70,10 @@ async def test_replication_is_watched(
 ) -> None:
     monkeypatch.setattr("app.monitor.START_SECONDS", 0)
     monkeypatch.setattr("app.monitor.INTERVAL_SECONDS", 0.05)
-    role = make_url(service().database_url).username
-    has = f"SELECT pg_has_role('{role}', 'pg_read_all_stats', 'USAGE')"
-    granted = SERVERS.ssh("data", f'{ASK} "{has}"').strip() == "t"
-    SERVERS.ssh("data", f"{ASK} 'GRANT pg_read_all_stats TO {role}'")
-    try:
+    with seeing_all(make_url(service().database_url).username):
         client: httpx.AsyncClient = await start()
         deadline = time.monotonic() + 10
         while "\ndatabase_standbys 1.0\n" not in (shown := (await client.get("/metrics")).text):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.1)
         assert "\ndatabase_replication_lag_seconds 0." in shown
-    finally:
-        if not granted:
-            SERVERS.ssh("data", f"{ASK} 'REVOKE pg_read_all_stats FROM {role}'")
