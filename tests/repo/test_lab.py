@@ -24,6 +24,15 @@ while True:
         server.accept()[0].close()
 """
 
+# A process in no list any more while the thread that ends last gives this memory back.
+BIG = """
+import threading, time
+memory = b"x" * 1_500_000_000
+for _ in range(8):
+    threading.Thread(target=time.sleep, args=(60,)).start()
+open("/run/big", "w").close()
+"""
+
 
 def output(*command: str | Path) -> str:
     """Run a command and return its output."""
@@ -167,6 +176,14 @@ def test_a_power_cut_keeps_what_was_written(one: Lab) -> None:
         one.ssh("a", "true")
     output(LABCTL, "start", one.name, "a")
     assert one.ssh("a", "cat /var/lib/kept && ls /etc/kept").split() == ["kept", "/etc/kept"]
+
+
+def test_a_power_cut_waits_for_the_last_thread(one: Lab) -> None:
+    one.up(a="trixie")
+    for _ in range(3):
+        one.ssh("a", f"systemd-run --quiet python3 -c '{BIG}' && until [ -e /run/big ]; do sleep 0.1; done")
+        output(LABCTL, "kill", one.name, "a")
+        output(LABCTL, "start", one.name, "a")
 
 
 @pytest.fixture

@@ -168,12 +168,15 @@ class Lab:
     def cgroup(self, name: str) -> Path:
         return cgroup_root() / f"fastmetal-{self.id}" / name
 
-    def processes(self, name: str) -> list[int]:
-        return cgroup_processes(self.cgroup(name))
+    def runs(self, name: str) -> bool:
+        """Whether anything of the host still runs: a process on its way out is in no list any more."""
+        with contextlib.suppress(OSError):
+            return "populated 1" in (self.cgroup(name) / "cgroup.events").read_text()
+        return False
 
     def init(self, name: str) -> int | None:
         """The host's PID 1 as the machine sees it: the first process of nspawn's payload."""
-        for pid in self.processes(name):
+        for pid in cgroup_processes(self.cgroup(name)):
             with contextlib.suppress(OSError):
                 status = Path(f"/proc/{pid}/status").read_text()
                 if next(x for x in status.splitlines() if x.startswith("NSpid:")).split()[2:] == ["1"]:
@@ -238,7 +241,7 @@ class Lab:
         if not cgroup.exists():
             return
         (cgroup / "cgroup.kill").write_text("1")
-        wait_for(lambda: not self.processes(name), 10, f"killing host '{name}'")
+        wait_for(lambda: not self.runs(name), 30, f"killing host '{name}'")
         remove_cgroup(cgroup)
 
     def stop(self, name: str) -> None:
@@ -247,7 +250,7 @@ class Lab:
         if init:
             os.kill(init, signal.SIGRTMIN + 3)
             with contextlib.suppress(LabError):
-                wait_for(lambda: not self.processes(name), 20, f"stopping host '{name}'")
+                wait_for(lambda: not self.runs(name), 20, f"stopping host '{name}'")
         self.kill(name)
 
     def forget(self, name: str) -> None:
@@ -259,7 +262,7 @@ class Lab:
         address = self.host(name)["address"]
 
         def answers() -> bool:
-            if not self.processes(name):
+            if not self.runs(name):
                 log = (self.dir / "hosts" / name / "console.log").read_text(errors="replace")
                 raise LabError(f"host '{name}' ended while starting: {log.strip()[-500:]}")
             with contextlib.suppress(OSError), socket.create_connection((address, 22), 0.5) as link:
@@ -379,7 +382,7 @@ class Lab:
                 "index": index,
             }
         self.save()
-        stopped = [name for name in wanted if not self.processes(name)]
+        stopped = [name for name in wanted if not self.runs(name)]
         for name in stopped:
             self.start(name)
         for name in wanted:
@@ -481,7 +484,7 @@ def act(lab: Lab, options: argparse.Namespace) -> int:
         print("changed" if lab.down() else "unchanged")
     elif options.verb == "status":
         for name, host in lab.state["hosts"].items():
-            state = "running" if lab.processes(name) else "stopped"
+            state = "running" if lab.runs(name) else "stopped"
             print(f"{name}\t{host['address']}\t{host['release']}\t{state}")
     else:
         for name in options.names:
@@ -492,7 +495,7 @@ def act(lab: Lab, options: argparse.Namespace) -> int:
                 lab.kill(name)
             if options.verb in ("cut", "mend"):
                 run("ip", "link", "set", veth, "down" if options.verb == "cut" else "up")
-            if options.verb in ("start", "restart") and not lab.processes(name):
+            if options.verb in ("start", "restart") and not lab.runs(name):
                 lab.start(name)
                 lab.wait_ssh(name)
     return 0
