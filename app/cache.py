@@ -49,7 +49,8 @@ class Cache:
     the lease is still there. A writer removes the key, and the lease with it, after its commit: so a value
     read before the commit can never be stored after it. A worker that cannot reach Redis removes what it
     wrote as soon as it can, which it tries every few seconds, and before it uses Redis again; should it die
-    before that, an old value that another worker stored lives until its ttl.
+    before that, an old value that another worker stored lives until its ttl. So does one that was read
+    before a commit that failed for its caller and became visible after the removal all the same.
 
     A source is read once on a miss: readers on the same worker share the flight, readers on others wait for
     the value to appear, for two seconds: a load that takes longer begins again there. Nobody gets what was
@@ -153,12 +154,14 @@ class Cache:
         if self._link.client is None or not keys:
             return
         names = [self._prefix + key for key in keys]
-        await self._tell("invalidate", lambda client: client.unlink(*names), *names)
+        await self._tell("invalidate", lambda client: client.unlink(*names), *names, patient=True)
 
-    async def _tell(self, operation: str, command: Callable[[Redis], Awaitable[Any]], *names: str) -> None:
+    async def _tell(
+        self, operation: str, command: Callable[[Redis], Awaitable[Any]], *names: str, patient: bool = False
+    ) -> None:
         """Run a command, or remember to remove these keys before Redis is used again."""
         try:
-            await self._link.call(operation, command)
+            await self._link.call(operation, command, patient=patient)
         except Unavailable:
             self._missed.update(names)
             if len(self._missed) > MOST_MISSED:

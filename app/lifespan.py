@@ -50,7 +50,6 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             asyncio.create_task(_repeat(database.sample_pool, SAMPLE_SECONDS)),
             asyncio.create_task(_repeat(state.drain.look, DRAIN_LOOK_SECONDS)),
             asyncio.create_task(monitor_database(settings, metrics)),
-            asyncio.create_task(redis.watch()),
         ]
         logger.info("Started", extra={"release": settings.release, "environment": settings.environment})
         try:
@@ -66,5 +65,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 async def _repeat(action: Callable[[], Any], seconds: float) -> None:
     while True:
-        action()
+        try:
+            action()
+        except Exception:  # such as too many open files: the next time may be better
+            logger.exception("A periodic task failed")
         await asyncio.sleep(seconds)

@@ -43,60 +43,59 @@ def create_client(settings: Settings) -> Redis | None:
 class RedisLink:
     """Runs commands; any failure of Redis becomes Unavailable, and costs one timeout, not one per request.
 
-    After a failure nothing is asked for a while; then one command is the probe, and so on until one succeeds.
+    After a failure Redis is not used until it has answered a ping, which nobody waits for. The first one goes
+    out at once, as a worker that stood still for a moment takes Redis for silent; others at a fixed beat.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.client = create_client(settings)
         self.prefix = settings.redis_key_prefix
         self.metrics = metrics
-        # Run on the first connection after a failure, before Redis is used again.
+        # Run when Redis answers again, before it is used.
         self.recovery: Callable[[Redis], Awaitable[None]] | None = None
         self._retry_after = settings.redis_retry_after
-        self._failed = False
-        self._recovering = False
-        self._next_try = 0.0
+        self._return: asyncio.Task[None] | None = None
+        self._asked = asyncio.Event()
         metrics.cache_up.set(1 if self.client else 0)
 
-    async def call(self, operation: str, command: Callable[[Redis], Awaitable[T]]) -> T:
-        """Run one command under the breaker."""
-        started = time.monotonic()
-        if self.client is None or (self._failed and (self._recovering or started < self._next_try)):
+    async def call(
+        self, operation: str, command: Callable[[Redis], Awaitable[T]], *, patient: bool = False
+    ) -> T:
+        """Run one command under the breaker; a patient one waits for the first ping after a failure."""
+        if patient and self._return:
+            await self._asked.wait()
+        if self.client is None or self._return:
             raise Unavailable
+        started = time.monotonic()
         try:
-            if self._failed:
-                await self._recover(self.client)
             return await command(self.client)
         except (RedisError, OSError, TimeoutError) as error:
             self.metrics.cache.labels(operation, "error").inc()
-            if not self._failed:
+            if self._return is None:
                 logger.warning("Redis failed, serving without it", extra={"error": type(error).__name__})
-            self._failed = True
-            self._next_try = time.monotonic() + self._retry_after
-            self.metrics.cache_up.set(0)
+                self.metrics.cache_up.set(0)
+                self._asked.clear()
+                self._return = asyncio.create_task(self._come_back(self.client))
             raise Unavailable from error
         finally:
             self.metrics.cache_durations.labels(operation).observe(time.monotonic() - started)
 
-    async def _recover(self, client: Redis) -> None:
-        self._recovering = True
-        try:
-            await client.ping()
-            if self.recovery:
-                await self.recovery(client)
-        finally:
-            self._recovering = False
+    async def _come_back(self, client: Redis) -> None:
+        while True:
+            try:
+                await client.ping()
+                if self.recovery:
+                    await self.recovery(client)
+                break
+            except Exception:  # whatever it is, nothing else would ask again
+                self.metrics.cache.labels("ping", "error").inc()
+            finally:
+                self._asked.set()
+            await asyncio.sleep(self._retry_after)
         # In the same turn of the loop as the recovery's last look at what there is to do.
-        self._failed = False
+        self._return = None
         self.metrics.cache_up.set(1)
         logger.info("Redis is back")
-
-    async def watch(self) -> None:
-        """After a failure try again by itself: until then other workers may serve what is old."""
-        while True:
-            await asyncio.sleep(self._retry_after)
-            if self._failed:
-                await self.ping()
 
     async def ping(self) -> bool:
         """Whether Redis answers now."""
@@ -106,5 +105,8 @@ class RedisLink:
             return False
 
     async def aclose(self) -> None:
+        if self._return:
+            self._return.cancel()
+            await asyncio.wait([self._return])
         if self.client is not None:
             await self.client.aclose()

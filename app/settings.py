@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     redis_key_prefix: str = Field("api:", description="Start of every key, as the ACL allows it.")
     redis_max_connections: int = Field(64, ge=1, le=10_000, description="Connections each worker may open.")
     redis_timeout: float = Field(0.25, gt=0, le=10, description="Seconds a Redis answer may take.")
-    redis_retry_after: float = Field(2, gt=0, le=300, description="Seconds without Redis after a failure.")
+    redis_retry_after: float = Field(2, gt=0, le=300, description="Seconds between pings after a failure.")
     cache_ttl: int = Field(60, ge=1, le=86_400, description="Seconds a cached read lives, within a tenth.")
 
     secret_key: SecretStr = Field(
@@ -213,11 +213,15 @@ class Settings(BaseSettings):
     def database_endpoints(self) -> list[tuple[str, int]]:
         """Return where the database may be: a host, or the directory of its socket, and the port."""
         url = make_url(self.database_url)
-        found = []
-        for place in url.normalized_query.get("host", [url.host or "/run/postgresql"]):
-            host, _, port = place.rpartition(":") if re.search(r"[^:]:\d+$", place) else (place, "", "")
-            found.append((host.strip("[]"), int(port or url.port or 5432)))
-        return found
+        port = url.port or 5432
+        if "host" not in url.query:
+            return [(url.host or "/run/postgresql", port)]
+        # Without brackets, the last part of an IPv6 address is no port.
+        places = [
+            re.fullmatch(r"(\[.*\]|[^:]*):(\d+)", place) or (place, place, port)
+            for place in url.normalized_query["host"]
+        ]
+        return [(place[1].strip("[]"), int(place[2])) for place in places]
 
     @property
     def owner(self) -> str:

@@ -19,6 +19,7 @@ from fastapi import FastAPI
 from app import manage
 from app.auth import WRITE_PRODUCTS, Tokens
 from app.main import create_app
+from app.redis_link import RedisLink
 from app.settings import Settings, load_settings
 from app.users.service import UserService
 from tests.lab import Lab
@@ -187,6 +188,12 @@ def seeing_all(role: str | None) -> Iterator[None]:
     finally:
         if not had:
             ask_superuser(f"REVOKE pg_read_all_stats FROM {role}")
+
+
+async def came_back(link: RedisLink) -> None:
+    """Return when Redis has answered again."""
+    if link._return:
+        await asyncio.wait_for(asyncio.shield(link._return), 5)
 
 
 class Proxy:

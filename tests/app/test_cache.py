@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 
 from app.cache import Cache, Key, cached
 from app.metrics import Metrics
-from app.redis_link import RedisLink, create_client
+from app.redis_link import RedisLink, Unavailable, create_client
 from app.settings import Settings
-from tests.app.conftest import Proxy
+from tests.app.conftest import Proxy, came_back
 
 URL = "/api/v1/products"
+
+BUSY = "for _ = 1, 10000000 do end"  # some tenths of a second
 
 
 @pytest.fixture
@@ -30,9 +32,8 @@ async def cache(service: Callable[..., Settings]) -> AsyncIterator[Cache]:
 @asynccontextmanager
 async def make_cache(settings: Settings) -> AsyncIterator[Cache]:
     """A cache as one more worker would have it."""
-    link = RedisLink(settings, Metrics("test"))
-    yield Cache(link, settings.cache_ttl)
-    await link.aclose()
+    async with aclosing(RedisLink(settings, Metrics("test"))) as link:
+        yield Cache(link, settings.cache_ttl)
 
 
 class Source:
@@ -357,13 +358,27 @@ async def test_nothing_is_asked_while_a_recovery_takes_its_time(
         await cache.invalidate("k")
         await proxy.up()
         monkeypatch.setattr(client, "unlink", slow)
-        await asyncio.sleep(0.1)
-        probe = asyncio.create_task(cache.fetch("other", Source(b"1").load))
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.3)
         assert await cache.fetch("k", Source(b"new").load) == b"new"
         go_on.set()
-        await probe
+        await came_back(cache._link)
         assert await cache.fetch("k", Source(b"new").load) == b"new"
+
+
+async def test_what_a_worker_writes_after_it_stood_still_is_removed_too(
+    service: Callable[..., Settings],
+) -> None:
+    """Its timeouts have passed while the answers are there: Redis is asked again before it is given up."""
+    settings = service(REDIS_TIMEOUT="0.25", REDIS_RETRY_AFTER="60")
+    async with make_cache(settings) as cache, make_cache(settings) as other:
+        await cache.fetch("k", Source(b"old").load)
+        asking = asyncio.create_task(cache._link.call("slow", lambda client: client.eval(BUSY, 0)))
+        await asyncio.sleep(0.02)
+        time.sleep(0.4)  # noqa: ASYNC251  (the worker stands still)
+        with pytest.raises(Unavailable):
+            await asking
+        await cache.invalidate("k")
+        assert await other.fetch("k", Source(b"new").load) == b"new"
 
 
 async def test_very_many_missed_removals_clear_the_prefix(
@@ -383,14 +398,14 @@ async def test_very_many_missed_removals_clear_the_prefix(
         for number in range(4):
             await cache.invalidate(f"many{number}")
         await proxy.up()
-        await asyncio.sleep(0.1)
+        await came_back(cache._link)
         for number in range(5):
             await cache.fetch(f"many{number}", source.load)
         assert source.loads == 10
         await proxy.down()
         await cache.clear("many1*")
         await proxy.up()
-        await asyncio.sleep(0.1)
+        await came_back(cache._link)
         for number in range(5):
             await cache.fetch(f"many{number}", source.load)
         assert source.loads == 11

@@ -21,7 +21,7 @@ from app.metrics import Metrics
 from app.products.schemas import ProductInput
 from app.redis_link import RedisLink
 from app.settings import Settings
-from tests.app.conftest import Proxy, proxied, running
+from tests.app.conftest import Proxy, came_back, proxied, running
 
 URL = "/api/v1/products"
 READ, SLOW = "SELECT stock FROM products WHERE id = $1", "SELECT pg_sleep(3)"
@@ -141,14 +141,7 @@ async def test_what_is_written_while_redis_comes_back_is_removed_too(
             return removed
 
         monkeypatch.setattr(client, "unlink", slow)
-        watch = asyncio.create_task(link.watch())  # nobody asks anything
-        try:
-            deadline = time.monotonic() + 5
-            while link._failed:
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.01)
-        finally:
-            watch.cancel()
+        await came_back(link)  # nobody asks anything
         assert turns == 2
         assert await others.get(name) is None
 
