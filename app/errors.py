@@ -55,8 +55,9 @@ def problem(error: HTTPException, request_id: str, faults: list[dict[str, str]] 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
     # Each method is a route of its own, and a 405 names only the first one's.
     path = getattr(request.scope.get("route"), "path", "")
-    if error.status_code == 405 and (methods := request.app.openapi()["paths"].get(path)):
-        allowed = {method.upper() for method in methods}
+    if error.status_code == 405:
+        own = (error.headers or {}).get("Allow", "").split(", ")
+        allowed = {method.upper() for method in request.app.openapi()["paths"].get(path, own)}
         error.headers = {"Allow": ", ".join(sorted(allowed | ({"HEAD"} if "GET" in allowed else set())))}
     return problem(error, request.state.request_id, getattr(error, "faults", None))
 

@@ -24,18 +24,30 @@ def answer(
     """Return the body with its ETag; or 304 without it, if a reader has it already."""
     tag = etag(body)
     sent = {"ETag": tag, **(headers or {})}
-    known = request.headers.get("if-none-match", "") if request.method == "GET" else ""
-    if known.strip() == "*" or tag in _LISTED.findall(known):
+    if request.method == "GET" and _lists(_field(request, "if-none-match"), tag):
         return Response(None, 304, sent)
     return Response(body, status, sent, "application/json")
 
 
 def expectation(request: Request) -> Callable[[bytes], None]:
-    """Return the check of If-Match, to be called with what is stored, under its lock."""
-    wanted = request.headers.get("if-match", "*").strip()
+    """Return the check of If-Match and If-None-Match, to be called with what is stored, under its lock."""
+    wanted = _field(request, "if-match", "*")
+    unwanted = _field(request, "if-none-match")
 
     def check(stored: bytes) -> None:
-        if wanted != "*" and etag(stored) not in _LISTED.findall(wanted):
+        tag = etag(stored)
+        if not _lists(wanted, tag):
             raise HTTPException(412, "It has been changed since you read it: read it again.")
+        if _lists(unwanted, tag):
+            raise HTTPException(412, "It is there, as If-None-Match says that it must not be.")
 
     return check
+
+
+def _field(request: Request, name: str, default: str = "") -> str:
+    """Return a header's list, which may be spread over several lines."""
+    return ", ".join(request.headers.getlist(name) or [default]).strip()
+
+
+def _lists(field: str, tag: str) -> bool:
+    return field == "*" or tag in _LISTED.findall(field)

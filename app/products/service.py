@@ -12,6 +12,7 @@ from app.products.repository import NO_PRODUCT, Check, ProductRepository, to_jso
 from app.products.schemas import BulkInput, ListQuery, ProductChange, ProductInput
 
 PATH = "/api/v1/products"
+# Give it another name with every change of what an answer says: releases overlap on one cache.
 PRODUCT = Key("product", "product_id")
 T = TypeVar("T")
 

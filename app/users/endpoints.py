@@ -2,13 +2,27 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import problems
 from app.users.service import MAXIMUM_PASSWORD_LENGTH, UserService
 
-router = APIRouter(prefix="/api/v1/auth", tags=["auth"], responses=problems(400, 401, 413, 422, 503))
+LONGEST_BODY = 16_384
+
+
+async def _check_length(request: Request) -> None:
+    """Refuse a long body before each of its faults is looked for, which anybody could ask for."""
+    if len(await request.body()) > LONGEST_BODY:
+        raise HTTPException(413, f"A sign-in has at most {LONGEST_BODY} bytes.")
+
+
+router = APIRouter(
+    prefix="/api/v1/auth",
+    tags=["auth"],
+    responses=problems(400, 401, 413, 422, 503),
+    dependencies=[Depends(_check_length)],
+)
 
 # Postgres text cannot hold NUL, and no name has a control character.
 Username = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")]

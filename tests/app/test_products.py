@@ -268,6 +268,25 @@ async def test_a_change_of_something_else_than_was_read_is_refused(
     assert gone.status_code == 404
 
 
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
+async def test_a_change_of_what_must_not_be_there_is_refused(
+    client: httpx.AsyncClient, writer: dict[str, str], category: str, method: str
+) -> None:
+    created = await create(client, writer, category=category)
+    address = f"{URL}/{created['id']}"
+    product = {"name": "Desk", "category": category, "price": "1"}
+    tag = (await client.get(address)).headers["etag"]
+
+    async def change(*lines: tuple[str, str]) -> int:
+        answer = await client.request(method, address, json=product, headers=[*writer.items(), *lines])
+        return answer.status_code
+
+    assert await change(("If-None-Match", "*")) == 412
+    assert await change(("If-None-Match", '"x"'), ("If-None-Match", tag)) == 412
+    assert (await client.get(address)).json() == created
+    assert await change(("If-None-Match", '"x"'), ("If-Match", '"x"'), ("If-Match", tag)) in (200, 204)
+
+
 async def test_of_many_who_read_the_same_one_may_change_it(
     client: httpx.AsyncClient, writer: dict[str, str], category: str
 ) -> None:

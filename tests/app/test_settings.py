@@ -54,6 +54,28 @@ def test_a_database_url_is_normalised_to_the_async_driver(
 
 
 @pytest.mark.parametrize(
+    ("place", "endpoints"),
+    [
+        ("db/api", [("db", 5432)]),
+        ("[fd00::10:5]:5433/api", [("fd00::10:5", 5433)]),
+        ("[fd00::a:1]/api", [("fd00::a:1", 5432)]),
+        ("/api?host=/run/postgresql", [("/run/postgresql", 5432)]),
+        ("/api?host=fd00::a:1&host=db:5433", [("fd00::a:1", 5432), ("db", 5433)]),
+        (
+            "[fd00::a:1]:5433,[fd00::a:2],10.0.0.1/api",
+            [("fd00::a:1", 5433), ("fd00::a:2", 5432), ("10.0.0.1", 5432)],
+        ),
+    ],
+)
+def test_endpoints_are_hosts_and_ports(
+    monkeypatch: pytest.MonkeyPatch, place: str, endpoints: list[tuple[str, int]]
+) -> None:
+    monkeypatch.setenv("ENVIRONMENT", "testing")
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://api@{place}")
+    assert load_settings().database_endpoints == endpoints
+
+
+@pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
         ("SECRET_KEY", "", "SECRET_KEY is required"),
