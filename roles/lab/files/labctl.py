@@ -241,7 +241,7 @@ class Lab:
         if not cgroup.exists():
             return
         (cgroup / "cgroup.kill").write_text("1")
-        wait_for(lambda: not self.runs(name), 30, f"killing host '{name}'")
+        wait_for(lambda: not self.runs(name), 10, f"killing host '{name}'")
         remove_cgroup(cgroup)
 
     def stop(self, name: str) -> None:
