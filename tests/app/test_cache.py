@@ -20,7 +20,7 @@ from tests.app.conftest import Proxy, came_back
 
 URL = "/api/v1/products"
 
-BUSY = "for _ = 1, 10000000 do end"  # some tenths of a second
+BUSY = "for _ = 1, 40000000 do end"  # some tenths of a second
 
 
 @pytest.fixture

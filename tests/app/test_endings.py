@@ -16,6 +16,7 @@ from app.cache import Cache
 from app.db import Database
 from app.errors import UnavailableError
 from app.idempotency import RECALL, Idempotency, Outcome
+from app.lifespan import _repeat
 from app.main import create_app
 from app.metrics import Metrics
 from app.products.schemas import ProductInput
@@ -144,6 +145,25 @@ async def test_what_is_written_while_redis_comes_back_is_removed_too(
         await came_back(link)  # nobody asks anything
         assert turns == 2
         assert await others.get(name) is None
+
+
+async def test_what_is_done_periodically_goes_on_after_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    turns, went_on = 0, asyncio.Event()
+
+    def act() -> None:
+        nonlocal turns
+        turns += 1
+        if turns == 1:
+            raise OSError(24, "Too many open files")
+        went_on.set()
+
+    task = asyncio.create_task(_repeat(act, 0.01))
+    try:
+        async with asyncio.timeout(5):
+            await went_on.wait()
+    finally:
+        task.cancel()
+    assert "Too many open files" in caplog.text
 
 
 async def test_a_cancelled_statement_s_connection_is_not_used_again(
