@@ -16,10 +16,11 @@ export UV_SYSTEM_CERTS := true
 # What the caller's shell sets must not leak into a run: these would override ansible.cfg.
 unexport ANSIBLE_INVENTORY
 
-.PHONY: help venv lock lab demo demo-down secrets reference lint test test-repo test-lab test-app test-demo test-roles test-releases bench clean
+.PHONY: help venv lock lab demo demo-down secrets reference check lint-ansible lint-python test test-unit test-app test-machines test-demo test-hosts \
+  soak bench clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The environment is complete when its stamp is there and newer than what it was built from.
 venv: $(VENV)/.complete ## Install the tools into .venv, from hash-pinned requirements
@@ -65,21 +66,16 @@ secrets: venv ## Generate the secrets that an environment lacks: make secrets EN
 
 # --- proof ----------------------------------------------------------------------
 
-test: $(VENV)/.compiled ## Run every test
-	@# Neither of these has deadlines that the other one could break; the others run one after the other.
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint test-repo
-	@$(MAKE) --no-print-directory test-lab test-app test-demo test-roles test-releases
-
-# What only tests import, for the same reason as above.
-$(VENV)/.compiled: $(VENV)/.complete
-	@cd $(VENV)/lib/python3*/site-packages && $(BIN)/python -m compileall -q -j 0 -x '/(ansible_collections|ansible_test|grafana_foundation_sdk)/' .
-	@touch $@
-
 # A plugin is found by its folder, not by a package.
 MYPY_FOLDERS := $(wildcard playbooks/library playbooks/action_plugins roles/*/library roles/*/action_plugins roles/*/filter_plugins roles/app/files/release roles/grafana/dashboards molecule/*/tests)
-lint: venv $(LAB_SECRETS) ## Run the linters
-	yamllint --strict .
+check: venv $(LAB_SECRETS) ## Run the linters and every test that needs neither root nor hosts
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint-ansible lint-python test-unit
+
+lint-ansible: venv $(LAB_SECRETS)
 	ansible-lint --strict
+	yamllint --strict .
+
+lint-python: venv
 	ruff check .
 	ruff format --check .
 	mypy app tests roles/lab/files roles/exporter/files roles/logs/files inventories docs
@@ -89,6 +85,25 @@ lint: venv $(LAB_SECRETS) ## Run the linters
 	python docs/settings.py --check
 	python roles/grafana/dashboards --check
 
+test-unit: venv $(LAB_SECRETS)
+	pytest tests/unit tests/golden tests/repo
+
+# CONTRIBUTING.md has a table of what each part takes.
+PARTS := check test-app test-machines scenario-default scenario-split scenario-release
+test: venv lab $(LAB_SECRETS) $(VENV)/.compiled ## Run every test, as CI does, and print how long each part took
+	@trap 'printf "\nmin:sec  part\n"; cat .lab/times' EXIT; mkdir -p .lab; : > .lab/times; \
+	for part in $(PARTS); do \
+	  start=$$SECONDS; status=0; \
+	  $(MAKE) --no-print-directory $$part || status=$$?; \
+	  printf '%4d:%02d  %s\n' $$(((SECONDS - start) / 60)) $$(((SECONDS - start) % 60)) $$part >> .lab/times; \
+	  [ $$status = 0 ] || exit $$status; \
+	done
+
+# What only tests import; the reason is at $(VENV)/.complete.
+$(VENV)/.compiled: $(VENV)/.complete
+	@cd $(VENV)/lib/python3*/site-packages && $(BIN)/python -m compileall -q -j 0 -x '/(ansible_collections|ansible_test|grafana_foundation_sdk)/' .
+	@touch $@
+
 reference: venv ## Write docs/roles.md, docs/settings.md and the dashboards from the code
 	python docs/reference.py
 	python docs/settings.py
@@ -97,29 +112,29 @@ reference: venv ## Write docs/roles.md, docs/settings.md and the dashboards from
 lab: venv ## Install what lab hosts need on this machine
 	@ansible-playbook playbooks/lab.yml -e lab_state=prepared
 
-test-repo: venv lab $(LAB_SECRETS) ## Test the repository and preflight
-	@command -v npm >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends npm >/dev/null
-	pytest tests/repo --ignore tests/repo/test_lab.py
-
-test-lab: venv lab ## Test the lab and the load driver
-	pytest tests/repo/test_lab.py tests/load
-
-test-app: venv lab $(LAB_SECRETS) ## Test the service against Postgres and Redis on a lab host
+test-app: venv lab $(LAB_SECRETS) ## Test the service against Postgres and Redis on a lab host, and the load driver
 	coverage erase
-	coverage run -m pytest tests/app
+	coverage run -m pytest tests/app tests/load
 	coverage combine --quiet
 	coverage report --fail-under=95
 
-test-demo: venv lab ## Test the demo in a clone: from nothing, again, interrupted, and away
+# None of these has a deadline that the others could break, and each leaves half of the machine idle.
+test-machines: venv lab $(LAB_SECRETS) $(VENV)/.compiled ## Test the lab, preflight, the demo in a clone, and an application of your own
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-demo test-hosts
+
+test-demo: venv lab
 	pytest tests/demo
 
-test-roles: venv $(LAB_SECRETS) ## Run Molecule on both Debian releases and on the split shape
-	molecule test --scenario-name default
-	MOLECULE_INVENTORY=split molecule test --scenario-name split
+test-hosts: venv lab $(LAB_SECRETS)
+	@command -v npm >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends npm >/dev/null
+	pytest tests/hosts
+	$(MAKE) --no-print-directory scenario-own_app
 
-test-releases: venv $(LAB_SECRETS) ## Release under load, fail at each step, and deploy another app by the same roles
-	MOLECULE_INVENTORY=release molecule test --scenario-name release
-	MOLECULE_INVENTORY=own_app molecule test --scenario-name own_app
+scenario-%: venv lab $(LAB_SECRETS) ## Run one Molecule scenario: make scenario-split
+	molecule test --scenario-name $*
+
+soak: venv lab $(LAB_SECRETS) $(VENV)/.compiled ## Measure many releases, other ways to release, and each step's time: for a release or a night
+	SOAK=1 molecule test --scenario-name release
 
 # Not a part of `make test`: it needs a quiet machine for twenty minutes.
 bench: venv $(LAB_SECRETS) ## Measure the service beside a tutorial's on one lab host

@@ -19,7 +19,7 @@ from testinfra.host import Host
 ROOT = Path(__file__).resolve().parents[3]
 SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "default")
 LAB = ROOT / ".lab" / f"molecule-{SCENARIO}"
-INVENTORY = ROOT / "molecule" / os.environ.get("MOLECULE_INVENTORY", "shared") / "inventory"
+INVENTORY = ROOT / "molecule" / SCENARIO / "inventory"
 
 # The tests of each playbook. The scenario of its name runs these only; every other scenario runs all tests.
 TESTS = {
