@@ -49,7 +49,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # One connection per host for all tests; its socket's path must be short, whatever the checkout's is.
     sockets = tempfile.TemporaryDirectory(prefix="fastmetal-")
     config.add_cleanup(sockets.cleanup)
-    ssh_config = LAB / "ssh_config.tests"
+    ssh_config = Path(sockets.name) / "config"
     multiplexing = f"  ControlMaster auto\n  ControlPersist 5\n  ControlPath {sockets.name}/%C\n"
     ssh_config.write_text((LAB / "ssh_config").read_text() + multiplexing)
     config.option.ssh_config = str(ssh_config)
@@ -61,13 +61,23 @@ def built_playbooks(playbook: Path) -> set[str]:
     return {playbook.stem}.union(*(built_playbooks(playbook.parent / name) for name in imports if name))
 
 
+def groups() -> dict[str, set[str]]:
+    """Return {group: hosts} of the scenario's inventory."""
+    children = yaml.safe_load((INVENTORY / "hosts.yml").read_text())["all"]["children"]
+    return {group: set(content["hosts"]) for group, content in children.items()}
+
+
+def complete_hosts() -> set[str]:
+    """Return the hosts with every function, which need no other host."""
+    return set.intersection(*groups().values())
+
+
 def true_words() -> dict[str, set[str]]:
     """Return {word: hosts}: the groups and how they are wired, as far as their playbooks ran."""
-    children = yaml.safe_load((INVENTORY / "hosts.yml").read_text())["all"]["children"]
-    edge, app, postgres, redis, monitoring = (
-        set(children[group]["hosts"]) for group in ("edge", "app", "postgres", "redis", "monitoring")
-    )
-    first = {next(iter(children["monitoring"]["hosts"]))}
+    known = groups()
+    edge, app, postgres = known["edge"], known["app"], known["postgres"]
+    redis, monitoring = known["redis"], known["monitoring"]
+    first = {min(monitoring)}
     collected = yaml.safe_load((INVENTORY / "group_vars/all/main.yml").read_text()).get("logs_collect", False)
     words = {
         "edge": ("edge", edge),
@@ -79,8 +89,10 @@ def true_words() -> dict[str, set[str]]:
         "edge_beside_app": ("edge", edge & app),
         "edge_apart": ("edge", edge - app),
         "collector": ("monitoring", first if collected else set()),
-        # What takes long and looks at nothing of a host's own: on one that is all of it, if there is any.
-        "once": ("monitoring", first & edge & app),
+        "complete": ("base", complete_hosts()),
+        "fleet": ("base", set().union(*known.values()) - complete_hosts()),
+        # What takes long and looks at nothing of a host's own.
+        "once": ("monitoring", first & complete_hosts()),
         # The service on another host comes over the network.
         "postgres_tls": ("postgres", postgres if app - postgres else set()),
         "redis_tls": ("redis", redis if app - redis else set()),
@@ -103,14 +115,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
         concerns = all(host.backend.hostname in words[word] for word in wanted)
         # Molecule names every file, so none can be left out of the collection.
         own = SCENARIO not in TESTS or item.path.name in TESTS[SCENARIO]
+        item.add_marker(pytest.mark.xdist_group(host.backend.hostname))
         (kept if concerns and own else deselected).append(item)
     config.hook.pytest_deselected(items=deselected)
     items[:] = sorted(kept, key=lambda item: item.path.name == "test_reboot.py")
 
 
 @pytest.fixture(scope="session")
-def ansible() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return what runs one of Ansible's commands on the scenario's hosts."""
+def ansible_on_all() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that runs one of Ansible's commands on the scenario's hosts."""
 
     def run(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         plain = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
@@ -123,8 +136,29 @@ def ansible() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+@pytest.fixture(scope="module")
+def limit(host: Host) -> tuple[str, ...]:
+    """Return the arguments that keep Ansible to the hosts that work with the one under test.
+
+    A complete host works alone, and its tests run beside those of the others.
+    """
+    name = host.backend.hostname
+    return ("--limit", name) if name in complete_hosts() else ()
+
+
+@pytest.fixture(scope="module")
+def ansible(
+    limit: tuple[str, ...], ansible_on_all: Callable[..., subprocess.CompletedProcess[str]]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that runs one of Ansible's commands within that limit."""
+    return lambda command, *arguments: ansible_on_all(command, *limit, *arguments)
+
+
 @pytest.fixture(scope="session")
-def all_variables(ansible: Callable[..., subprocess.CompletedProcess[str]]) -> dict[str, dict[str, Any]]:
+def all_variables(
+    ansible_on_all: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, dict[str, Any]]:
     """Return {host: {variable: value}}, resolved by Ansible itself, once."""
     names = sorted(
         name
@@ -133,10 +167,10 @@ def all_variables(ansible: Callable[..., subprocess.CompletedProcess[str]]) -> d
         # The lab's are no host's, and the default of app_source is known inside the role only.
         if not name.startswith("lab_") and name != "app_source"
     )
-    arguments = json.dumps({"variable_names": ["group_names", *names], "variables_directory": str(LAB)})
-    ansible("ansible-playbook", "molecule/shared/variables.yml", "-e", arguments).check_returncode()
-    hosts = json.loads((LAB / "state.json").read_text())["hosts"]
-    return {name: json.loads((LAB / f"{name}.json").read_text()) for name in hosts}
+    directory = tmp_path_factory.mktemp("variables")
+    arguments = json.dumps({"variable_names": ["group_names", *names], "variables_directory": str(directory)})
+    ansible_on_all("ansible-playbook", "molecule/shared/variables.yml", "-e", arguments).check_returncode()
+    return {path.stem: json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))}
 
 
 @pytest.fixture

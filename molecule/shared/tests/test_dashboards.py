@@ -69,9 +69,10 @@ def ask(host: Host, variables: dict[str, Any]) -> Asker:
 
 
 @pytest.fixture(scope="module")
-def traffic(all_variables: dict[str, dict[str, Any]]) -> Iterator[None]:
-    """Read products at every edge, a few times a second, for as long as the tests look."""
+def traffic(host: Host, all_variables: dict[str, dict[str, Any]]) -> Iterator[None]:
+    """Read products a few times a second at the edge that the host is, or else at every edge."""
     edges = [known for known in all_variables.values() if "edge" in known["group_names"]]
+    edges = [known for known in edges if known is all_variables[host.backend.hostname]] or edges
     ended = threading.Event()
 
     def read() -> None:

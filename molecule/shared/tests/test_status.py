@@ -5,6 +5,7 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import pytest
@@ -13,19 +14,25 @@ from testinfra.host import Host
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def look(ansible: Run) -> dict[str, Any]:
-    """Return the fleet's state."""
-    done = ansible("ansible-playbook", "playbooks/status.yml", "-e", "status_format=json")
-    assert done.returncode == 0, done.stdout
-    (line,) = (line for line in done.stdout.splitlines() if line.startswith("{"))
-    state: dict[str, Any] = json.loads(line)
-    return state
+@pytest.fixture(scope="session")
+def status(ansible_on_all: Run) -> Callable[..., dict[str, Any]]:
+    """Return a function that gives the state of a fleet as the scenario left it."""
+
+    @cache
+    def look(*limit: str) -> dict[str, Any]:
+        done = ansible_on_all("ansible-playbook", "playbooks/status.yml", *limit, "-e", "status_format=json")
+        assert done.returncode == 0, done.stdout
+        (line,) = (line for line in done.stdout.splitlines() if line.startswith("{"))
+        state: dict[str, Any] = json.loads(line)
+        return state
+
+    return look
 
 
 @pytest.fixture(scope="module")
-def fleet(ansible: Run) -> dict[str, Any]:
-    """The fleet's state as the scenario left it."""
-    return look(ansible)
+def fleet(limit: tuple[str, ...], status: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """The state of the hosts that work with the one under test."""
+    return status(*limit)
 
 
 def test_nothing_is_wrong_with_what_was_just_built(
@@ -62,7 +69,7 @@ def changed(host: Host, change: str, back: str) -> Iterator[None]:
         host.check_output(back)
 
 
-@pytest.mark.on("app")
+@pytest.mark.on("app", "fleet")
 def test_drift_and_faults_are_told(host: Host, variables: dict[str, Any], ansible: Run) -> None:
     name, home = host.backend.hostname, f"/srv/{variables['app_name']}"
     fake = (
