@@ -1,4 +1,4 @@
-"""Signed, expiring bearer tokens with scopes."""
+"""Bearer tokens: signed, expiring JWTs with scopes."""
 
 import time
 from dataclasses import dataclass
@@ -15,24 +15,26 @@ from app.settings import Settings
 WRITE_PRODUCTS = "products:write"
 READ_OPERATIONS = "operations:read"
 SCOPES = (WRITE_PRODUCTS, READ_OPERATIONS)
-MOST_REMEMBERED = 1000
-REQUIRED: Any = {"require": ["exp", "iat", "sub"]}
-CLOCK_SECONDS = 5  # by which hosts' clocks may differ: a token may come from one that is ahead
+MAX_CACHED_TOKENS = 1000
+REQUIRED_CLAIMS: Any = {"require": ["exp", "iat", "sub"]}
+CLOCK_SKEW_SECONDS = 5  # the issuing host's clock may be ahead
 
 
 class UnauthorizedError(HTTPException):
+    """401 with a WWW-Authenticate challenge."""
+
     def __init__(self, detail: str, challenge: str = "Bearer") -> None:
         super().__init__(401, detail, {"WWW-Authenticate": challenge})
 
 
 def invalid_token() -> UnauthorizedError:
-    """Return the error for a token that does not count; why is not told apart."""
+    """Return the error for every unacceptable token; the client does not learn the reason."""
     return UnauthorizedError("The token is not valid or has expired.", 'Bearer error="invalid_token"')
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who a request acts for and what it may do; `user_id` is None where an operator signed the token."""
+    """The subject and scopes of a token; `user_id` is None if an operator issued it."""
 
     subject: str
     scopes: frozenset[str]
@@ -41,14 +43,15 @@ class Principal:
 
 
 class Tokens:
-    """Issues tokens with the current key and verifies them with any key that is still accepted."""
+    """Signs tokens with SECRET_KEY; verifies them with SECRET_KEY and ACCEPTED_SECRET_KEYS."""
 
     def __init__(self, settings: Settings) -> None:
-        self._keys = settings.signing_keys
+        self._signing_key = settings.secret_key.get_secret_value()
+        self._verification_keys = settings.verification_keys
         self._algorithm = settings.token_algorithm
         self._lifetime = settings.token_lifetime_seconds
-        # With the same keys a token is signed well or never; whether it has expired is asked each time.
-        self._known = lru_cache(MOST_REMEMBERED)(self._decode)
+        # The result of a signature check never changes; the expiry is checked at each call.
+        self._decode_cached = lru_cache(MAX_CACHED_TOKENS)(self._decode)
 
     def issue(
         self,
@@ -58,7 +61,7 @@ class Tokens:
         user_id: int | None = None,
         issued_at: int | None = None,
     ) -> str:
-        """Return a token for `subject` that expires `lifetime` seconds after `issued_at`, or after now."""
+        """Return a token for `subject`, valid for `lifetime` seconds from `issued_at` (default: now)."""
         issued_at = issued_at or int(time.time())
         claims = {
             "sub": subject,
@@ -67,21 +70,21 @@ class Tokens:
             "exp": issued_at + (lifetime or self._lifetime),
             "uid": user_id,
         }
-        if not self._keys:  # production does not start without one
-            raise UnavailableError("There is no SECRET_KEY to sign a token with.")
-        return jwt.encode(claims, self._keys[0], self._algorithm)
+        if not self._signing_key:  # not in production: settings require SECRET_KEY there
+            raise UnavailableError("SECRET_KEY is not set, so tokens cannot be signed.")
+        return jwt.encode(claims, self._signing_key, self._algorithm)
 
     def verify(self, token: str) -> Principal:
-        """Return the token's principal or raise UnauthorizedError."""
-        principal, expires_at = self._known(token)
+        """Return the principal of a valid token or raise UnauthorizedError."""
+        principal, expires_at = self._decode_cached(token)
         if expires_at <= time.time():
             raise invalid_token()
         return principal
 
     def _decode(self, token: str) -> tuple[Principal, int]:
-        for key in self._keys:
+        for key in self._verification_keys:
             try:
-                claims = jwt.decode(token, key, [self._algorithm], REQUIRED, leeway=CLOCK_SECONDS)
+                claims = jwt.decode(token, key, [self._algorithm], REQUIRED_CLAIMS, leeway=CLOCK_SKEW_SECONDS)
             except jwt.InvalidSignatureError:
                 continue
             except jwt.InvalidTokenError:
@@ -92,27 +95,27 @@ class Tokens:
 
 
 async def authorize(request: Request, scope: str) -> Principal:
-    """Let a request pass only with a valid token for the scope."""
+    """Return the principal of a request; raise 401 without a valid token, 403 without the scope."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
-        raise UnauthorizedError("This needs a bearer token.")
+        raise UnauthorizedError("The request requires a bearer token.")
     tokens: Tokens = request.app.state.tokens
     principal: Principal = await request.app.state.users.check(tokens.verify(token))
     request.state.user = principal.subject
     if scope not in principal.scopes:
         challenge = {"WWW-Authenticate": f'Bearer error="insufficient_scope", scope="{scope}"'}
-        raise HTTPException(403, f"The token does not carry the scope {scope}.", challenge)
+        raise HTTPException(403, f"The token lacks the scope {scope}.", challenge)
     return principal
 
 
-# Documents the scheme; what a request carries is judged by `authorize`.
+# Only documents the scheme; `authorize` checks the token.
 bearer = HTTPBearer(
     bearerFormat="JWT", description="A token from /api/v1/auth/token or `app.manage token`.", auto_error=False
 )
 
 
 def require_scope(scope: str) -> Any:
-    """Return the dependency that guards a route with a scope; the OpenAPI document names it."""
+    """Return a dependency that requires a scope and documents it in OpenAPI."""
 
     async def guard(request: Request, _: Annotated[Any, Security(bearer)]) -> Principal:
         return await authorize(request, scope)
@@ -120,6 +123,6 @@ def require_scope(scope: str) -> Any:
     return Security(guard, scopes=[scope])
 
 
-def guarded(scope: str) -> dict[str, Any]:
-    """Return what documents the scope of a route that calls `authorize` itself."""
+def documented_scope(scope: str) -> dict[str, Any]:
+    """Return the OpenAPI description of a scope, for a route that calls `authorize` itself."""
     return {"security": [{bearer.scheme_name: [scope]}]}

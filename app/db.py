@@ -1,4 +1,4 @@
-"""Postgres: one pool for each worker, sessions for cold code, the driver itself for hot statements."""
+"""Postgres: one connection pool per worker, ORM sessions for rare statements, asyncpg for frequent ones."""
 
 import asyncio
 import logging
@@ -26,37 +26,36 @@ from app.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# A connection that sat idle this long is asked before use; younger ones only need to be still open.
+# A connection that was idle for longer is pinged before use; for others an open socket is enough.
 PING_AFTER_SECONDS = 15
-ATTEMPTS = 3
+MAX_ATTEMPTS = 3
 T = TypeVar("T")
 Driver: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 _transaction: ContextVar["Driver | None"] = ContextVar("transaction", default=None)
-# What a lost connection looks like; InternalClientError is asyncpg in the instant between the server's
-# farewell and the closed socket.
-LOST = (
+# InternalClientError: asyncpg raises it between the server's last message and the closed socket.
+CONNECTION_LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     asyncpg.AdminShutdownError,
     ConnectionError,
 )
-# Postgres rolled the transaction back itself.
-UNDONE = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-NOT_NOW = (
-    *LOST,
-    *UNDONE,
-    asyncpg.OperatorInterventionError,  # cut at its timeout, or the server starts or stops
+# Postgres rolled the transaction back in favour of another one.
+ROLLED_BACK = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+UNAVAILABLE = (
+    *CONNECTION_LOST,
+    *ROLLED_BACK,
+    asyncpg.OperatorInterventionError,  # statement timeout, or the server starts or stops
     asyncpg.InsufficientResourcesError,
     asyncpg.LockNotAvailableError,
-    exc.TimeoutError,  # the pool's
+    exc.TimeoutError,  # of the pool
     OSError,
 )
-CONTRADICTED = (asyncpg.IntegrityConstraintViolationError,)
+CONSTRAINT_VIOLATED = (asyncpg.IntegrityConstraintViolationError,)
 
 
 class Base(DeclarativeBase):
-    """Base of the mapped classes; constraint names are predictable so that migrations can drop them."""
+    """Base of the mapped classes; predictable constraint names let migrations drop them."""
 
     metadata = MetaData(
         naming_convention={
@@ -72,9 +71,10 @@ class Base(DeclarativeBase):
 def create_engine(
     settings: Settings, *, owner: bool = False, pooled: bool = True, **limits: float
 ) -> AsyncEngine:
-    """Return the engine of the serving role, or an unpooled one: of the role that migrates, if `owner`.
+    """Return an engine for the serving role, or an unpooled one for the owner role, which migrates.
 
-    Limits are the owner's timeouts by their Postgres names, in seconds; the serving role's are settings.
+    `limits` are timeouts in seconds by their Postgres names, for the owner only; those of the serving role
+    come from the settings.
     """
     given = make_url(settings.database_url)
     url = URL.create("postgresql+asyncpg", given.username, database=given.database)
@@ -101,11 +101,11 @@ def create_engine(
     arguments = {
         "password": password.get_secret_value() or None,
         "timeout": settings.database_connect_timeout / len(endpoints),
-        # For when nobody is there any more to keep to the server's own.
+        # Ends a statement if the server is gone and cannot enforce its own timeout.
         "command_timeout": None if owner else settings.database_statement_timeout + 1,
         "server_settings": {"application_name": name, "jit": "off", **milliseconds},
         "ssl": ssl.create_default_context(cafile=ca) if (ca := settings.database_ssl_ca) else False,
-        # Of several endpoints, the one that accepts writes.
+        # Selects the primary among several endpoints.
         "target_session_attrs": "read-write",
         "async_creator_fn": partial(_connect, endpoints),
     }
@@ -113,14 +113,14 @@ def create_engine(
 
 
 async def _connect(endpoints: list[tuple[str, int]], **arguments: Any) -> Driver:
-    """Return a connection to the endpoint that accepts writes; the one that did last is asked first.
+    """Return a connection to the primary; the endpoint that was primary last is tried first.
 
-    The driver would let one that does not answer use up the time of the others.
+    Each endpoint has its own timeout: with asyncpg's own list, a silent one would use up the others' time.
     """
     for host, port in [*endpoints]:
         try:
             driver: Driver = await asyncpg.connect(host=host, port=port, **arguments)
-        except (*LOST, asyncpg.CannotConnectNowError, OSError) as error:
+        except (*CONNECTION_LOST, asyncpg.CannotConnectNowError, OSError) as error:
             failure = error
         else:
             endpoints.remove((host, port))
@@ -130,7 +130,7 @@ async def _connect(endpoints: list[tuple[str, int]], **arguments: Any) -> Driver
 
 
 class Database:
-    """What the repositories use: `session` for cold code, the others at driver speed for hot code."""
+    """Database access for repositories: `session` (ORM) for rare statements, asyncpg for frequent ones."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.engine = create_engine(settings)
@@ -139,70 +139,74 @@ class Database:
         self._lost_at = 0.0
         self._slow_seconds = settings.database_slow_statement
         self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
-        # The pool would let newcomers overtake those that wait.
-        self._places = asyncio.Semaphore(settings.database_pool_size + settings.database_max_overflow)
-        self._patience = settings.database_pool_timeout
-        self._names_requests = settings.debug or settings.log_level == "DEBUG"
+        # First come, first served: SQLAlchemy's pool lets newcomers overtake waiting requests.
+        self._slots = asyncio.Semaphore(settings.database_pool_size + settings.database_max_overflow)
+        self._pool_timeout = settings.database_pool_timeout
+        self._sets_application_name = settings.debug or settings.log_level == "DEBUG"
         event.listen(self.engine.sync_engine, "checkout", self._on_checkout)
         event.listen(self.engine.sync_engine, "checkin", self._on_checkin)
 
     @asynccontextmanager
     async def session(self, name: str) -> AsyncIterator[AsyncSession]:
-        """One unit of work: committed when the block ends, before any answer; rolled back on an error."""
-        with self._accounted(name):
+        """Run a unit of work: commits when the block ends, before the response; rolls back on an error."""
+        with self._measured(name):
             async with self._sessions.begin() as session:
                 yield session
 
     @asynccontextmanager
     async def connection(self, name: str) -> AsyncIterator[Driver]:
-        """The driver's connection of the transaction around this call, or else one from the pool."""
-        with self._accounted(name) as known:
-            if (joined := _transaction.get()) is not None:
-                known["backend"] = joined.get_server_pid()
-                yield joined
+        """Yield the asyncpg connection of the surrounding transaction, or one from the pool."""
+        with self._measured(name) as log_fields:
+            if (current := _transaction.get()) is not None:
+                log_fields["backend"] = current.get_server_pid()
+                yield current
                 return
-            async with asyncio.timeout(self._patience if self._places.locked() else None):
-                await self._places.acquire()
+            async with asyncio.timeout(self._pool_timeout if self._slots.locked() else None):
+                await self._slots.acquire()
             try:
                 pooled = await self.engine.raw_connection()
                 try:
                     driver = cast("Driver", pooled.driver_connection)
-                    known["backend"] = driver.get_server_pid()
+                    log_fields["backend"] = driver.get_server_pid()
                     yield driver
                 except asyncio.CancelledError:
-                    pooled.invalidate()  # it is still being answered
+                    pooled.invalidate()  # the server is still answering on it
                     raise
-                except (*LOST, TimeoutError):
+                except (*CONNECTION_LOST, TimeoutError):
                     pooled.invalidate()
                     raise
                 finally:
-                    await greenlet_spawn(pooled.close)  # one of the overflow is really closed, which waits
+                    # Not a plain call: an overflow connection is really closed, which awaits.
+                    await greenlet_spawn(pooled.close)
             finally:
-                self._places.release()
+                self._slots.release()
 
-    async def write(self, name: str, sql: str, *arguments: Any) -> list[asyncpg.Record]:
-        """Run one statement, committed when this returns unless in `transact`. Never repeated."""
+    async def execute(self, name: str, sql: str, *arguments: Any) -> list[asyncpg.Record]:
+        """Run one statement once and return its rows; commits, unless inside `transact`.
+
+        `name` labels metrics and log lines.
+        """
         async with self.connection(name) as driver:
             return await driver.fetch(sql, *arguments)
 
     async def fetch(self, name: str, sql: str, *arguments: Any) -> list[asyncpg.Record]:
-        """Run a read at driver speed."""
-        return await self.repeat(partial(self.write, name, sql, *arguments))
+        """Run one read, with a retry if its connection is lost, and return its rows."""
+        return await self.retry_read(partial(self.execute, name, sql, *arguments))
 
-    async def repeat(self, read: Callable[[], Awaitable[T]]) -> T:
-        """Run a read; where its connection is lost once more, over another one, since a read may repeat."""
+    async def retry_read(self, read: Callable[[], Awaitable[T]]) -> T:
+        """Run a read; if its connection is lost, retry once on another one, except inside `transact`."""
         try:
             return await read()
         except UnavailableError as error:
-            if _transaction.get() is not None or not isinstance(error.__cause__, LOST):
+            if _transaction.get() is not None or not isinstance(error.__cause__, CONNECTION_LOST):
                 raise
             return await read()
 
     async def transact(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
-        """Run work in one transaction, which every `fetch` and `write` inside it joins.
+        """Run `work` in one transaction, which every `fetch` and `execute` inside it joins.
 
-        It is run again where Postgres undid it in favour of another transaction: then nothing was done.
-        A connection that is lost on the way may or may not have committed: that is never repeated.
+        Retries after a deadlock or serialization failure, where Postgres rolled everything back. Never
+        retries after a lost connection: the transaction may have committed.
         """
         attempt = 1
         while True:
@@ -214,45 +218,47 @@ class Database:
                     finally:
                         _transaction.reset(token)
             except UnavailableError as error:
-                if attempt == ATTEMPTS or not isinstance(error.__cause__, UNDONE):
+                if attempt == MAX_ATTEMPTS or not isinstance(error.__cause__, ROLLED_BACK):
                     raise
             await asyncio.sleep(attempt * random.uniform(0.005, 0.02))  # noqa: S311
             attempt += 1
 
     @contextmanager
-    def _accounted(self, name: str) -> Iterator[dict[str, Any]]:
-        """Time a statement and turn what the database may answer into errors a client understands.
+    def _measured(self, name: str) -> Iterator[dict[str, Any]]:
+        """Time a statement and translate database errors into HTTP errors.
 
-        A slow one is logged; with the process that ran it, it is found in Postgres' own log too.
+        A slow statement is logged with the backend's process id, which finds it in the log of Postgres.
         """
-        known: dict[str, Any] = {"statement": name}
+        log_fields: dict[str, Any] = {"statement": name}
         started = time.perf_counter()
         try:
-            yield known
+            yield log_fields
         except HTTPException:
             raise
         except Exception as error:
-            cause: BaseException | None = error  # SQLAlchemy wraps the driver's errors, twice
-            while cause is not None and not isinstance(cause, (*NOT_NOW, *CONTRADICTED)):
+            cause: BaseException | None = error  # SQLAlchemy wraps the driver's errors twice
+            while cause is not None and not isinstance(cause, (*UNAVAILABLE, *CONSTRAINT_VIOLATED)):
                 cause = cause.__cause__
             if cause is None:
                 raise
             self._metrics.query_errors.labels(name, type(cause).__name__).inc()
-            if isinstance(cause, (*LOST, TimeoutError)):
+            if isinstance(cause, (*CONNECTION_LOST, TimeoutError)):
                 self._lost_at = time.monotonic()
-            if isinstance(cause, CONTRADICTED):
-                raise ConflictError("The change contradicts what is stored.") from cause
-            raise UnavailableError("The database does not answer in time; try again.") from cause
+            if isinstance(cause, CONSTRAINT_VIOLATED):
+                raise ConflictError("The change violates a database constraint.") from cause
+            raise UnavailableError(
+                "The database is unavailable or did not answer in time. Retry the request."
+            ) from cause
         finally:
             seconds = time.perf_counter() - started
             self._metrics.queries.labels(name).observe(seconds)
             if seconds >= self._slow_seconds:
-                logger.warning("Slow statement", extra=known | {"duration_ms": round(seconds * 1000, 3)})
+                logger.warning("Slow statement", extra=log_fields | {"duration_ms": round(seconds * 1000, 3)})
 
     def _on_checkout(self, connection: Any, record: Any, _proxy: Any) -> None:
-        """Pre-ping without its round trip: a server that went away closed the socket, which is free to see.
+        """Replace a dead connection without a round trip: a server that stopped has closed the socket.
 
-        A connection is asked only if it sat idle for long, or since before another one was lost.
+        Ping only if the connection was idle for long, or since before another connection was lost.
         """
         if connection.driver_connection.is_closed():
             raise exc.DisconnectionError
@@ -261,7 +267,7 @@ class Database:
         try:
             if idle_since < self._lost_at or now - idle_since > PING_AFTER_SECONDS:
                 connection.ping()
-            if self._names_requests:
+            if self._sets_application_name:
                 name = " ".join(dict.fromkeys(request_ids.get().values())) or "api"
                 connection.run_async(lambda driver: driver.execute(f"SET application_name = '{name}'"))
         except Exception as error:
@@ -272,7 +278,7 @@ class Database:
         record.info["idle_since"] = time.monotonic()
 
     def sample_pool(self) -> dict[str, int]:
-        """Record and return how many connections this worker holds and uses."""
+        """Record and return how many connections of this worker are used and idle."""
         pool: Any = self.engine.pool
         sample = {"used": pool.checkedout(), "idle": pool.checkedin()}
         for state, connections in sample.items():

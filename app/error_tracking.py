@@ -1,4 +1,4 @@
-"""Sentry, if a DSN is set: errors that are logged become events, without anything secret."""
+"""Error tracking with Sentry, if SENTRY_DSN is set: logged errors become events without secrets."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from app.logging import request_ids
 from app.settings import Settings
 
 HIDDEN = "[hidden]"
-# What looks like a secret, whoever put it into a message: tokens, and values of telling names.
+# Tokens, passwords in URLs, and values whose names suggest a secret.
 SECRET_LOOKING = re.compile(
     r"(?i)\b(?:bearer|basic)\s+[\w.~+/=-]+|\beyJ[\w-]+\.[\w-]+\.[\w-]+"
     r"|(?<=[/:@])[^\s/:@]+(?=@)|\b\w*(?:password|passwd|secret|token|api_?key|dsn)\w*['\"]?\s*[:=]\s*\S+"
@@ -19,7 +19,7 @@ SECRET_LOOKING = re.compile(
 
 
 class Scrubber:
-    """Removes the service's own secrets, and whatever looks like one, from every string of an event."""
+    """Removes the service's own secrets, and text that looks like one, from every string of an event."""
 
     def __init__(self, settings: Settings) -> None:
         self._secrets = sorted(filter(None, settings.secrets()), key=len, reverse=True)
@@ -44,7 +44,7 @@ class Scrubber:
 
 @asynccontextmanager
 async def error_tracking(settings: Settings) -> AsyncIterator[None]:
-    """Report to Sentry, and send at the end what still waits; without a DSN nothing is even imported."""
+    """Report errors to Sentry and flush at the end; without a DSN the SDK is not imported."""
     if not settings.sentry_dsn:
         yield
         return

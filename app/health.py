@@ -1,4 +1,4 @@
-"""Liveness, readiness and metrics; what they say to anyone names no host and no error."""
+"""Liveness, readiness and metrics; anonymous responses name no host and no error."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from app.auth import READ_OPERATIONS, require_scope
 from app.db import Database
 from app.errors import problems
 from app.migrations import known_revisions
-from app.monitor import collect
+from app.monitor import collect_statistics
 from app.redis_link import RedisLink
 
 logger = logging.getLogger(__name__)
@@ -29,28 +29,27 @@ UNDEFINED_TABLE = "42P01"
 NO_STORE = {"Cache-Control": "no-store"}
 
 
-class Drain:
-    """Whether this worker is on its way out: not ready, and no connection is kept alive.
+class Shutdown:
+    """Whether this worker is shutting down: it is not ready and closes each connection after its response.
 
-    What starts and stops instances makes the file a moment before it stops one, so that proxies have let go
-    of their connections by then.
+    The release mechanism creates the shutdown file shortly before it stops the instance. Proxies then have
+    closed their idle connections when the instance stops.
     """
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
         self.begun = False
 
-    def look(self) -> None:
-        """See whether the file is there."""
+    def check_file(self) -> None:
+        """Begin the shutdown if the file exists, and end it if the file is gone."""
         self.begun = self._file is not None and self._file.exists()
 
 
 class Health:
-    """Answers whether this worker can serve.
+    """Checks whether this worker can serve.
 
-    The database and its schema decide. Redis does not: without it the service goes on, slower, and says
-    "degraded". A schema that is newer than this release knows is fine too: during a release the old
-    instances serve on after the migration.
+    The database and its schema decide. Without Redis the service is slower but works: "degraded". A schema
+    newer than this release is accepted, because old instances serve on after a migration.
     """
 
     def __init__(self, database: Database, redis: RedisLink, externals: Sequence[str] = ()) -> None:
@@ -60,26 +59,26 @@ class Health:
         self._revisions = known_revisions()
 
     async def report(self) -> tuple[bool, dict[str, str]]:
-        """Run every check within its deadline; return whether to serve, and each check's word."""
+        """Return whether the service is ready, and the result of each check within its deadline."""
         migrations, cache = await asyncio.gather(
             _within_deadline("migrations", self._check_migrations()),
             _within_deadline("cache", self._check_cache()),
         )
-        # Reading the revision is the check of the database, too.
+        # The migrations check reads from the database, so it checks that too.
         database = "failed" if migrations == "failed" else "ok"
         ready = migrations in ("ok", "newer")
         return ready, {"database": database, "migrations": migrations, "cache": cache}
 
-    async def look_outside(self) -> dict[str, str]:
-        """Tell which external dependencies can be reached. Readiness never asks: no restart would help."""
-        words = await asyncio.gather(
-            *(_within_deadline(place, self._check_external(place)) for place in self._externals)
+    async def check_externals(self) -> dict[str, str]:
+        """Return which external endpoints accept a connection; not part of readiness."""
+        results = await asyncio.gather(
+            *(_within_deadline(endpoint, self._check_external(endpoint)) for endpoint in self._externals)
         )
-        return dict(zip(self._externals, words, strict=True))
+        return dict(zip(self._externals, results, strict=True))
 
     @staticmethod
-    async def _check_external(place: str) -> str:
-        host, _, port = place.rpartition(":")
+    async def _check_external(endpoint: str) -> str:
+        host, _, port = endpoint.rpartition(":")
         _, writer = await asyncio.open_connection(host, int(port))
         writer.close()
         return "ok"
@@ -103,7 +102,7 @@ class Health:
 
 
 class Detail(BaseModel):
-    """Documents what operators are told."""
+    """Response of /health/detail."""
 
     ready: bool
     checks: dict[str, str]
@@ -125,19 +124,17 @@ async def _within_deadline(name: str, check: Awaitable[str]) -> str:
         return "failed"
 
 
-@router.get("/health/live", summary="The process answers")
+@router.get("/health/live", summary="Liveness")
 async def live() -> Response:
-    """Touch nothing: a restart would not cure a database."""
+    """Return 200. No dependency is checked: restarting this process would not repair it."""
     return JSONResponse({"status": "alive"}, headers=NO_STORE)
 
 
-@router.get(
-    "/health/ready", summary="The service can do its work", responses={503: {"description": "Not now"}}
-)
+@router.get("/health/ready", summary="Readiness", responses={503: {"description": "Not ready"}})
 async def ready(request: Request) -> Response:
-    """Answer 200 (ready or degraded) or 503 (not ready) with a word for each check."""
-    if request.app.state.drain.begun:
-        return JSONResponse({"status": "draining"}, 503, NO_STORE)
+    """Return 200 (ready or degraded) or 503 (not ready, shutting down), with the result of each check."""
+    if request.app.state.shutdown.begun:
+        return JSONResponse({"status": "shutting down"}, 503, NO_STORE)
     is_ready, checks = await request.app.state.health.report()
     status = "not ready" if not is_ready else "degraded" if checks["cache"] == "failed" else "ready"
     return JSONResponse({"status": status, "checks": checks}, 200 if is_ready else 503, NO_STORE)
@@ -145,33 +142,33 @@ async def ready(request: Request) -> Response:
 
 @router.get(
     "/health/detail",
-    summary="What an operator wants to know",
+    summary="Details for operators",
     responses=problems(401, 403, 503),
     dependencies=[require_scope(READ_OPERATIONS)],
 )
 async def detail(request: Request, response: Response) -> Detail:
-    """Tell about the release, the checks, and what Postgres says about itself."""
+    """Return the release, the checks, the connection pool, and the statistics of Postgres."""
     state = request.app.state
     is_ready, checks = await state.health.report()
-    figures = None
+    statistics = None
     if checks["database"] == "ok":
         async with state.database.connection("monitor") as driver:
-            figures = await collect(driver)
+            statistics = await collect_statistics(driver)
     response.headers.update(NO_STORE)
     return Detail(
-        ready=is_ready and not state.drain.begun,
+        ready=is_ready and not state.shutdown.begun,
         checks=checks,
-        external=await state.health.look_outside(),
+        external=await state.health.check_externals(),
         version=__version__,
         release=state.settings.release,
         environment=state.settings.environment,
         host=socket.gethostname(),
         pool=state.database.sample_pool(),
-        database=figures,
+        database=statistics,
     )
 
 
 @router.get("/metrics", include_in_schema=False)
 async def metrics(request: Request) -> Response:
-    """Expose the metrics of all workers; the public edge does not pass this address on."""
+    """Return the metrics of all workers; the edge does not expose this path."""
     return Response(request.app.state.metrics.render(), headers=NO_STORE, media_type=CONTENT_TYPE_LATEST)

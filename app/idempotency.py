@@ -1,4 +1,4 @@
-"""Idempotency keys: a client that repeats a POST, after a timeout or a failover, writes once."""
+"""Idempotency keys: a client that retries a POST after a timeout or a failover writes once."""
 
 import hashlib
 from collections.abc import Awaitable, Callable
@@ -15,9 +15,9 @@ from app.errors import ConflictError
 CLAIM = """
 INSERT INTO idempotency_keys (owner, key, fingerprint, location, body) VALUES ($1, $2, $3, '', '')
 ON CONFLICT DO NOTHING RETURNING key"""
-REMEMBER = "UPDATE idempotency_keys SET location = $3, body = $4 WHERE owner = $1 AND key = $2"
-RECALL = "SELECT fingerprint, location, body FROM idempotency_keys WHERE owner = $1 AND key = $2"
-# A day is longer than any client repeats; in batches, so that no lock is held for long.
+STORE = "UPDATE idempotency_keys SET location = $3, body = $4 WHERE owner = $1 AND key = $2"
+LOAD = "SELECT fingerprint, location, body FROM idempotency_keys WHERE owner = $1 AND key = $2"
+# No client retries for longer than a day. Batches keep locks short; SKIP LOCKED lets purges run in parallel.
 PURGE = """
 DELETE FROM idempotency_keys WHERE (owner, key) IN (
   SELECT owner, key FROM idempotency_keys WHERE created_at < now() - interval '24 hours'
@@ -26,7 +26,7 @@ DELETE FROM idempotency_keys WHERE (owner, key) IN (
 
 
 class IdempotencyKey(Base):
-    """The answer to a request that carried a key, stored in the transaction of what it did."""
+    """The response to a request with a key, stored in the same transaction as its changes."""
 
     __tablename__ = "idempotency_keys"
     __table_args__ = (Index(None, "created_at"),)
@@ -41,7 +41,7 @@ class IdempotencyKey(Base):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a POST answered, and whether this is a repetition."""
+    """The response to a POST, and whether it is replayed from the stored one."""
 
     location: str
     body: bytes
@@ -49,7 +49,7 @@ class Outcome:
 
 
 class Idempotency:
-    """Runs work at most once for each owner and key."""
+    """Runs work at most once per owner and key."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -57,35 +57,38 @@ class Idempotency:
     async def once(
         self, owner: str, key: str, request: BaseModel, work: Callable[[], Awaitable[Outcome]]
     ) -> Outcome:
-        """Do `work` and remember its outcome in one transaction, or return what is remembered.
+        """Run `work` and store its outcome in one transaction, or return the stored outcome.
 
-        Of requests that come together, the later ones wait at the key's row for the first one's end.
+        Concurrent requests with the same key wait at the key's row until the first one ends. Raises
+        ConflictError if the key was used for a different request.
         """
         if not key:
             return await work()
         content = f"{type(request).__name__} {request.model_dump_json()}"
         fingerprint = hashlib.sha256(content.encode()).digest()
 
-        async def work_or_recall() -> Outcome:
-            if await self._database.write("idempotency.claim", CLAIM, owner, key, fingerprint):
+        async def work_or_load() -> Outcome:
+            if await self._database.execute("idempotency.claim", CLAIM, owner, key, fingerprint):
                 outcome = await work()
-                await self._database.write(
-                    "idempotency.remember", REMEMBER, owner, key, outcome.location, outcome.body
+                await self._database.execute(
+                    "idempotency.remember", STORE, owner, key, outcome.location, outcome.body
                 )
                 return outcome
-            rows = await self._database.fetch("idempotency.recall", RECALL, owner, key)
-            if not rows:  # it was purged in between
-                return await work_or_recall()
+            rows = await self._database.fetch("idempotency.recall", LOAD, owner, key)
+            if not rows:  # purged since the claim failed
+                return await work_or_load()
             (stored,) = rows
             if stored["fingerprint"] != fingerprint:
-                raise ConflictError("This idempotency key was used for another request.")
+                raise ConflictError("The idempotency key was used for a different request.")
             return Outcome(stored["location"], stored["body"], replayed=True)
 
-        return await self._database.transact("idempotency.once", work_or_recall)
+        return await self._database.transact("idempotency.once", work_or_load)
 
-    async def purge(self) -> int:
-        """Forget what is older than a client may still repeat; return how many keys went."""
+    async def purge(self, after_batch: Callable[[], Awaitable[object]] | None = None) -> int:
+        """Delete expired keys in batches; return their number. Concurrent purges do not block each other."""
         purged = 0
-        while rows := await self._database.write("idempotency.purge", PURGE):
+        while rows := await self._database.execute("idempotency.purge", PURGE):
             purged += len(rows)
+            if after_batch:
+                await after_batch()
         return purged

@@ -1,4 +1,4 @@
-"""What lives as long as a worker: pools are opened here, after the fork, and closed in order."""
+"""Objects that live as long as a worker: created after the fork, closed in reverse order."""
 
 import asyncio
 import logging
@@ -25,12 +25,12 @@ from app.users.service import UserService
 logger = logging.getLogger(__name__)
 
 SAMPLE_SECONDS = 5
-DRAIN_LOOK_SECONDS = 0.25
+SHUTDOWN_CHECK_SECONDS = 0.25
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Build the worker's services from the settings; nothing is connected until it is needed."""
+    """Create the worker's services from the settings; connections open at first use."""
     state = app.state
     settings: Settings = state.settings
     metrics: Metrics = state.metrics
@@ -48,15 +48,15 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         tasks = [
             asyncio.create_task(_repeat(metrics.sample_process, SAMPLE_SECONDS)),
             asyncio.create_task(_repeat(database.sample_pool, SAMPLE_SECONDS)),
-            asyncio.create_task(_repeat(state.drain.look, DRAIN_LOOK_SECONDS)),
+            asyncio.create_task(_repeat(state.shutdown.check_file, SHUTDOWN_CHECK_SECONDS)),
             asyncio.create_task(monitor_database(settings, metrics)),
         ]
         logger.info("Started", extra={"release": settings.release, "environment": settings.environment})
         try:
             yield
         finally:
-            state.drain.begun = True
-            await state.products.finish()
+            state.shutdown.begun = True
+            await state.products.finish_writes()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -67,6 +67,6 @@ async def _repeat(action: Callable[[], Any], seconds: float) -> None:
     while True:
         try:
             action()
-        except Exception:  # such as too many open files: the next time may be better
+        except Exception:  # may be temporary, such as too many open files
             logger.exception("A periodic task failed")
         await asyncio.sleep(seconds)

@@ -24,7 +24,7 @@ TRACE_HEADERS = ("X-Request-ID", "traceparent", "tracestate")
 def create_app(
     settings: Settings | None = None, access_log: Callable[[dict[str, Any]], None] | None = None
 ) -> FastAPI:
-    """Return the service. Without settings it reads the process's own, and owns its logging."""
+    """Return the service. Without `settings`, load them from the process and configure logging."""
     if settings is None:
         try:
             settings = load_settings()
@@ -46,8 +46,8 @@ def create_app(
     app.state.settings = settings
     app.state.metrics = Metrics(settings.release)
     app.state.tokens = Tokens(settings)
-    app.state.drain = health.Drain(settings.drain_file)
-    # The last one added is the outermost.
+    app.state.shutdown = health.Shutdown(settings.shutdown_file)
+    # The last middleware added is the outermost.
     app.add_middleware(GuardMiddleware, timeout=settings.request_timeout)
     if settings.cors_origins:
         app.add_middleware(
@@ -62,12 +62,12 @@ def create_app(
         RequestMiddleware,
         metrics=app.state.metrics,
         access_log=access_log or AccessLog(),
-        drain=app.state.drain,
+        shutdown=app.state.shutdown,
         max_body_bytes=settings.max_body_bytes,
-        # The interactive pages need scripts.
+        # The interactive API pages need scripts, which the headers forbid.
         headers=[] if settings.debug else Headers(SECURITY_HEADERS).raw,
     )
-    # Routes are tried in turn: the busiest first.
-    for router in (products.router, users.router, health.router):
-        app.router.routes.extend(router.routes)  # an included router would match each request twice
+    # Routes are matched in this order: the busiest first.
+    for router in (products.direct_router, products.router, users.router, health.router):
+        app.router.routes.extend(router.routes)  # include_router would match each request twice
     return app

@@ -1,4 +1,4 @@
-"""The operator's command: `python -m app.manage migrate | plan | current | check | token | user-… | …`."""
+"""Operator's command: `python -m app.manage migrate | plan | current | check | token | user-… | purge`."""
 
 import argparse
 import asyncio
@@ -16,6 +16,7 @@ from app.auth import SCOPES, WRITE_PRODUCTS, Tokens
 from app.db import Database
 from app.health import Health
 from app.idempotency import Idempotency
+from app.locks import Lock
 from app.logging import configure_logging
 from app.metrics import Metrics
 from app.migrations import head_revision
@@ -25,14 +26,17 @@ from app.settings import EXIT_SETTINGS, OperatorError, Settings, load_settings
 from app.users.repository import UserRepository
 from app.users.service import UserService
 
+# A purge extends its lock after each batch, which takes seconds at most.
+PURGE_LOCK_SECONDS = 120
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; results go to standard output, everything else to standard error."""
+    """Run one command, return its exit status; results go to standard output, the rest to standard error."""
     options = _parser().parse_args(arguments)
     try:
         settings = load_settings()
         configure_logging(settings.log_level)
-        logging.getLogger("alembic").setLevel(logging.WARNING)  # app.migrations says what happened
+        logging.getLogger("alembic").setLevel(logging.WARNING)  # app.migrations logs each step
         asyncio.run(options.run(settings, options))
         return 0
     except OperatorError as error:
@@ -41,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message, status = error.detail, 1
     except (OSError, exc.DBAPIError) as error:
         reasons = str(getattr(error, "orig", None) or error).strip().splitlines()
-        message, status = f"The database refused: {[type(error).__name__, *reasons][-1]}.", 1
+        message, status = f"Database error: {[type(error).__name__, *reasons][-1]}.", 1
     print(message, file=sys.stderr)
     return status
 
@@ -55,29 +59,35 @@ def _parser() -> argparse.ArgumentParser:
         subparser.set_defaults(run=run)
         return subparser
 
-    step = command("migrate", _migrate, "bring the database's schema to this release's")
-    step.add_argument("--to", default="head", metavar="REVISION", help="another revision, or base")
-    step.add_argument("--lock-timeout", type=float, default=0.5, metavar="SECONDS")
-    command("plan", _plan, "print what migrate would do, as SQL")
-    command("current", _current, "show the database's revision and this release's")
-    command("check", _check, "settings, database, schema and cache; status 0 if the service can serve")
-    token = command("token", _token, "print a bearer token, and nothing else")
+    step = command("migrate", _migrate, "migrate the database schema to this release's revision")
+    step.add_argument(
+        "--to", default="head", metavar="REVISION", help="target revision, or base (default: head)"
+    )
+    step.add_argument(
+        "--lock-timeout", type=float, default=0.5, metavar="SECONDS", help="wait for a table lock"
+    )
+    command("plan", _plan, "print the SQL that migrate would run")
+    command("current", _current, "print the revisions of the database and of this release")
+    command("check", _check, "check settings, database, schema and cache; exit status 0 if all work")
+    token = command("token", _token, "print a bearer token")
     token.add_argument("--subject", required=True, metavar="NAME")
     token.add_argument("--scope", action="append", metavar="SCOPE", help=f"default: {WRITE_PRODUCTS}")
-    token.add_argument("--lifetime", type=int, metavar="SECONDS")
-    user = command("user-add", _user_add, "add a user, the password on standard input")
+    token.add_argument("--lifetime", type=int, metavar="SECONDS", help="default: TOKEN_LIFETIME_SECONDS")
+    user = command("user-add", _user_add, "add a user; reads the password from standard input")
     user.add_argument("name")
     user.add_argument("--scope", action="append", choices=SCOPES, help=f"default: {WRITE_PRODUCTS}")
-    user.add_argument("--replace", action="store_true", help="if there is one: new password, old tokens end")
-    user = command("user-disable", _user_disable, "refuse a user and the tokens it has")
+    user.add_argument(
+        "--replace", action="store_true", help="replace an existing user; its tokens become invalid"
+    )
+    user = command("user-disable", _user_disable, "disable a user and its tokens")
     user.add_argument("name")
-    command("user-list", _user_list, "show the users")
-    command("purge", _purge, "forget idempotency keys that no client may repeat any more")
+    command("user-list", _user_list, "list the users")
+    command("purge", _purge, "delete expired idempotency keys, on one host at a time")
     return parser
 
 
 async def _token(settings: Settings, options: argparse.Namespace) -> None:
-    if not settings.signing_keys:
+    if not settings.secret_key:
         raise OperatorError("SECRET_KEY is required to sign a token.", EXIT_SETTINGS)
     if options.lifetime is not None and options.lifetime < 1:
         raise OperatorError("The lifetime must be at least one second.", 2)
@@ -108,7 +118,7 @@ async def _user_add(settings: Settings, options: argparse.Namespace) -> None:
     async with _database(settings) as database:
         service = UserService(UserRepository(database), Tokens(settings), Metrics(settings.release))
         if not await service.add(options.name, line.rstrip("\r\n"), scopes, replace=options.replace):
-            raise OperatorError(f"There is a user {options.name} already: --replace gives it a new password.")
+            raise OperatorError(f"The user {options.name} exists; --replace sets a new password.")
 
 
 async def _user_disable(settings: Settings, options: argparse.Namespace) -> None:
@@ -125,19 +135,30 @@ async def _user_list(settings: Settings, _options: argparse.Namespace) -> None:
 
 
 async def _purge(settings: Settings, _options: argparse.Namespace) -> None:
-    async with _database(settings) as database:
-        print(f"purged {await Idempotency(database).purge()}")
+    async with (
+        _database(settings) as database,
+        aclosing(RedisLink(settings, Metrics(settings.release))) as link,
+    ):
+        lock = Lock(link, "purge", PURGE_LOCK_SECONDS)
+        # Without Redis, purge without the lock: concurrent purges are safe, only wasteful.
+        if not await lock.acquire() and link.available:
+            print("another process is purging")
+            return
+        try:
+            print(f"purged {await Idempotency(database).purge(lock.extend)}")
+        finally:
+            await lock.release()
 
 
 async def _check(settings: Settings, _options: argparse.Namespace) -> None:
     redis = aclosing(RedisLink(settings, Metrics(settings.release)))
     async with _database(settings) as database, redis as link:
         ready, checks = await Health(database, link).report()
-    for name, word in checks.items():
-        print(f"{name}: {word}")
-    # An operator who runs this wants to know that Redis is away, though the service would go on.
+    for name, result in checks.items():
+        print(f"{name}: {result}")
+    # Stricter than readiness: the service can serve without Redis, but an operator must know.
     if not ready or checks["cache"] == "failed":
-        raise OperatorError("The service cannot do all of its work.")
+        raise OperatorError("At least one check failed.")
 
 
 if __name__ == "__main__":

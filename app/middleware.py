@@ -1,4 +1,4 @@
-"""Around every request: its id, access line, metrics and limits; and the last resort inside."""
+"""Middleware: request ids, access log, metrics, limits, and the handler of last resort."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import UnavailableError, problem
-from app.health import Drain
+from app.health import Shutdown
 from app.logging import request_ids
 from app.metrics import Metrics
 
@@ -28,7 +28,7 @@ TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[
 ADDRESS = re.compile(rb"[0-9a-fA-F.:]{2,45}")
 LOCAL_PEERS = frozenset({"127.0.0.1", "::1", ""})
 QUIET_ROUTES = frozenset({"/health/live", "/health/ready", "/metrics"})
-# For when no proxy in front adds them; one that does leaves these alone.
+# Set here for a service without a proxy in front; the edge keeps these values.
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -36,22 +36,22 @@ SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 CLIENT_CLOSED_REQUEST = 499
-NOT_ACCEPTED = 403  # what the server makes of a WebSocket that nobody takes
+NOT_ACCEPTED = 403  # the server's answer to a WebSocket that no route accepts
 
 
 @dataclass(slots=True)
 class RequestMiddleware:
-    """Pure ASGI, outermost: identifies a request and accounts for its answer, however it ends.
+    """Outermost, pure ASGI: sets the request id, and logs and counts the request however it ends.
 
-    The id of a request is the caller's X-Request-ID if it is well-formed, else its W3C trace id, else new.
-    The client's address is the last one in X-Forwarded-For, the proxy's own word, where a local proxy or a
-    unix socket handed the request over. A WebSocket counts as the GET that asks for one.
+    The request id is the client's X-Request-ID if well-formed, else its W3C trace id, else random. Behind a
+    local proxy or unix socket, the client address is the last entry of X-Forwarded-For, which the proxy
+    added. A WebSocket counts as the GET that requests the upgrade.
     """
 
     app: ASGIApp
     metrics: Metrics
     access_log: Callable[[dict[str, Any]], None]
-    drain: Drain
+    shutdown: Shutdown
     max_body_bytes: int
     headers: list[tuple[bytes, bytes]]
 
@@ -63,7 +63,7 @@ class RequestMiddleware:
         ids, client = _identify(scope)
         method = scope.get("method", "GET")
         if method == "HEAD":
-            scope["method"] = "GET"  # every route that answers one answers the other
+            scope["method"] = "GET"  # every GET route answers HEAD
         state = scope.setdefault("state", {})
         state |= {"request_id": ids["request_id"], "begun": False}
         token = request_ids.set(ids)
@@ -73,19 +73,19 @@ class RequestMiddleware:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_body_bytes:  # whatever its headers claim
-                raise HTTPException(413, "The request body is larger than this service accepts.")
+            if received > self.max_body_bytes:  # counted, because Content-Length may be wrong
+                raise HTTPException(413, f"The request body exceeds {self.max_body_bytes} bytes.")
             return message
 
-        async def accounted_send(message: Message) -> None:
+        async def counted_send(message: Message) -> None:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
                 state["begun"] = True
-                own = [(b"x-request-id", ids["request_id"].encode()), *self.headers]
-                if self.drain.begun:
-                    own.append((b"connection", b"close"))
-                message["headers"] = [*message["headers"], *own]
+                added = [(b"x-request-id", ids["request_id"].encode()), *self.headers]
+                if self.shutdown.begun:
+                    added.append((b"connection", b"close"))
+                message["headers"] = [*message["headers"], *added]
             elif message["type"] == "websocket.accept":
                 status = 101
             elif method == "HEAD":
@@ -96,7 +96,7 @@ class RequestMiddleware:
 
         self.metrics.in_flight.inc()
         try:
-            await self.app(scope, limited_receive, accounted_send)
+            await self.app(scope, limited_receive, counted_send)
         finally:
             seconds = time.perf_counter() - started
             status = status or (CLIENT_CLOSED_REQUEST if scope["type"] == "http" else NOT_ACCEPTED)
@@ -126,19 +126,19 @@ class RequestMiddleware:
 
 
 class ProblemCORSMiddleware(CORSMiddleware):
-    """Refuses a preflight by a problem document, as everything is refused."""
+    """Refuses a CORS preflight with a problem document."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
         answer = super().preflight_response(request_headers)
         if answer.status_code < 400:
             return answer
-        told = HTTPException(400, f"{bytes(answer.body).decode()}.", {"Vary": "Origin"})
-        return problem(told, request_ids.get()["request_id"])
+        error = HTTPException(400, f"{bytes(answer.body).decode()}.", {"Vary": "Origin"})
+        return problem(error, request_ids.get()["request_id"])
 
 
 @dataclass(slots=True)
 class GuardMiddleware:
-    """Pure ASGI, innermost, so that CORS headers go onto its answers too: time limit, unexpected errors."""
+    """Innermost, pure ASGI: request timeout and unexpected errors; CORS middleware sees its responses."""
 
     app: ASGIApp
     timeout: float
@@ -153,13 +153,17 @@ class GuardMiddleware:
         except Exception as error:
             if isinstance(error, TimeoutError) and deadline.expired():
                 logger.warning("Request timed out", extra={"route": _route(scope)})
-                told: HTTPException = UnavailableError("This took too long; try again.", retry_after=5)
+                shown: HTTPException = UnavailableError(
+                    "The request took too long and was cancelled. Retry it.", retry_after=5
+                )
             else:
                 logger.exception("Unhandled error", extra={"route": _route(scope)})
-                told = HTTPException(500, "The service failed; the request id finds the cause in its log.")
+                shown = HTTPException(
+                    500, "An unexpected error occurred. The log has the cause under the request id."
+                )
             if scope["state"]["begun"]:
-                raise  # the server must cut the connection
-            await problem(told, scope["state"]["request_id"])(scope, receive, send)
+                raise  # the response has started: the server must cut the connection
+            await problem(shown, scope["state"]["request_id"])(scope, receive, send)
 
 
 def _route(scope: Scope) -> str:
@@ -167,16 +171,16 @@ def _route(scope: Scope) -> str:
 
 
 def _identify(scope: Scope) -> tuple[dict[str, str], str]:
-    """Return the request's ids and client address; nothing that a caller wrote passes unchecked."""
+    """Return the request's ids and client address; malformed header values are ignored."""
     headers = dict(scope["headers"])
     client = scope["client"][0] if scope.get("client") else ""
-    if client in LOCAL_PEERS and (told := headers.get(b"x-forwarded-for")):
-        told = told.rpartition(b",")[2].strip()
-        client = told.decode() if ADDRESS.fullmatch(told) else client
+    if client in LOCAL_PEERS and (header := headers.get(b"x-forwarded-for")):
+        header = header.rpartition(b",")[2].strip()
+        client = header.decode() if ADDRESS.fullmatch(header) else client
     request_id = trace_id = None
-    if (told := headers.get(b"traceparent")) and (match := TRACEPARENT.fullmatch(told)):
+    if (header := headers.get(b"traceparent")) and (match := TRACEPARENT.fullmatch(header)):
         request_id = trace_id = match[1].decode()
-    if (told := headers.get(b"x-request-id")) and REQUEST_ID.fullmatch(told):
-        request_id = told.decode()
+    if (header := headers.get(b"x-request-id")) and REQUEST_ID.fullmatch(header):
+        request_id = header.decode()
     ids = {"request_id": request_id or uuid4().hex}
     return (ids | {"trace_id": trace_id} if trace_id else ids), client

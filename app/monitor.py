@@ -1,4 +1,4 @@
-"""What Postgres says about itself, as metrics from one worker of each host, and to an operator."""
+"""Statistics of Postgres: as metrics from one worker per host, and for /health/detail."""
 
 import asyncio
 import logging
@@ -18,25 +18,25 @@ from app.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# Requests come first when a worker starts.
+# The first requests of a new worker have priority.
 START_SECONDS = 1
 INTERVAL_SECONDS = 15
-FIGURES = {
-    "max_connections": "Connections the server accepts.",
+DATABASE_STATISTICS = {
+    "max_connections": "Connections that the server accepts.",
     "longest_query_seconds": "Age of the oldest query; absent without pg_read_all_stats.",
     "longest_transaction_seconds": "Age of the oldest transaction; absent without pg_read_all_stats.",
     "size_bytes": "Size of the database.",
-    "standbys": "Standbys connected to this server.",
-    "replication_lag_seconds": "Of the slowest standby, or this one's; absent where there is none.",
+    "standbys": "Standbys connected to the server.",
+    "replication_lag_seconds": "Lag of the slowest standby, or of this standby; absent without one.",
 }
-TABLE_FIGURES = {
-    "rows": "Live rows, estimated.",
-    "dead_rows": "Rows to vacuum, estimated.",
-    "size_bytes": "With indexes.",
-    "sequential_scans": "Since the start.",
-    "index_scans": "Since the start.",
+TABLE_STATISTICS = {
+    "rows": "Live rows of the table, estimated.",
+    "dead_rows": "Dead rows of the table, estimated.",
+    "size_bytes": "Size of the table with its indexes.",
+    "sequential_scans": "Sequential scans of the table since the statistics were reset.",
+    "index_scans": "Index scans of the table since the statistics were reset.",
 }
-# Without pg_read_all_stats the server hides all but the existence of other roles' sessions.
+# Without pg_read_all_stats, of other roles' sessions only the existence is visible.
 ACTIVITY = """
 SELECT coalesce(state, 'unknown') AS state, count(*) AS connections,
   max(extract(epoch FROM clock_timestamp() - query_start)) FILTER (WHERE state = 'active')::float8 AS query,
@@ -45,7 +45,7 @@ FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()
   AND coalesce(backend_type, 'client backend') = 'client backend'
 GROUP BY 1"""
-# A standby that has nothing to replay is not behind, however long nothing was written.
+# A standby that has replayed everything has no lag, however long ago the last write was.
 DATABASE = """
 SELECT pg_database_size(current_database()) AS size_bytes,
   current_setting('max_connections')::int AS max_connections,
@@ -63,19 +63,19 @@ SELECT relname AS table, n_live_tup AS rows, n_dead_tup AS dead_rows,
   pg_total_relation_size(relid) AS size_bytes, coalesce(seq_scan, 0) AS sequential_scans,
   coalesce(idx_scan, 0) AS index_scans, greatest(last_vacuum, last_autovacuum)::text AS vacuumed_at
 FROM pg_stat_user_tables ORDER BY relname"""
-LEAD = "SELECT pg_try_advisory_lock(hashtextextended('monitor ' || $1, 0))"
+TRY_LEADER_LOCK = "SELECT pg_try_advisory_lock(hashtextextended('monitor ' || $1, 0))"
 
 
-async def collect(driver: Driver) -> dict[str, Any]:
-    """Return the figures of the database that a connection leads to; None stands for unknown."""
-    (figures,) = await driver.fetch(DATABASE)
+async def collect_statistics(driver: Driver) -> dict[str, Any]:
+    """Return the statistics of the connection's database; None means unknown."""
+    (database,) = await driver.fetch(DATABASE)
     activity = await driver.fetch(ACTIVITY)
 
-    def longest(what: str) -> float | None:
-        return max((row[what] or 0 for row in activity), default=0) if figures["sees_all"] else None
+    def longest(column: str) -> float | None:
+        return max((row[column] or 0 for row in activity), default=0) if database["sees_all"] else None
 
     return {
-        **dict(figures),
+        **dict(database),
         "connections": {row["state"]: row["connections"] for row in activity},
         "longest_query_seconds": longest("query"),
         "longest_transaction_seconds": longest("transaction"),
@@ -84,34 +84,37 @@ async def collect(driver: Driver) -> dict[str, Any]:
 
 
 @dataclass(eq=False)
-class Figures(Collector):
-    """What is known of the figures, as metrics: of the host, so in no worker's files."""
+class DatabaseCollector(Collector):
+    """Yields the known statistics as metrics; they are per host, so not in the workers' metrics."""
 
-    figures: dict[str, Any]
+    statistics: dict[str, Any]
 
     def collect(self) -> Iterator[Metric]:
         """Yield each metric."""
-        for name, text in FIGURES.items():
-            if self.figures[name] is not None:
-                yield GaugeMetricFamily(f"database_{name}", text, self.figures[name])
-        connections = GaugeMetricFamily("database_connections", "All clients' connections.", labels=["state"])
-        known = {"active": 0, "idle": 0, "idle in transaction": 0, **self.figures["connections"]}
-        for state, number in known.items():
+        for name, text in DATABASE_STATISTICS.items():
+            if self.statistics[name] is not None:
+                yield GaugeMetricFamily(f"database_{name}", text, self.statistics[name])
+        connections = GaugeMetricFamily(
+            "database_connections", "Connections of all clients, by state.", labels=["state"]
+        )
+        by_state = {"active": 0, "idle": 0, "idle in transaction": 0, **self.statistics["connections"]}
+        for state, number in by_state.items():
             connections.add_metric([state], number)
         yield connections
-        for name, text in TABLE_FIGURES.items():
-            of_tables = GaugeMetricFamily(f"database_table_{name}", text, labels=["table"])
-            for table in self.figures["tables"]:
-                of_tables.add_metric([table["table"]], table[name])
-            yield of_tables
-        asked = "When Postgres was last asked."
-        yield GaugeMetricFamily("database_monitor_timestamp_seconds", asked, time.time())
+        for name, text in TABLE_STATISTICS.items():
+            family = GaugeMetricFamily(f"database_table_{name}", text, labels=["table"])
+            for table in self.statistics["tables"]:
+                family.add_metric([table["table"]], table[name])
+            yield family
+        text = "Time of the last collection from Postgres."
+        yield GaugeMetricFamily("database_monitor_timestamp_seconds", text, time.time())
 
 
 async def monitor_database(settings: Settings, metrics: Metrics) -> None:
-    """Collect while leading: of all workers on a host, the one whose connection holds an advisory lock.
+    """Publish statistics every 15 s while this worker is the leader of its host.
 
-    Postgres frees the lock when that connection ends, however that happens, and another worker takes over.
+    The leader's connection holds an advisory lock. Postgres releases it when that connection ends, and
+    another worker becomes the leader.
     """
     engine = create_engine(settings, pooled=False)
     await asyncio.sleep(START_SECONDS)
@@ -119,10 +122,10 @@ async def monitor_database(settings: Settings, metrics: Metrics) -> None:
         try:
             async with engine.connect() as connection:
                 driver: Any = (await connection.get_raw_connection()).driver_connection
-                leads = await driver.fetchval(LEAD, socket.gethostname())
-                while leads:
-                    metrics.publish(Figures(await collect(driver)))
+                is_leader = await driver.fetchval(TRY_LEADER_LOCK, socket.gethostname())
+                while is_leader:
+                    metrics.publish(DatabaseCollector(await collect_statistics(driver)))
                     await asyncio.sleep(INTERVAL_SECONDS)
         except Exception as error:
-            logger.warning("The database monitor stopped", extra={"error": type(error).__name__})
+            logger.warning("Database monitor failed", extra={"error": type(error).__name__})
         await asyncio.sleep(INTERVAL_SECONDS)

@@ -1,4 +1,4 @@
-"""One worker's way to Redis: a bounded pool, short timeouts, and a circuit breaker around every command."""
+"""Redis client of one worker: a bounded pool, short timeouts and a circuit breaker."""
 
 import asyncio
 import logging
@@ -19,11 +19,11 @@ T = TypeVar("T")
 
 
 class Unavailable(Exception):  # noqa: N818  (a state, not a fault of the caller)
-    """Redis failed, or is not being asked because it failed a moment ago."""
+    """A Redis command failed, or the circuit breaker is open."""
 
 
 def create_client(settings: Settings) -> Redis | None:
-    """Return a client with short timeouts and no retries of its own, or None without REDIS_URL."""
+    """Return a client with short timeouts and without retries, or None without REDIS_URL."""
     if not settings.redis_url:
         return None
     arguments: dict[str, Any] = {
@@ -41,72 +41,82 @@ def create_client(settings: Settings) -> Redis | None:
 
 
 class RedisLink:
-    """Runs commands; any failure of Redis becomes Unavailable, and costs one timeout, not one per request.
+    """Runs Redis commands behind a circuit breaker; any failure of Redis becomes Unavailable.
 
-    After a failure Redis is not used until it has answered a ping, which nobody waits for. The first one goes
-    out at once, as a worker that stood still for a moment takes Redis for silent; others at a fixed beat.
+    A failure opens the breaker, so an outage costs one timeout, not one per request. A background task
+    then probes Redis with a ping: at once, since a worker that was suspended sees timeouts although Redis
+    is well, and after that every `redis_retry_after` seconds. A successful ping (half-open) runs the
+    recovery hook; then the breaker closes.
     """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.client = create_client(settings)
         self.prefix = settings.redis_key_prefix
         self.metrics = metrics
-        # Run when Redis answers again, before it is used.
-        self.recovery: Callable[[Redis], Awaitable[None]] | None = None
+        # Runs after a successful probe, before the breaker closes.
+        self.on_recovery: Callable[[Redis], Awaitable[None]] | None = None
         self._retry_after = settings.redis_retry_after
-        self._return: asyncio.Task[None] | None = None
-        self._asked = asyncio.Event()
+        self._probe: asyncio.Task[None] | None = None
+        self._first_probe_done = asyncio.Event()
         metrics.cache_up.set(1 if self.client else 0)
 
+    @property
+    def available(self) -> bool:
+        """Whether Redis is configured and the breaker is closed."""
+        return self.client is not None and self._probe is None
+
     async def call(
-        self, operation: str, command: Callable[[Redis], Awaitable[T]], *, patient: bool = False
+        self, operation: str, command: Callable[[Redis], Awaitable[T]], *, await_probe: bool = False
     ) -> T:
-        """Run one command under the breaker; a patient one waits for the first ping after a failure."""
-        if patient and self._return:
-            await self._asked.wait()
-        if self.client is None or self._return:
+        """Run one command, or raise Unavailable.
+
+        With `await_probe`, an open breaker is given the time of its first probe before it refuses.
+        """
+        if await_probe and self._probe:
+            await self._first_probe_done.wait()
+        if self.client is None or self._probe:
             raise Unavailable
         started = time.monotonic()
         try:
             return await command(self.client)
         except (RedisError, OSError, TimeoutError) as error:
             self.metrics.cache.labels(operation, "error").inc()
-            if self._return is None:
-                logger.warning("Redis failed, serving without it", extra={"error": type(error).__name__})
+            if self._probe is None:
+                logger.warning("Redis failed, circuit breaker open", extra={"error": type(error).__name__})
                 self.metrics.cache_up.set(0)
-                self._asked.clear()
-                self._return = asyncio.create_task(self._come_back(self.client))
+                self._first_probe_done.clear()
+                self._probe = asyncio.create_task(self._probe_until_closed(self.client))
             raise Unavailable from error
         finally:
             self.metrics.cache_durations.labels(operation).observe(time.monotonic() - started)
 
-    async def _come_back(self, client: Redis) -> None:
+    async def _probe_until_closed(self, client: Redis) -> None:
         while True:
             try:
                 await client.ping()
-                if self.recovery:
-                    await self.recovery(client)
+                if self.on_recovery:
+                    await self.on_recovery(client)
                 break
-            except Exception:  # whatever it is, nothing else would ask again
+            except Exception:  # any exception: if this task ended, the breaker would stay open
                 self.metrics.cache.labels("ping", "error").inc()
             finally:
-                self._asked.set()
+                self._first_probe_done.set()
             await asyncio.sleep(self._retry_after)
-        # In the same turn of the loop as the recovery's last look at what there is to do.
-        self._return = None
+        # No await since the hook's last check for work: nothing can be queued in between.
+        self._probe = None
         self.metrics.cache_up.set(1)
-        logger.info("Redis is back")
+        logger.info("Redis recovered, circuit breaker closed")
 
     async def ping(self) -> bool:
-        """Whether Redis answers now."""
+        """Return whether Redis answers now."""
         try:
             return bool(await self.call("ping", lambda client: client.ping()))
         except Unavailable:
             return False
 
     async def aclose(self) -> None:
-        if self._return:
-            self._return.cancel()
-            await asyncio.wait([self._return])
+        if self._probe:
+            self._probe.cancel()
+            await asyncio.wait([self._probe])
         if self.client is not None:
             await self.client.aclose()

@@ -1,4 +1,4 @@
-"""One typed settings object, from credentials, environment and, in development, a file."""
+"""The service's settings, read from credentials, the environment and, in development, a file."""
 
 import json
 import os
@@ -11,9 +11,9 @@ from pydantic import Field, FilePath, SecretStr, ValidationError, field_validato
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy import make_url
 
-# Gunicorn stops, instead of restarting the worker for ever, when a worker leaves with this status.
+# With this exit status of a worker, Gunicorn stops instead of restarting the worker forever.
 EXIT_SETTINGS = 4
-# Words of placeholders, and how the keys of well-read tutorials begin.
+# Words in placeholders, and the beginnings of keys from popular tutorials.
 WELL_KNOWN = re.compile(
     "changeme|secret|password|example|insecure|donotuse|01234567|abcdefgh|09d25e094faa|192b9bdd22ab"
 )
@@ -26,7 +26,7 @@ ShortSeconds = Annotated[float, Field(gt=0, le=60)]
 
 
 class OperatorError(Exception):
-    """What an operator asked for cannot be done; the message says why, and the status is the process's."""
+    """An operator's command failed; the message gives the reason, `status` is the exit status."""
 
     def __init__(self, message: str, status: int = 1) -> None:
         super().__init__(message)
@@ -34,83 +34,124 @@ class OperatorError(Exception):
 
 
 class SettingsError(OperatorError):
-    """The settings are wrong; the message says which and why, without any value."""
+    """The settings are invalid; the message names each one and the reason, without its value."""
 
 
 class Settings(BaseSettings):
-    """Every setting of the service; the environment name is the field's name in capitals."""
+    """Every setting of the service; its environment variable is the field's name in capitals."""
 
     model_config = SettingsConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     environment: Literal["development", "testing", "staging", "production"] = Field(
-        "production", description="Decides how strict the checks are."
+        "production", description="How strictly settings are checked; strictest in staging and production."
     )
-    debug: bool = Field(False, description="Interactive API pages; refused in staging and production.")
+    debug: bool = Field(
+        False, description="Enables the interactive API pages; refused in staging and production."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="Lowest level logged; DEBUG also names requests in Postgres' application_name."
+        "INFO",
+        description="Lowest level logged; DEBUG also puts request ids into Postgres' application_name.",
     )
-    release: str = Field("development", description="Release identifier, shown in metrics and to Postgres.")
+    release: str = Field(
+        "development", description="Release id, shown in metrics and in Postgres' application_name."
+    )
 
     database_url: str = Field(
         description="postgresql://USER@HOST[:PORT][,HOST…]/NAME or …/NAME?host=/run/postgresql"
     )
-    database_password: SecretStr = Field(NO_SECRET, description="Password of the serving role.")
-    database_ssl_ca: FilePath | None = Field(None, description="CA to verify the server and its name by.")
-    database_owner: str = Field("", description="Role that migrates; default: the serving role with _owner.")
-    database_owner_password: SecretStr = Field(NO_SECRET, description="Given to the manage command only.")
-    database_pool_size: int = Field(8, ge=1, le=200, description="Connections each worker keeps.")
-    database_max_overflow: int = Field(0, ge=0, le=200, description="Connections more in a burst.")
-    database_pool_timeout: ShortSeconds = Field(3, description="Seconds to wait for a free connection.")
-    database_pool_recycle: int = Field(1800, ge=1, description="Seconds a connection is kept.")
-    database_connect_timeout: ShortSeconds = Field(3, description="Seconds to open a connection.")
-    database_statement_timeout: Seconds = Field(5, description="Seconds a statement may run.")
-    database_lock_timeout: Seconds = Field(2, description="Seconds a statement may wait for a lock.")
-    database_slow_statement: Seconds = Field(
-        0.5, description="Seconds from which a statement, with its wait for a connection, is logged."
+    database_password: SecretStr = Field(
+        NO_SECRET, description="Password of the serving role, which is the user in DATABASE_URL."
     )
-    database_idle_timeout: Seconds = Field(10, description="Seconds a transaction may sit idle.")
+    database_ssl_ca: FilePath | None = Field(
+        None, description="CA certificate to verify the server and its name."
+    )
+    database_owner: str = Field(
+        "",
+        description="Role that owns and migrates the schema; default: the serving role with _owner appended.",
+    )
+    database_owner_password: SecretStr = Field(
+        NO_SECRET, description="Password of the owner role; only the manage command gets it."
+    )
+    database_pool_size: int = Field(8, ge=1, le=200, description="Connections that each worker keeps open.")
+    database_max_overflow: int = Field(
+        0, ge=0, le=200, description="Additional connections of a worker during bursts."
+    )
+    database_pool_timeout: ShortSeconds = Field(
+        3, description="Seconds a request waits for a free connection."
+    )
+    database_pool_recycle: int = Field(
+        1800, ge=1, description="Seconds after which a connection is replaced."
+    )
+    database_connect_timeout: ShortSeconds = Field(3, description="Timeout in seconds to open a connection.")
+    database_statement_timeout: Seconds = Field(5, description="Timeout of a statement in seconds.")
+    database_lock_timeout: Seconds = Field(2, description="Seconds a statement waits for a lock.")
+    database_slow_statement: Seconds = Field(
+        0.5, description="Seconds after which a statement is logged, including its wait for a connection."
+    )
+    database_idle_timeout: Seconds = Field(
+        10, description="Seconds after which Postgres ends an idle transaction."
+    )
 
-    redis_url: str = Field("", description="unix://, redis:// or rediss://HOST:PORT/DB; empty: no cache.")
-    redis_username: str | None = Field(None, description="Redis ACL user.")
+    redis_url: str = Field(
+        "", description="unix://, redis:// or rediss://HOST:PORT/DB; empty disables cache and locks."
+    )
+    redis_username: str | None = Field(None, description="Redis ACL username.")
     redis_password: SecretStr = Field(NO_SECRET, description="Password of the Redis ACL user.")
-    redis_ssl_ca: FilePath | None = Field(None, description="CA to verify a rediss:// server by.")
-    redis_key_prefix: str = Field("api:", description="Start of every key, as the ACL allows it.")
-    redis_max_connections: int = Field(64, ge=1, le=10_000, description="Connections each worker may open.")
-    redis_timeout: float = Field(0.25, gt=0, le=10, description="Seconds a Redis answer may take.")
-    redis_retry_after: float = Field(2, gt=0, le=300, description="Seconds between pings after a failure.")
-    cache_ttl: int = Field(60, ge=1, le=86_400, description="Seconds a cached read lives, within a tenth.")
+    redis_ssl_ca: FilePath | None = Field(None, description="CA certificate to verify a rediss:// server.")
+    redis_key_prefix: str = Field("api:", description="Prefix of every key; the Redis ACL must allow it.")
+    redis_max_connections: int = Field(64, ge=1, le=10_000, description="Most connections of each worker.")
+    redis_timeout: float = Field(0.25, gt=0, le=10, description="Timeout of a Redis command in seconds.")
+    redis_retry_after: float = Field(
+        2, gt=0, le=300, description="Seconds between probes while the circuit breaker is open."
+    )
+    cache_ttl: int = Field(
+        60, ge=1, le=86_400, description="Seconds until a cached value expires, plus or minus 10 %."
+    )
 
     secret_key: SecretStr = Field(
-        NO_SECRET, description="Signs tokens; at least 32 characters, 48 for HS384, 64 for HS512."
+        NO_SECRET, description="Key that signs tokens; at least 32 characters, 48 for HS384, 64 for HS512."
     )
-    secret_keys_old: SecretStr = Field(
-        NO_SECRET, description="More keys whose tokens are accepted, separated by spaces or commas."
+    accepted_secret_keys: SecretStr = Field(
+        NO_SECRET,
+        description="Keys whose tokens are accepted besides SECRET_KEY's, separated by spaces or commas; "
+        "during a rotation also the next key.",
     )
-    token_algorithm: Literal["HS256", "HS384", "HS512"] = Field("HS256", description="Signature of tokens.")
-    token_lifetime_seconds: int = Field(3600, ge=1, le=31_536_000, description="Default lifetime of a token.")
+    token_algorithm: Literal["HS256", "HS384", "HS512"] = Field(
+        "HS256", description="Signature algorithm of tokens."
+    )
+    token_lifetime_seconds: int = Field(
+        3600, ge=1, le=31_536_000, description="Default lifetime of a token in seconds."
+    )
 
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field((), description="A comma list or JSON.")
-    cors_allow_credentials: bool = Field(False, description="Whether browsers may send credentials.")
-    max_body_bytes: int = Field(1_048_576, ge=0, description="Largest request body accepted.")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins that browsers may call from, as a comma-separated or JSON list; * for all."
+    )
+    cors_allow_credentials: bool = Field(
+        False, description="Whether browsers may send credentials across origins."
+    )
+    max_body_bytes: int = Field(1_048_576, ge=0, description="Largest accepted request body in bytes.")
     request_timeout: Seconds = Field(
         15,
-        description="Seconds a request may take; less than Gunicorn's graceful_timeout, or a stop cuts it.",
+        description="Timeout of a request in seconds; keep it below Gunicorn's graceful_timeout.",
     )
-    drain_file: Path | None = Field(
+    shutdown_file: Path | None = Field(
         None,
-        description="While this file exists readiness answers 503 and every answer says Connection: close.",
+        description="While this file exists, readiness is 503 and every response has Connection: close.",
     )
     external_endpoints: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="HOST:PORT of what else is used, a comma list; operators are told whether it answers.",
+        description="HOST:PORT of other dependencies, as a comma-separated or JSON list; checked by "
+        "/health/detail.",
     )
-    sentry_dsn: SecretStr = Field(NO_SECRET, description="Where errors are reported; empty: nowhere.")
+    sentry_dsn: SecretStr = Field(
+        NO_SECRET, description="Sentry DSN to report errors to; empty disables reporting."
+    )
 
     @classmethod
     def settings_customise_sources(  # type: ignore[override]
         cls, _: type[BaseSettings], **sources: PydanticBaseSettingsSource
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Credentials win over the environment, so that a stray variable cannot replace a secret."""
+        """Give credentials precedence, so that an environment variable cannot replace a secret."""
         names = ("init_settings", "file_secret_settings", "env_settings", "dotenv_settings")
         return tuple(sources[name] for name in names)
 
@@ -123,7 +164,7 @@ class Settings(BaseSettings):
             try:
                 return json.loads(value)
             except ValueError:
-                raise ValueError("is neither a comma list nor a JSON list") from None
+                raise ValueError("is neither a comma-separated list nor a JSON list") from None
         return [item.strip() for item in value.split(",") if item.strip()]
 
     @field_validator("cors_origins", mode="after")
@@ -132,35 +173,35 @@ class Settings(BaseSettings):
         for origin in value:
             parts = urlsplit(origin)
             if origin != "*" and (not parts.hostname or origin != f"{parts.scheme}://{parts.netloc}"):
-                raise ValueError("must name origins, as in https://shop.example, without a path")
+                raise ValueError("must list origins without a path, such as https://shop.example")
         return value
 
     @field_validator("external_endpoints", mode="after")
     @classmethod
     def _check_endpoints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if any(not re.fullmatch(r"[\w.-]+:\d{1,5}", place) for place in value):
-            raise ValueError("must name endpoints, as in mail.example:587")
+        if any(not re.fullmatch(r"[\w.-]+:\d{1,5}", endpoint) for endpoint in value):
+            raise ValueError("must list endpoints such as mail.example:587")
         return value
 
     @field_validator("database_url", mode="after")
     @classmethod
     def _use_async_driver(cls, value: str) -> str:
-        """Accept what libpq accepts and return it for SQLAlchemy's asyncpg driver."""
+        """Convert a libpq URL to SQLAlchemy's form for asyncpg."""
         parts = re.fullmatch(r"(?:postgres|postgresql|postgresql\+asyncpg)://([^/]*@)?([^/]*)(.*)", value)
         if parts is None:
             raise ValueError("must start with postgresql://")
         user, hosts, rest = parts.groups("")
         several = hosts.split(",") if "," in hosts else []
         url = make_url(f"postgresql+asyncpg://{user}{'' if several else hosts}{rest}")
-        # SQLAlchemy wants several endpoints as repeated query values, each with its port.
-        places = [host if host.rpartition(":")[2].isdigit() else f"{host}:5432" for host in several]
-        url = url.update_query_pairs(("host", unquote(place)) for place in places)
+        # SQLAlchemy expects several endpoints as repeated query parameters, each with its port.
+        endpoints = [host if host.rpartition(":")[2].isdigit() else f"{host}:5432" for host in several]
+        url = url.update_query_pairs(("host", unquote(endpoint)) for endpoint in endpoints)
         if not url.username or not url.database:
             raise ValueError("must name a user and a database")
         if url.password or "password" in url.query:
-            raise ValueError("must not carry a password: use DATABASE_PASSWORD")
+            raise ValueError("must not contain a password: use DATABASE_PASSWORD")
         if others := url.query.keys() - {"host"}:
-            raise ValueError(f"must not carry {min(others)}: all but host are settings of their own")
+            raise ValueError(f"must not contain {min(others)}: only the parameter host is allowed")
         return url.render_as_string()
 
     @field_validator("redis_url", mode="after")
@@ -170,10 +211,10 @@ class Settings(BaseSettings):
         if value and parts.scheme not in ("unix", "redis", "rediss"):
             raise ValueError("must start with unix://, redis:// or rediss://")
         if parts.username or parts.password or "password" in parts.query:
-            raise ValueError("must not carry an account: use REDIS_USERNAME and REDIS_PASSWORD")
-        # The client would let them replace the host, the check of its certificate and every timeout.
+            raise ValueError("must not contain credentials: use REDIS_USERNAME and REDIS_PASSWORD")
+        # Other parameters could override the host, certificate verification and timeouts.
         if others := parse_qs(parts.query, keep_blank_values=True).keys() - {"db"}:
-            raise ValueError(f"must not carry {min(others)}: all but db are settings of their own")
+            raise ValueError(f"must not contain {min(others)}: only the parameter db is allowed")
         return value
 
     @model_validator(mode="after")
@@ -181,47 +222,47 @@ class Settings(BaseSettings):
         if self.environment in ("staging", "production"):
             if not self.secret_key.get_secret_value():
                 raise ValueError("SECRET_KEY is required: generate one with `openssl rand -base64 48`")
-            for number, key in enumerate(self.signing_keys):
-                least = int(self.token_algorithm[2:]) // 8
-                _refuse_weak_key("SECRET_KEYS_OLD" if number else "SECRET_KEY", key, least)
+            for number, key in enumerate(self.verification_keys):
+                minimum = int(self.token_algorithm[2:]) // 8
+                _refuse_weak_key("ACCEPTED_SECRET_KEYS" if number else "SECRET_KEY", key, minimum)
             if self.debug:
                 raise ValueError("DEBUG must be off in staging and production")
             for name in ("database_password", "database_owner_password", "redis_password"):
                 if WELL_KNOWN_PASSWORDS.fullmatch(getattr(self, name).get_secret_value().lower()):
                     raise ValueError(f"{name.upper()} is a well-known password: generate a random one")
             if not self.database_ssl_ca and not all(_is_local(host) for host, _ in self.database_endpoints):
-                raise ValueError("DATABASE_SSL_CA is required where the database is on another host")
+                raise ValueError("DATABASE_SSL_CA is required if the database is on another host")
             redis = urlsplit(self.redis_url)
             if redis.scheme == "redis" and not _is_local(redis.hostname or "localhost"):
-                raise ValueError("REDIS_URL must start with rediss:// where Redis is on another host")
+                raise ValueError("REDIS_URL must start with rediss:// if Redis is on another host")
         if "*" in self.cors_origins and self.cors_allow_credentials:
-            raise ValueError("CORS_ORIGINS must not be * while CORS_ALLOW_CREDENTIALS is on: name them")
+            raise ValueError("CORS_ORIGINS must not be * if CORS_ALLOW_CREDENTIALS is on: list the origins")
         return self
 
     @property
-    def signing_keys(self) -> list[str]:
-        """Every key whose tokens are accepted; the first one signs."""
-        old = self.secret_keys_old.get_secret_value().replace(",", " ").split()
-        return [key for key in (self.secret_key.get_secret_value(), *old) if key]
+    def verification_keys(self) -> list[str]:
+        """Every key whose tokens are accepted, SECRET_KEY first."""
+        accepted = self.accepted_secret_keys.get_secret_value().replace(",", " ").split()
+        return [key for key in (self.secret_key.get_secret_value(), *accepted) if key]
 
     def secrets(self) -> list[str]:
-        """Return every secret value, so that they can be kept out of what is sent elsewhere."""
+        """Return every secret value, for the scrubber of error reports."""
         values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
-        return values + self.signing_keys
+        return values + self.verification_keys
 
     @property
     def database_endpoints(self) -> list[tuple[str, int]]:
-        """Return where the database may be: a host, or the directory of its socket, and the port."""
+        """The database's endpoints: host, or directory of the unix socket, and port."""
         url = make_url(self.database_url)
         port = url.port or 5432
         if "host" not in url.query:
             return [(url.host or "/run/postgresql", port)]
-        # Without brackets, the last part of an IPv6 address is no port.
-        places = [
-            re.fullmatch(r"(\[.*\]|[^:]*):(\d+)", place) or (place, place, port)
-            for place in url.normalized_query["host"]
+        # Without brackets, the last group of an IPv6 address is not a port.
+        endpoints = [
+            re.fullmatch(r"(\[.*\]|[^:]*):(\d+)", endpoint) or (endpoint, endpoint, port)
+            for endpoint in url.normalized_query["host"]
         ]
-        return [(place[1].strip("[]"), int(place[2])) for place in places]
+        return [(endpoint[1].strip("[]"), int(endpoint[2])) for endpoint in endpoints]
 
     @property
     def owner(self) -> str:
@@ -229,38 +270,38 @@ class Settings(BaseSettings):
         return self.database_owner or f"{make_url(self.database_url).username}_owner"
 
 
-def _refuse_weak_key(name: str, key: str, least: int) -> None:
-    if len(key) < least:
-        raise ValueError(f"{name} is too short: use at least {least} characters")
+def _refuse_weak_key(name: str, key: str, minimum: int) -> None:
+    if len(key) < minimum:
+        raise ValueError(f"{name} is too short: use at least {minimum} characters")
     letters = "".join(character for character in key.lower() if character.isalnum())
     if len(set(key)) < 10 or WELL_KNOWN.search(letters):
         raise ValueError(f"{name} is a well-known or guessable value: generate a random one")
 
 
 def _is_local(host: str) -> bool:
-    """Whether an endpoint is this host itself."""
+    """Return whether an endpoint is on this host."""
     return host in LOOPBACK or host.startswith("/")
 
 
 def load_settings(**overrides: Any) -> Settings:
-    """Read the settings of this process or raise SettingsError with one sentence for each fault."""
+    """Return the settings of this process, or raise SettingsError with one sentence per error."""
     environment = os.environ.get("ENVIRONMENT", "")
     env_file = f".env.{environment}" if environment in ("development", "testing") else None
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     try:
         return Settings(_env_file=env_file, _secrets_dir=credentials, **overrides)
     except ValidationError as error:
-        sentences = " ".join(_sentence(dict(fault)) for fault in error.errors())
+        sentences = " ".join(_sentence(dict(item)) for item in error.errors())
         raise SettingsError(sentences, EXIT_SETTINGS) from None
 
 
-def _sentence(fault: dict[str, Any]) -> str:
-    name = ".".join(str(part) for part in fault["loc"]).upper()
-    if fault["type"] == "missing":
+def _sentence(error: dict[str, Any]) -> str:
+    name = ".".join(str(part) for part in error["loc"]).upper()
+    if error["type"] == "missing":
         return f"{name} is required."
-    if fault["type"] == "extra_forbidden":
+    if error["type"] == "extra_forbidden":
         return f"{name} is not a setting of this service."
-    message = str(fault["msg"])
-    if fault["type"] == "value_error":  # one of ours, which goes on from the name, if there is one
+    message = str(error["msg"])
+    if error["type"] == "value_error":  # from a validator above; it continues the setting's name, if any
         return f"{name} {message.removeprefix('Value error, ')}.".lstrip()
     return f"{name}: {message}."

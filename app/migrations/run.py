@@ -1,8 +1,8 @@
-"""Plans and runs the migrations, as the owner role, for `app.manage`.
+"""Plan and run migrations as the owner role, for `app.manage`.
 
-A script says more about itself where needed: `allow = {"drop"}` vouches for a statement that locks, rewrites
-or removes; `reversible = False` and `compatible = False` (the code before it cannot work with the schema
-after it) close the way back to earlier releases.
+Optional attributes of a script: `allow = {"drop"}` permits a statement that locks, rewrites or removes.
+`reversible = False`, or `compatible = False` (the previous release cannot use the new schema), forbids a
+rollback across it.
 """
 
 import asyncio
@@ -25,13 +25,13 @@ from app.settings import OperatorError, Settings
 logger = logging.getLogger(__name__)
 
 LOCK_KEY = 0x666D6D69  # "fmmi": one migration at a time in a database
-ATTEMPTS = 10
-TURN_SECONDS = 30.0
-STATEMENT_TIMEOUT = 900  # an index over many millions of rows takes its minutes
+MAX_ATTEMPTS = 10
+LOCK_WAIT_SECONDS = 30.0
+STATEMENT_TIMEOUT = 900  # seconds; an index over many millions of rows takes minutes
 
 
 class MigrationError(OperatorError):
-    """The migration did not happen; the message says why."""
+    """The migration was not applied; the message gives the reason."""
 
 
 def alembic_config() -> Config:
@@ -43,14 +43,14 @@ def alembic_config() -> Config:
 
 
 async def current_revision(settings: Settings) -> str | None:
-    """Return the database's revision."""
+    """Return the database's revision, or None for an empty database."""
     engine = create_engine(settings, owner=bool(settings.database_owner_password), pooled=False)
     async with engine.connect() as connection:
         return await connection.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
 
 
 def plan(current: str | None) -> str:
-    """Return the SQL from a revision to this release's, after each script's head what it says of itself."""
+    """Return the SQL from a revision to the head; comments after each script's header give its attributes."""
     config = alembic_config()
     config.output_buffer = StringIO()
     command.upgrade(config, f"{current or 'base'}:head", sql=True)
@@ -60,41 +60,44 @@ def plan(current: str | None) -> str:
         lines.append(line)
         if line.startswith("-- Running upgrade "):
             module = scripts.get_revision(line.split()[-1]).module
-            lines += [f"-- allow: {word}" for word in sorted(getattr(module, "allow", ()))]
-            claims = ("compatible", "reversible")
-            lines += [f"-- not {word}" for word in claims if not getattr(module, word, True)]
+            lines += [f"-- allow: {operation}" for operation in sorted(getattr(module, "allow", ()))]
+            attributes = ("compatible", "reversible")
+            lines += [f"-- not {name}" for name in attributes if not getattr(module, name, True)]
     return "\n".join(lines).rstrip()
 
 
 async def migrate(settings: Settings, target: str = "head", lock_timeout: float = 0.5) -> None:
-    """Bring the database to `target`, forward or back, one process at a time.
+    """Upgrade or downgrade the database to the revision `target`; concurrent calls run one after another.
 
-    No statement waits for a lock longer than `lock_timeout` seconds: every later reader and writer of the
-    table queues behind it. A migration that lost this race is tried again, with growing pauses.
+    A statement waits at most `lock_timeout` seconds for a table lock, because later readers and writers
+    queue behind it. On a timeout the migration is retried with a growing backoff.
     """
     engine = create_engine(
         settings, owner=True, lock_timeout=lock_timeout, statement_timeout=STATEMENT_TIMEOUT
     )
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, MAX_ATTEMPTS + 1):
         try:
             async with engine.connect() as connection:
-                await _take_turn(connection)
-                await connection.run_sync(_run, target)
+                await _lock(connection)
+                await connection.run_sync(_migrate, target)
             return
         except CommandError as error:
             raise MigrationError(f"{error}.") from None
         except exc.DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) != "55P03":
                 raise
-            if attempt == ATTEMPTS:
+            if attempt == MAX_ATTEMPTS:
                 raise MigrationError("A long transaction holds the lock on a table.") from None
-            logger.warning("Migration waits for a lock", extra={"attempt": attempt})
+            logger.warning("Migration retries after a lock timeout", extra={"attempt": attempt})
             await asyncio.sleep(attempt * lock_timeout)
 
 
-async def _take_turn(connection: AsyncConnection) -> None:
-    """Wait for the lock without a snapshot: CREATE INDEX CONCURRENTLY waits for those who have one."""
-    deadline = time.monotonic() + TURN_SECONDS
+async def _lock(connection: AsyncConnection) -> None:
+    """Poll for the advisory lock.
+
+    A blocking wait would hold a snapshot, and CREATE INDEX CONCURRENTLY waits for older snapshots.
+    """
+    deadline = time.monotonic() + LOCK_WAIT_SECONDS
     while True:
         taken = await connection.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": LOCK_KEY})
         await connection.commit()
@@ -105,24 +108,24 @@ async def _take_turn(connection: AsyncConnection) -> None:
         await asyncio.sleep(0.1)
 
 
-def _run(connection: Connection, target: str) -> None:
+def _migrate(connection: Connection, target: str) -> None:
     config = alembic_config()
     config.attributes["connection"] = connection
-    wanted = head_revision() if target == "head" else target
+    revision = head_revision() if target == "head" else target
     current = MigrationContext.configure(connection).get_current_revision()
     connection.commit()
     if current is not None and current not in known_revisions():
         raise MigrationError(f"The database is at revision {current}, which this release does not know.")
-    if wanted == "base" or (current is not None and wanted < current):
-        command.downgrade(config, wanted)
-    elif current != wanted:
-        _name_this_moment(connection, f"before {wanted}")
-        command.upgrade(config, wanted)
+    if revision == "base" or (current is not None and revision < current):
+        command.downgrade(config, revision)
+    elif current != revision:
+        _create_restore_point(connection, f"before {revision}")
+        command.upgrade(config, revision)
 
 
-def _name_this_moment(connection: Connection, name: str) -> None:
-    """Leave a name in the log that a restore can stop at, where the role may."""
-    may = "SELECT has_function_privilege('pg_create_restore_point(text)', 'EXECUTE')"
-    if connection.scalar(text(may)):
+def _create_restore_point(connection: Connection, name: str) -> None:
+    """Create a named restore point in the WAL, if the role has the privilege."""
+    may_create = "SELECT has_function_privilege('pg_create_restore_point(text)', 'EXECUTE')"
+    if connection.scalar(text(may_create)):
         connection.execute(text("SELECT pg_create_restore_point(:name)"), {"name": name})
     connection.commit()

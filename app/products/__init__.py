@@ -1,1 +1,1 @@
-"""Products: the reference domain, from the endpoint to the table."""
+"""The products domain, the example to copy: endpoints, service, repository, schemas, models."""

@@ -1,17 +1,17 @@
-"""Products over HTTP. Answers are ready-made bytes; the response models only document them."""
+"""HTTP endpoints of products. Responses are JSON bytes; the response models only document them."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Request, Response
 
-from app.auth import WRITE_PRODUCTS, Principal, authorize, guarded, require_scope
+from app.auth import WRITE_PRODUCTS, Principal, authorize, documented_scope, require_scope
 from app.errors import problems
-from app.etags import answer, expectation
+from app.etags import precondition, respond
 from app.idempotency import Outcome
 from app.products.schemas import (
     BulkInput,
     BulkOutput,
-    KeyHeader,
+    IdempotencyHeader,
     ListQuery,
     ProductChange,
     ProductId,
@@ -21,19 +21,21 @@ from app.products.schemas import (
     ProductPath,
 )
 from app.products.service import PATH, ProductService
-from app.routing import ShortRoute, body, parameters, parse, parse_body, read_body
+from app.routing import DirectRoute, body, parameters, parse, parse_body, read_body
 
 Id = Annotated[ProductId, Path(alias="id")]
 Writer = Annotated[Principal, require_scope(WRITE_PRODUCTS)]
-# For browsers, which must be told what they may send and read.
+# CORS: headers that browsers may send and read.
 REQUEST_HEADERS = ("Idempotency-Key", "If-Match", "If-None-Match")
 RESPONSE_HEADERS = ("Location", "ETag", "Idempotency-Replayed")
-WRITING = problems(400, 401, 403, 409, 413)
-NAMING = problems(404)
-CHANGING = WRITING | NAMING | problems(412)
-READING: dict[int | str, dict[str, object]] = {304: {"description": "The reader's copy is current."}}
+WRITE_ERRORS = problems(400, 401, 403, 409, 413)
+NOT_FOUND = problems(404)
+CHANGE_ERRORS = WRITE_ERRORS | NOT_FOUND | problems(412)
+NOT_MODIFIED: dict[int | str, dict[str, object]] = {304: {"description": "The client's copy is current."}}
 
-router = APIRouter(tags=["products"], responses=problems(422, 503), route_class=ShortRoute)
+# The busiest routes, see DirectRoute.
+direct_router = APIRouter(tags=["products"], responses=problems(422, 503), route_class=DirectRoute)
+router = APIRouter(tags=["products"], responses=problems(422, 503))
 
 
 def _service(request: Request) -> ProductService:
@@ -46,71 +48,73 @@ def _headers(outcome: Outcome) -> dict[str, str]:
     return headers | ({"Idempotency-Replayed": "true"} if outcome.replayed else {})
 
 
-@router.get(
+@direct_router.get(
     PATH + "/{id}",
     response_model=ProductOutput,
-    responses=NAMING | READING,
+    responses=NOT_FOUND | NOT_MODIFIED,
     openapi_extra=parameters(ProductPath, "path"),
 )
 async def read_product(request: Request) -> Response:
-    """Read a product."""
+    """Return a product."""
     product = parse(ProductPath, "path", request.path_params)
-    return answer(request, await _service(request).read(product.id))
+    return respond(request, await _service(request).read(product.id))
 
 
-@router.get(
+@direct_router.get(
     PATH,
     response_model=ProductPage,
-    responses=NAMING | READING,
+    responses=NOT_FOUND | NOT_MODIFIED,
     openapi_extra=parameters(ListQuery, "query"),
 )
 async def list_products(request: Request) -> Response:
-    """List products, filtered and sorted; `after` goes on where a page ended."""
+    """List products, filtered and sorted; `after` takes the cursor from `next` of the previous page."""
     query = parse(ListQuery, "query", dict(request.query_params))
-    return answer(request, await _service(request).page(query))
+    return respond(request, await _service(request).page(query))
 
 
-@router.post(
+@direct_router.post(
     PATH,
     status_code=201,
     response_model=ProductOutput,
-    responses=WRITING,
-    openapi_extra=guarded(WRITE_PRODUCTS) | parameters(KeyHeader, "header") | body(ProductInput),
+    responses=WRITE_ERRORS,
+    openapi_extra=documented_scope(WRITE_PRODUCTS)
+    | parameters(IdempotencyHeader, "header")
+    | body(ProductInput),
 )
 async def create_product(request: Request) -> Response:
     """Create a product."""
     text = await read_body(request)
     writer = await authorize(request, WRITE_PRODUCTS)
     product = parse_body(ProductInput, request, text)
-    key = parse(KeyHeader, "header", dict(request.headers))
+    key = parse(IdempotencyHeader, "header", dict(request.headers))
     outcome = await _service(request).create(writer.subject, key.idempotency_key, product)
-    return answer(request, outcome.body, 201, _headers(outcome))
+    return respond(request, outcome.body, 201, _headers(outcome))
 
 
-# Not below PATH, where the next part is an id.
-@router.post("/api/v1/bulk/products", response_model=BulkOutput, responses=WRITING)
+# Not below PATH, where the next segment is an id.
+@router.post("/api/v1/bulk/products", response_model=BulkOutput, responses=WRITE_ERRORS)
 async def save_products(
-    request: Request, writer: Writer, bulk: BulkInput, key: Annotated[KeyHeader, Header()]
+    request: Request, writer: Writer, bulk: BulkInput, key: Annotated[IdempotencyHeader, Header()]
 ) -> Response:
-    """Create products, and replace those given with an id: all of them or none."""
+    """Create products, and replace those with an id, all or none."""
     outcome = await _service(request).save_many(writer.subject, key.idempotency_key, bulk)
-    return answer(request, outcome.body, 200, _headers(outcome))
+    return respond(request, outcome.body, 200, _headers(outcome))
 
 
-@router.put(PATH + "/{id}", response_model=ProductOutput, responses=CHANGING)
+@router.put(PATH + "/{id}", response_model=ProductOutput, responses=CHANGE_ERRORS)
 async def replace_product(request: Request, _: Writer, product_id: Id, product: ProductInput) -> Response:
-    """Replace a product; with If-Match only what was read."""
-    return answer(request, await _service(request).update(product_id, product, expectation(request)))
+    """Replace a product; If-Match makes it conditional."""
+    return respond(request, await _service(request).update(product_id, product, precondition(request)))
 
 
-@router.patch(PATH + "/{id}", response_model=ProductOutput, responses=CHANGING)
+@router.patch(PATH + "/{id}", response_model=ProductOutput, responses=CHANGE_ERRORS)
 async def change_product(request: Request, _: Writer, product_id: Id, change: ProductChange) -> Response:
-    """Change some fields of a product; with If-Match only of what was read."""
-    return answer(request, await _service(request).update(product_id, change, expectation(request)))
+    """Change some fields of a product; If-Match makes it conditional."""
+    return respond(request, await _service(request).update(product_id, change, precondition(request)))
 
 
-@router.delete(PATH + "/{id}", status_code=204, responses=CHANGING)
+@router.delete(PATH + "/{id}", status_code=204, responses=CHANGE_ERRORS)
 async def delete_product(request: Request, _: Writer, product_id: Id) -> Response:
-    """Delete a product; with If-Match only what was read."""
-    await _service(request).delete(product_id, expectation(request))
+    """Delete a product; If-Match makes it conditional."""
+    await _service(request).delete(product_id, precondition(request))
     return Response(status_code=204)

@@ -9,7 +9,7 @@ from app.db import Base
 
 
 class Product(Base):
-    """A thing for sale. Relationships, when they come, are lazy="raise": no query hides behind a dot."""
+    """A product. Give relationships lazy="raise", so that no attribute access runs a query."""
 
     __tablename__ = "products"
     __table_args__ = (

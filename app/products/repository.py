@@ -1,4 +1,4 @@
-"""Products in Postgres; what is read is returned as JSON bytes."""
+"""SQL for products; rows are returned as JSON bytes."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -9,13 +9,13 @@ import orjson
 from fastapi import HTTPException
 
 from app.db import Database
-from app.errors import MOST_FAULTS, ConflictError
+from app.errors import MAX_ERRORS, ConflictError
 from app.products.schemas import BulkItem, ListQuery
 
-NO_PRODUCT = "There is no product with this id."
+PRODUCT_NOT_FOUND = "There is no product with this id."
 FIELDS = ("name", "category", "price", "stock")
 
-# A price is text from here on: exact, and cheaper to read than a decimal.
+# A price is selected as text: exact, and cheaper than a Decimal.
 READ = "SELECT id, name, category, price::text, stock FROM products WHERE id = $1"
 LOCK = READ + " FOR UPDATE"
 CREATE = """
@@ -26,12 +26,12 @@ UPDATE products SET name = $2, category = $3, price = $4, stock = $5 WHERE id = 
 RETURNING id, name, category, price::text, stock"""
 DELETE = "DELETE FROM products WHERE id = $1"
 
-# In one order everywhere, so that two bulk writes cannot lock each other out.
+# Lock in one order, so that two bulk writes cannot deadlock.
 LOCK_MANY = "SELECT id FROM products WHERE id = ANY($1::bigint[]) ORDER BY id FOR UPDATE"
 CREATE_MANY = """
 INSERT INTO products (name, category, price, stock) SELECT name, category, price, stock
 FROM unnest($1::text[], $2::text[], $3::numeric[], $4::int[]) WITH ORDINALITY
-  AS item (name, category, price, stock, place) ORDER BY place RETURNING id"""
+  AS item (name, category, price, stock, position) ORDER BY position RETURNING id"""
 UPDATE_MANY = """
 UPDATE products SET name = item.name, category = item.category, price = item.price, stock = item.stock
 FROM unnest($1::text[], $2::text[], $3::numeric[], $4::int[], $5::bigint[])
@@ -39,7 +39,7 @@ FROM unnest($1::text[], $2::text[], $3::numeric[], $4::int[], $5::bigint[])
 
 
 def list_statement(query: ListQuery) -> tuple[str, list[Any]]:
-    """Return the SQL of a page and its arguments; one row more than asked tells whether more follow."""
+    """Return the SQL and arguments of a page, with one extra row to detect a next page."""
     arguments: list[Any] = []
 
     def bind(value: Any) -> str:
@@ -52,8 +52,8 @@ def list_statement(query: ListQuery) -> tuple[str, list[Any]]:
         conditions.append("stock > 0" if query.in_stock else "stock = 0")
     keys = ("price", "id") if query.sort.endswith("price") else ("id",)
     direction, sign = ("DESC", "<") if query.sort.startswith("-") else ("ASC", ">")
-    if place := query.place():
-        bounds = ", ".join(bind(place[key]) for key in keys)
+    if cursor := query.cursor():
+        bounds = ", ".join(bind(cursor[key]) for key in keys)
         conditions.append(f"({', '.join(keys)}) {sign} ({bounds})")
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     order = ", ".join(f"products.{key} {direction}" for key in keys)
@@ -63,7 +63,7 @@ def list_statement(query: ListQuery) -> tuple[str, list[Any]]:
 
 
 def to_json(value: Any) -> bytes:
-    """Return a row, or anything made of rows, as JSON."""
+    """Return rows, or a structure of rows, as JSON."""
     return orjson.dumps(value, default=dict)
 
 
@@ -71,7 +71,7 @@ Check = Callable[[bytes], None]
 
 
 class ProductRepository:
-    """Reads and writes products; knows nothing of requests or of the cache."""
+    """Reads and writes products; independent of requests and of the cache."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -91,59 +91,59 @@ class ProductRepository:
                 "page": query.page,
                 "page_size": query.page_size,
                 "has_next": has_next,
-                "next": query.next_place(items[-1]["id"], items[-1]["price"]) if has_next else None,
+                "next": query.next_cursor(items[-1]["id"], items[-1]["price"]) if has_next else None,
             }
         )
 
     async def create(self, values: dict[str, Any]) -> tuple[int, bytes]:
-        """Store a product; return its id and JSON."""
-        (row,) = await self._database.write("products.create", CREATE, *(values[name] for name in FIELDS))
+        """Insert a product; return its id and JSON."""
+        (row,) = await self._database.execute("products.create", CREATE, *(values[name] for name in FIELDS))
         return row["id"], to_json(row)
 
     async def update(self, product_id: int, values: dict[str, Any], check: Check) -> bytes:
-        """Change fields of a product that passes the check; return its JSON."""
+        """Update fields of a product if `check` accepts its stored JSON; return the new JSON."""
 
         async def change() -> bytes:
             stored = await self._lock(product_id, check)
             fields = [values.get(name, stored[name]) for name in FIELDS]
-            (row,) = await self._database.write("products.update", UPDATE, product_id, *fields)
+            (row,) = await self._database.execute("products.update", UPDATE, product_id, *fields)
             return to_json(row)
 
         return await self._database.transact("products.change", change)
 
     async def delete(self, product_id: int, check: Check) -> None:
-        """Remove a product that passes the check."""
+        """Delete a product if `check` accepts its stored JSON."""
 
         async def remove() -> None:
             await self._lock(product_id, check)
-            await self._database.write("products.delete", DELETE, product_id)
+            await self._database.execute("products.delete", DELETE, product_id)
 
         await self._database.transact("products.change", remove)
 
     async def _lock(self, product_id: int, check: Check) -> asyncpg.Record:
-        """Return a product's row, checked, that nobody else can change until the transaction ends."""
+        """Lock a product's row for the transaction, check it, and return it."""
         rows = await self._database.fetch("products.lock", LOCK, product_id)
         if not rows:
-            raise HTTPException(404, NO_PRODUCT)
+            raise HTTPException(404, PRODUCT_NOT_FOUND)
         check(to_json(rows[0]))
         return rows[0]
 
     async def save_many(self, items: Sequence[BulkItem]) -> tuple[int, list[int]]:
-        """Create the items without an id and replace those with one, all or none, at driver speed.
+        """Insert the items without an id and update those with one, all or none.
 
-        Return how many were new, and the ids of all in the order of the items.
+        Return the number of new items, and all ids in the order of the items.
         """
         new = [item for item in items if item.id is None]
-        known = [item for item in items if item.id is not None]
-        ids = [item.id for item in known]
+        existing = [item for item in items if item.id is not None]
+        ids = [item.id for item in existing]
         repeated = {product_id for product_id, times in Counter(ids).items() if times > 1}
-        _refuse(items, repeated, "This product is here more than once.")
+        _refuse(items, repeated, "The request contains this product more than once.")
 
         async def save() -> list[int]:
             locked = await self._database.fetch("products.lock_many", LOCK_MANY, ids)
-            _refuse(items, set(ids) - {row["id"] for row in locked}, NO_PRODUCT)
-            await self._database.write("products.update_many", UPDATE_MANY, *_columns(known), ids)
-            rows = await self._database.write("products.create_many", CREATE_MANY, *_columns(new))
+            _refuse(items, set(ids) - {row["id"] for row in locked}, PRODUCT_NOT_FOUND)
+            await self._database.execute("products.update_many", UPDATE_MANY, *_columns(existing), ids)
+            rows = await self._database.execute("products.create_many", CREATE_MANY, *_columns(new))
             return sorted(row["id"] for row in rows)
 
         created = iter(await self._database.transact("products.save_many", save))
@@ -151,13 +151,13 @@ class ProductRepository:
 
 
 def _refuse(items: Sequence[BulkItem], ids: set[int], detail: str) -> None:
-    """Raise an error that names the items with these ids, if there are any."""
+    """Raise a ConflictError that lists the items with these ids, if any."""
     numbers = [number for number, item in enumerate(items) if item.id in ids]
     if numbers:
-        shown = numbers[:MOST_FAULTS]
-        faults = [{"in": "body", "field": f"items.{number}.id", "detail": detail} for number in shown]
-        told = f"Nothing was stored; `errors` names the items, {len(shown)} of {len(numbers)}."
-        raise ConflictError(told, faults)
+        shown = numbers[:MAX_ERRORS]
+        errors = [{"in": "body", "field": f"items.{number}.id", "detail": detail} for number in shown]
+        summary = f"Nothing was stored. `errors` lists {len(shown)} of {len(numbers)} items."
+        raise ConflictError(summary, errors)
 
 
 def _columns(items: Sequence[BulkItem]) -> list[list[Any]]:

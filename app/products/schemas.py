@@ -1,4 +1,4 @@
-"""What clients send and receive."""
+"""Requests and responses of products."""
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -19,11 +19,11 @@ from pydantic import (
     model_validator,
 )
 
-MOST_ITEMS = 5_000
-# Postgres reads what a page skips: further on `after` leads, through an index.
-MOST_PAGES = 50
+MAX_BULK_ITEMS = 5_000
+# Postgres reads every row that a page skips; `after` seeks through an index instead.
+MAX_PAGE = 50
 
-# Postgres text cannot hold NUL, other control characters have no place in a name, and spaces are not one.
+# No control characters (Postgres text cannot hold NUL), and at least one that is not a space.
 _ANY = r"[^\x00-\x1f\x7f-\x9f]*"
 Text = Annotated[
     str,
@@ -34,7 +34,7 @@ Category = Annotated[Text, Field(max_length=100)]
 PRICE = re.compile(r"[0-9]{1,10}(\.[0-9]{1,2})?")
 
 
-def _refuse_odd_spellings(value: Any) -> Any:
+def _check_price_text(value: Any) -> Any:
     if isinstance(value, str) and not PRICE.fullmatch(value):
         raise ValueError("must look like 19.90")
     return value
@@ -48,14 +48,14 @@ def _to_integer(value: Any) -> Any:
 Price = Annotated[
     Decimal,
     Field(ge=0, max_digits=12, decimal_places=2),
-    BeforeValidator(_refuse_odd_spellings),
+    BeforeValidator(_check_price_text),
     WithJsonSchema(
         {
             "anyOf": [
                 {"type": "string", "pattern": f"^{PRICE.pattern}$"},
                 {"type": "number", "minimum": 0, "maximum": 9999999999, "multipleOf": 0.01},
             ],
-            "description": "Exact; always a string in answers.",
+            "description": "Exact; always a string in responses.",
             "examples": ["19.90"],
         },
         mode="validation",
@@ -63,20 +63,20 @@ Price = Annotated[
 ]
 Stock = Annotated[int, Field(ge=0, le=2_147_483_647, strict=True), BeforeValidator(_to_integer)]
 ProductId = Annotated[int, Field(ge=1, le=9_223_372_036_854_775_807)]
-# No further than every reader of JSON can count.
+# Limited to integers that every JSON parser represents exactly.
 BodyId = Annotated[int, Field(ge=1, le=2**53 - 1, strict=True), BeforeValidator(_to_integer)]
 Sort = Literal["id", "-id", "price", "-price"]
-_PLACE: TypeAdapter[tuple[Sort, int, Decimal]] = TypeAdapter(tuple[Sort, ProductId, Price])
+_CURSOR: TypeAdapter[tuple[Sort, int, Decimal]] = TypeAdapter(tuple[Sort, ProductId, Price])
 
 
 class Input(BaseModel):
-    """What a client sends; a misspelt field is an error."""
+    """Base of request bodies and queries; an unknown field is an error."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class ProductInput(Input):
-    """A whole product, to create or replace one."""
+    """A complete product, to create or replace one."""
 
     name: Name
     category: Category
@@ -85,32 +85,32 @@ class ProductInput(Input):
 
 
 def drop_default(schema: dict[str, Any]) -> None:
-    """Keep a default that no request can ask for out of the document."""
+    """Remove the default from the schema, because a request cannot send it."""
     schema.pop("default", None)
 
 
-LEFT_OUT: Any = Field(None, json_schema_extra=drop_default)
+OMITTED: Any = Field(None, json_schema_extra=drop_default)
 
 
 class ProductChange(Input):
-    """Some fields of a product; those left out stay as they are."""
+    """Some fields of a product; omitted fields keep their values."""
 
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
-    name: Name = LEFT_OUT
-    category: Category = LEFT_OUT
-    price: Price = LEFT_OUT
-    stock: Stock = LEFT_OUT
+    name: Name = OMITTED
+    category: Category = OMITTED
+    price: Price = OMITTED
+    stock: Stock = OMITTED
 
     @model_validator(mode="after")
-    def _refuse_nothing(self) -> "ProductChange":
+    def _require_a_field(self) -> "ProductChange":
         if not self.model_fields_set:
-            raise ValueError("at least one field is needed")
+            raise ValueError("at least one field is required")
         return self
 
 
 class ProductOutput(BaseModel):
-    """A product as answered; documents the bytes that the repository builds."""
+    """A product in responses; documents the JSON that the repository builds."""
 
     id: ProductId
     name: str
@@ -120,7 +120,7 @@ class ProductOutput(BaseModel):
 
 
 class ProductPage(BaseModel):
-    """A page of products; `next` is the place after it, to be given as `after`."""
+    """A page of products; `next` is the cursor to pass as `after` for the following page."""
 
     items: list[ProductOutput]
     page: int
@@ -129,8 +129,8 @@ class ProductPage(BaseModel):
     next: str | None
 
 
-class KeyHeader(BaseModel):
-    """What makes a POST safe to repeat; none by default."""
+class IdempotencyHeader(BaseModel):
+    """The Idempotency-Key header, optional: it makes a POST safe to retry."""
 
     idempotency_key: str = Field(
         "",
@@ -139,30 +139,30 @@ class KeyHeader(BaseModel):
         max_length=128,
         pattern="^[A-Za-z0-9._:-]+$",
         json_schema_extra=drop_default,
-        description="A request that is repeated with the same key within a day is done once.",
+        description="Requests with the same key within a day are executed once.",
     )
 
 
 class ProductPath(BaseModel):
-    """Which product."""
+    """Path parameters of one product."""
 
     id: ProductId
 
 
 class BulkItem(ProductInput):
-    """A product to create, or with an id one to replace."""
+    """A product to create, or to replace if it has an id."""
 
-    id: BodyId = LEFT_OUT
+    id: BodyId = OMITTED
 
 
 class BulkInput(Input):
     """Products to create and replace, all or none."""
 
-    items: list[BulkItem] = Field(min_length=1, max_length=MOST_ITEMS)
+    items: list[BulkItem] = Field(min_length=1, max_length=MAX_BULK_ITEMS)
 
 
 class BulkOutput(BaseModel):
-    """What became of the items; the ids are in their order."""
+    """Result of a bulk write; `ids` has the order of the items."""
 
     created: int
     updated: int
@@ -170,44 +170,44 @@ class BulkOutput(BaseModel):
 
 
 class ListQuery(Input):
-    """Which products, in which order, from where."""
+    """Query parameters of the list: filters, sort order, and page or cursor."""
 
     category: Category | None = None
     min_price: Price | None = None
     max_price: Price | None = None
     in_stock: bool | None = None
     sort: Sort = "id"
-    page: int = Field(1, ge=1, json_schema_extra={"maximum": MOST_PAGES})
+    page: int = Field(1, ge=1, json_schema_extra={"maximum": MAX_PAGE})
     page_size: int = Field(20, ge=1, le=100)
     after: str | None = Field(
         None,
         max_length=200,
         pattern="^[A-Za-z0-9_-]+$",
-        description="`next` of the page before: as fast at the millionth row as at the first.",
+        description="Cursor: `next` of the previous page. As fast at the millionth row as at the first.",
     )
 
     @field_validator("page")
     @classmethod
-    def _refuse_deep_pages(cls, page: int) -> int:
-        if page > MOST_PAGES:
-            raise ValueError(
-                f"ends at {MOST_PAGES}: give the `next` of a page as `after` to go on from there"
-            )
+    def _check_page(cls, page: int) -> int:
+        if page > MAX_PAGE:
+            raise ValueError(f"must not exceed {MAX_PAGE}; pass `next` of a page as `after` to continue")
         return page
 
-    def place(self) -> dict[str, Any]:
-        """Return the sort values of the row that `after` stands for."""
+    def cursor(self) -> dict[str, Any]:
+        """Return the sort values of the row before the page, or an empty dict without `after`."""
         if self.after is None:
             return {}
         try:
             text = urlsafe_b64decode(self.after + "=" * (-len(self.after) % 4))
-            sort, product_id, price = _PLACE.validate_json(text)
+            sort, product_id, price = _CURSOR.validate_json(text)
         except ValueError:
             sort = None
         if sort != self.sort:
-            raise HTTPException(404, "`after` is not a place in this list: start again without it.")
+            raise HTTPException(
+                404, "`after` is not a cursor of this list. Request the first page without it."
+            )
         return {"id": product_id, "price": price}
 
-    def next_place(self, product_id: int, price: str) -> str:
-        """Return the place after a row."""
+    def next_cursor(self, product_id: int, price: str) -> str:
+        """Return the cursor for the page after this row."""
         return urlsafe_b64encode(orjson.dumps([self.sort, product_id, price])).decode().rstrip("=")

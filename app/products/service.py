@@ -1,4 +1,4 @@
-"""What can be done with products; the one place that knows both the table and the cache."""
+"""Operations on products: combines the repository, the cache and idempotency keys."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,22 +8,22 @@ from fastapi import HTTPException
 
 from app.cache import Cache, Key, cached
 from app.idempotency import Idempotency, Outcome
-from app.products.repository import NO_PRODUCT, Check, ProductRepository, to_json
+from app.products.repository import PRODUCT_NOT_FOUND, Check, ProductRepository, to_json
 from app.products.schemas import BulkInput, ListQuery, ProductChange, ProductInput
 
 PATH = "/api/v1/products"
-# Give it another name with every change of what an answer says: releases overlap on one cache.
+# Rename the prefix if the JSON changes: old and new releases share the cache during a rollout.
 PRODUCT = Key("product", "product_id")
 T = TypeVar("T")
 
 
 class ProductService:
-    """Products as the API offers them: JSON bytes out; a write is seen by the next read on any worker."""
+    """Products as JSON bytes; a read after a write sees that write, on every worker."""
 
     def __init__(self, repository: ProductRepository, cache: Cache, idempotency: Idempotency) -> None:
         self._repository = repository
         self._idempotency = idempotency
-        self._changes: set[asyncio.Task[Any]] = set()
+        self._writes: set[asyncio.Task[Any]] = set()
         self.cache = cache
 
     @cached(PRODUCT)
@@ -33,14 +33,14 @@ class ProductService:
     async def read(self, product_id: int) -> bytes:
         body = await self._read(product_id)
         if body is None:
-            raise HTTPException(404, NO_PRODUCT)
+            raise HTTPException(404, PRODUCT_NOT_FOUND)
         return body
 
     async def page(self, query: ListQuery) -> bytes:
         return await self._repository.page(query)
 
     async def create(self, owner: str, key: str, product: ProductInput) -> Outcome:
-        """Store a product; with an idempotency key, once, however often it is asked for."""
+        """Create a product; with an idempotency key, at most once."""
 
         async def create() -> Outcome:
             product_id, body = await self._repository.create(product.model_dump())
@@ -49,43 +49,43 @@ class ProductService:
         return await self._idempotency.once(owner, key, product, create)
 
     async def save_many(self, owner: str, key: str, bulk: BulkInput) -> Outcome:
-        """Create and replace products, all or none; with an idempotency key, once."""
+        """Create and replace products, all or none; with an idempotency key, at most once."""
 
         async def save() -> Outcome:
             created, ids = await self._repository.save_many(bulk.items)
             return Outcome("", to_json({"created": created, "updated": len(ids) - created, "ids": ids}))
 
-        known = [item.id for item in bulk.items if item.id is not None]
-        return await self._change(self._idempotency.once(owner, key, bulk, save), *known)
+        replaced = [item.id for item in bulk.items if item.id is not None]
+        return await self._write(self._idempotency.once(owner, key, bulk, save), *replaced)
 
     async def update(self, product_id: int, product: ProductInput | ProductChange, check: Check) -> bytes:
-        # A field that a change leaves out is None, which no product has.
+        # An omitted field of a ProductChange is None; no stored field is.
         values = product.model_dump(exclude_none=True)
-        return await self._change(self._repository.update(product_id, values, check), product_id)
+        return await self._write(self._repository.update(product_id, values, check), product_id)
 
     async def delete(self, product_id: int, check: Check) -> None:
-        await self._change(self._repository.delete(product_id, check), product_id)
+        await self._write(self._repository.delete(product_id, check), product_id)
 
-    async def finish(self) -> None:
-        """Return when the writes whose callers have left are done."""
-        while self._changes:
-            await asyncio.wait(self._changes)
+    async def finish_writes(self) -> None:
+        """Wait for writes whose clients have disconnected."""
+        while self._writes:
+            await asyncio.wait(self._writes)
 
-    async def _change(self, write: Coroutine[Any, Any, T], *ids: int) -> T:
-        """Write, then remove these products from the cache, to the end: whoever asked for it may have left.
+    async def _write(self, write: Coroutine[Any, Any, T], *ids: int) -> T:
+        """Write and remove these products from the cache; completes even if the client disconnects.
 
-        They are removed however it ended, as a connection that is lost on the way may have committed.
+        Removes them after an error too: the commit of a lost connection may have succeeded.
         """
 
-        async def change() -> T:
+        async def write_and_invalidate() -> T:
             try:
                 return await write
             finally:
                 await self.cache.invalidate(*map(PRODUCT, ids))
 
-        task = asyncio.create_task(change())
-        self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
-        # Should nobody wait any more, nobody else would look at a failure.
+        task = asyncio.create_task(write_and_invalidate())
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
+        # If the client has disconnected, this retrieves the exception.
         task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return await asyncio.shield(task)

@@ -1,1 +1,1 @@
-"""The users domain: who may sign in, and with which scopes."""
+"""The users domain: accounts, their scopes, and sign-in."""

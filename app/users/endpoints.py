@@ -1,4 +1,4 @@
-"""Signing in over HTTP; the public edge limits how often."""
+"""HTTP endpoint to sign in; the edge limits its rate."""
 
 from typing import Annotated
 
@@ -8,13 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.errors import problems
 from app.users.service import MAXIMUM_PASSWORD_LENGTH, UserService
 
-LONGEST_BODY = 16_384
+MAX_BODY_BYTES = 16_384
 
 
 async def _check_length(request: Request) -> None:
-    """Refuse a long body before each of its faults is looked for, which anybody could ask for."""
-    if len(await request.body()) > LONGEST_BODY:
-        raise HTTPException(413, f"A sign-in has at most {LONGEST_BODY} bytes.")
+    """Refuse a long body before validation: listing its errors would block the worker."""
+    if len(await request.body()) > MAX_BODY_BYTES:
+        raise HTTPException(413, f"The request body exceeds {MAX_BODY_BYTES} bytes.")
 
 
 router = APIRouter(
@@ -24,12 +24,12 @@ router = APIRouter(
     dependencies=[Depends(_check_length)],
 )
 
-# Postgres text cannot hold NUL, and no name has a control character.
+# No control characters; Postgres text cannot hold NUL.
 Username = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
 class Credentials(BaseModel):
-    """A name, a password, and the scopes wanted, separated by spaces; without them all of the user's."""
+    """A name, a password, and the requested scopes, separated by spaces (default: all of the user's)."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,8 +51,8 @@ class Token(BaseModel):
 async def sign_in(request: Request, response: Response, credentials: Credentials) -> Token:
     """Exchange a name and a password for a bearer token."""
     users: UserService = request.app.state.users
-    wanted = frozenset(credentials.scope.split())
-    token, scopes = await users.sign_in(credentials.username, credentials.password, wanted)
+    requested = frozenset(credentials.scope.split())
+    token, scopes = await users.sign_in(credentials.username, credentials.password, requested)
     request.state.user = credentials.username
     response.headers["Cache-Control"] = "no-store"
     lifetime = request.app.state.settings.token_lifetime_seconds

@@ -11,7 +11,7 @@ THIS_SECOND = func.date_trunc("second", func.now())
 
 
 class User(Base):
-    """Somebody who may sign in; tokens from before `valid_from` no longer count."""
+    """A person who may sign in; tokens issued before `valid_from` are not accepted."""
 
     __tablename__ = "users"
     __table_args__ = (UniqueConstraint("name"),)

@@ -1,4 +1,4 @@
-"""Users in Postgres, through sessions: nobody signs in a thousand times a second."""
+"""Queries for users, through ORM sessions: sign-ins are rare."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -19,10 +19,10 @@ class UserRepository:
         self._database = database
 
     async def find(self, name: str) -> User | None:
-        return await self._database.repeat(partial(self._get, "users.find", User.name == name))
+        return await self._database.retry_read(partial(self._get, "users.find", User.name == name))
 
     async def read(self, user_id: int) -> User | None:
-        return await self._database.repeat(partial(self._get, "users.read", User.id == user_id))
+        return await self._database.retry_read(partial(self._get, "users.read", User.id == user_id))
 
     async def _get(self, statement: str, condition: ColumnElement[bool]) -> User | None:
         async with self._database.session(statement) as session:
@@ -33,11 +33,11 @@ class UserRepository:
             return (await session.scalars(select(User).order_by(User.name))).all()
 
     async def add(self, name: str, password_hash: str, scopes: frozenset[str], *, replace: bool) -> bool:
-        """Store a user; return False if the name is taken and must not be replaced."""
+        """Insert a user, or replace it if `replace`; return False if the name is taken."""
         changes: dict[str, Any] = {"password_hash": password_hash, "scopes": sorted(scopes)}
         new = insert(User).values(name=name, **changes)
         if replace:
-            # Tokens tell seconds: those of this one were for the password before.
+            # Tokens have whole seconds: those of this second belong to the old password.
             changes |= {"enabled": True, "valid_from": THIS_SECOND + timedelta(seconds=1)}
             new = new.on_conflict_do_update(index_elements=[User.name], set_=changes)
         else:
@@ -46,7 +46,7 @@ class UserRepository:
             return await session.scalar(new.returning(User.id)) is not None
 
     async def disable(self, name: str) -> bool:
-        """Lock a user out; return whether there is such a user."""
+        """Disable a user; return whether it exists."""
         change = update(User).where(User.name == name).values(enabled=False)
         async with self._database.session("users.disable") as session:
             return await session.scalar(change.returning(User.id)) is not None

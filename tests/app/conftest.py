@@ -1,4 +1,4 @@
-"""The app's tests run against a real Postgres and Redis, named by TEST_* variables."""
+"""Fixtures of the service's tests. They use a real Postgres and Redis, named by TEST_* variables."""
 
 import asyncio
 import logging
@@ -24,7 +24,7 @@ from app.settings import Settings, load_settings
 from app.users.service import UserService
 from tests.lab import Lab
 
-# The lab whose host `data` runs the servers.
+# The lab whose host `data` runs Postgres and Redis.
 SERVERS = Lab("pytest-service")
 PSQL = "runuser -u postgres -- psql --no-psqlrc --quiet --tuples-only --no-align --command"
 SECRET = "Zk3vQ9xN7mB2wL5tR8yU1cP4aH6jD0fGsTeXoV"
@@ -41,13 +41,13 @@ OPTIONAL = (
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
-    """The loop that production uses."""
+    """Return the event loop of production."""
     return "asyncio", {"use_uvloop": True}
 
 
 @pytest.fixture(scope="session")
 def service_environment() -> dict[str, str]:
-    """The environment of a service that uses the test's servers."""
+    """Return the environment variables of a service that uses the test's servers."""
     for name in ("TEST_DATABASE_URL", "TEST_REDIS_URL"):
         if not os.environ.get(name):
             pytest.fail(
@@ -60,10 +60,10 @@ def service_environment() -> dict[str, str]:
         "DATABASE_URL": os.environ["TEST_DATABASE_URL"],
         "DATABASE_POOL_SIZE": "4",
         "REDIS_URL": os.environ["TEST_REDIS_URL"],
-        # A prefix of its own, so that what an earlier run left cannot be hit.
+        # Unique, so that values of an earlier run are not hit.
         "REDIS_KEY_PREFIX": os.environ.get("TEST_REDIS_KEY_PREFIX", "api:") + f"{token_hex(4)}:",
         "REDIS_RETRY_AFTER": "0.2",
-        "REDIS_TIMEOUT": "3",  # a busy test machine is not a broken Redis
+        "REDIS_TIMEOUT": "3",  # a busy test machine must not open the circuit breaker
     }
     environment |= {name: os.environ[f"TEST_{name}"] for name in OPTIONAL if os.environ.get(f"TEST_{name}")}
     return environment
@@ -71,7 +71,7 @@ def service_environment() -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No variable or .env file of the developer's reaches a test."""
+    """Hide the developer's environment variables and .env files from the tests."""
     for name in [*Settings.model_fields, "credentials_directory", "prometheus_multiproc_dir"]:
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.chdir(tmp_path)
@@ -79,7 +79,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _keep_logging() -> Iterator[None]:
-    """The operator's command sets up logging for its process; a test must not pass that on."""
+    """Restore logging, which app.manage configures for the whole process."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -90,7 +90,7 @@ def _keep_logging() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def migrated(service_environment: dict[str, str]) -> dict[str, str]:
-    """The environment, its database's schema at head, brought there by the command that the operator uses."""
+    """Return the environment after `app.manage migrate` has brought the database to head."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in service_environment.items():
             patch.setenv(name, value)
@@ -100,8 +100,8 @@ def migrated(service_environment: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture
 def service(migrated: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Settings]:
-    """Make settings as the service reads them, with some changed."""
-    # After a migration down and up ids start again: no test may hit what another one cached.
+    """Return a function that loads the settings with some variables changed."""
+    # Unique per test: after a downgrade ids start again, and would hit values cached by another test.
     own = {"REDIS_KEY_PREFIX": f"{migrated['REDIS_KEY_PREFIX']}{token_hex(2)}:"}
 
     def make(**changes: str) -> Settings:
@@ -114,7 +114,7 @@ def service(migrated: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Callab
 
 @pytest.fixture
 def access_lines() -> list[dict[str, Any]]:
-    """What the service would write to its access stream."""
+    """Return the list that collects the service's access lines."""
     return []
 
 
@@ -122,7 +122,7 @@ def access_lines() -> list[dict[str, Any]]:
 async def start(
     service: Callable[..., Settings], access_lines: list[dict[str, Any]]
 ) -> AsyncIterator[Callable[..., Any]]:
-    """Start services inside this process, each like one more worker, and stop them at the end."""
+    """Start services in this process, each like a worker, and stop them at the end."""
     async with AsyncExitStack() as stack:
 
         async def make(**changes: str) -> httpx.AsyncClient:
@@ -134,7 +134,7 @@ async def start(
 
 @asynccontextmanager
 async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
-    """Run the lifespan around a client of the application."""
+    """Run the application's lifespan and yield a client of it."""
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
@@ -146,20 +146,20 @@ async def running(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def client(start: Callable[..., Any]) -> httpx.AsyncClient:
-    """A client of a healthy service."""
+    """Return a client of a healthy service."""
     result: httpx.AsyncClient = await start()
     return result
 
 
 @pytest.fixture
 def writer(service: Callable[..., Settings]) -> dict[str, str]:
-    """The header of somebody who may write."""
+    """Return the Authorization header of a user who may write products."""
     token = Tokens(service()).issue("ann", frozenset({WRITE_PRODUCTS}), 60)
     return {"Authorization": f"Bearer {token}"}
 
 
 async def sign_in(client: httpx.AsyncClient, *scopes: str) -> dict[str, str]:
-    """Return the header of a new user who has signed in and has these scopes."""
+    """Add a user with these scopes, sign in, and return the Authorization header."""
     users: UserService = client.app.state.users  # type: ignore[attr-defined]
     name, password = f"user-{token_hex(4)}", token_hex(8)
     assert await users.add(name, password, frozenset(scopes), replace=False)
@@ -169,18 +169,18 @@ async def sign_in(client: httpx.AsyncClient, *scopes: str) -> dict[str, str]:
 
 @pytest.fixture
 def category() -> str:
-    """A category that no other test uses."""
+    """Return a category that no other test uses."""
     return f"category-{token_hex(6)}"
 
 
 def ask_superuser(statement: str) -> str:
-    """Run SQL as the superuser of the servers' Postgres and return its bare output."""
+    """Run SQL as superuser and return the unaligned output."""
     return SERVERS.ssh("data", f'{PSQL} "{statement}"').strip()
 
 
 @contextmanager
 def seeing_all(role: str | None) -> Iterator[None]:
-    """Let a role see what other roles' sessions do, if it may not already."""
+    """Grant a role pg_read_all_stats for a block, unless it has it."""
     had = ask_superuser(f"SELECT pg_has_role('{role}', 'pg_read_all_stats', 'USAGE')") == "t"
     ask_superuser(f"GRANT pg_read_all_stats TO {role}")
     try:
@@ -190,14 +190,14 @@ def seeing_all(role: str | None) -> Iterator[None]:
             ask_superuser(f"REVOKE pg_read_all_stats FROM {role}")
 
 
-async def came_back(link: RedisLink) -> None:
-    """Return when Redis has answered again."""
-    if link._return:
-        await asyncio.wait_for(asyncio.shield(link._return), 5)
+async def breaker_closed(link: RedisLink) -> None:
+    """Wait until the circuit breaker is closed."""
+    if link._probe:
+        await asyncio.wait_for(asyncio.shield(link._probe), 5)
 
 
 class Proxy:
-    """A loopback port that leads to a real server, and that can be cut or made to hang."""
+    """A loopback port that forwards to a real server and can be closed or made to hang."""
 
     def __init__(
         self, connect: Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
@@ -257,7 +257,7 @@ class Proxy:
 
 @pytest.fixture
 async def proxy(service_environment: dict[str, str]) -> AsyncIterator[Proxy]:
-    """A way to the real Redis that a test can break."""
+    """Yield a proxy to the real Redis."""
     target = urlsplit(service_environment["REDIS_URL"])
 
     async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -277,20 +277,20 @@ async def proxied(proxy: Proxy) -> AsyncIterator[Proxy]:
     yield proxy
     proxy.flow()
     await proxy.down()
-    await asyncio.sleep(0.05)  # uvloop closes what is left in the next turns
+    await asyncio.sleep(0.05)  # uvloop closes transports in its next iterations
 
 
 @pytest.fixture
 def run_manage(
     migrated: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
-    """Run the operator's command; return its status, output and errors."""
+    """Return a function that runs app.manage and returns its exit status, stdout and stderr."""
 
     def run(*arguments: str, **changes: str) -> tuple[int, str, str]:
         for name, value in (migrated | changes).items():
             monkeypatch.setenv(name, value)
         capsys.readouterr()
-        with ThreadPoolExecutor(1) as pool:  # the test's own loop may be running in this thread
+        with ThreadPoolExecutor(1) as pool:  # this thread may run the test's event loop
             status = pool.submit(manage.main, arguments).result()
         out, err = capsys.readouterr()
         return status, out, err

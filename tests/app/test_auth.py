@@ -1,4 +1,4 @@
-"""Writes need a token that is signed, alive and allowed to; reads need none."""
+"""Writes need a valid, unexpired token with the scope; reads need none."""
 
 import time
 from collections.abc import Callable
@@ -66,7 +66,7 @@ async def test_a_token_without_the_scope_is_forbidden(
     assert 'scope="products:write"' in answer.headers["www-authenticate"]
 
 
-async def test_another_scheme_is_no_token(client: httpx.AsyncClient) -> None:
+async def test_a_scheme_other_than_bearer_is_refused(client: httpx.AsyncClient) -> None:
     answer = await client.post(URL, json=PRODUCT, headers={"Authorization": "Basic YTpi"})
     assert answer.status_code == 401
 
@@ -85,7 +85,7 @@ def test_algorithm_and_lifetime_come_from_the_settings(service: Callable[..., Se
     assert tokens.verify(token).scopes == {"a", "b"}
 
 
-def test_a_token_that_was_accepted_expires_all_the_same(
+def test_a_cached_token_still_expires(
     service: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens = Tokens(service())

@@ -1,4 +1,4 @@
-"""The cache never serves what a write replaced, and its absence costs one timeout."""
+"""The cache serves no stale value after a write, and an outage of Redis costs one timeout."""
 
 import asyncio
 import time
@@ -16,11 +16,11 @@ from app.cache import Cache, Key, cached
 from app.metrics import Metrics
 from app.redis_link import RedisLink, Unavailable, create_client
 from app.settings import Settings
-from tests.app.conftest import Proxy, came_back
+from tests.app.conftest import Proxy, breaker_closed
 
 URL = "/api/v1/products"
 
-BUSY = "for _ = 1, 40000000 do end"  # some tenths of a second
+BUSY = "for _ = 1, 40000000 do end"  # runs for some tenths of a second
 
 
 @pytest.fixture
@@ -31,13 +31,13 @@ async def cache(service: Callable[..., Settings]) -> AsyncIterator[Cache]:
 
 @asynccontextmanager
 async def make_cache(settings: Settings) -> AsyncIterator[Cache]:
-    """A cache as one more worker would have it."""
+    """Yield the cache of one more worker."""
     async with aclosing(RedisLink(settings, Metrics("test"))) as link:
         yield Cache(link, settings.cache_ttl)
 
 
 class Source:
-    """Something to load that counts its loads."""
+    """A data source that counts its loads."""
 
     def __init__(self, value: bytes | None = b"{}") -> None:
         self.value = value
@@ -69,7 +69,7 @@ async def test_a_value_is_loaded_once_and_expires(cache: Cache, service: Callabl
     assert await cache.fetch("k1", source.load) == b'{"a":2}'
 
 
-async def test_nothing_is_not_stored(cache: Cache) -> None:
+async def test_none_is_not_stored(cache: Cache) -> None:
     source = Source(None)
     assert await cache.fetch("k2", source.load) is None
     source.value = b"{}"
@@ -77,8 +77,8 @@ async def test_nothing_is_not_stored(cache: Cache) -> None:
     assert source.loads == 2
 
 
-async def test_nothing_is_not_shared_with_a_reader_that_came_later(cache: Cache) -> None:
-    """It may have been made meanwhile, and who makes something removes no key."""
+async def test_none_is_not_shared_with_a_later_reader(cache: Cache) -> None:
+    """The value may have been created since the load began, and a creation invalidates no key."""
     source = Source(None)
     source.gate = asyncio.Event()
     first = asyncio.ensure_future(cache.fetch("made", source.load))
@@ -91,7 +91,7 @@ async def test_nothing_is_not_shared_with_a_reader_that_came_later(cache: Cache)
     assert source.loads == 2
 
 
-async def test_a_thousand_readers_of_nothing_load_twice_at_most(cache: Cache) -> None:
+async def test_a_thousand_readers_of_a_missing_value_load_at_most_twice(cache: Cache) -> None:
     source = Source(None)
 
     async def load() -> bytes | None:
@@ -102,7 +102,7 @@ async def test_a_thousand_readers_of_nothing_load_twice_at_most(cache: Cache) ->
     assert source.loads <= 2
 
 
-async def test_what_was_read_before_a_write_is_not_stored_after_it(cache: Cache) -> None:
+async def test_a_value_read_before_a_write_is_not_stored_after_it(cache: Cache) -> None:
     source = Source(b'{"old":1}')
     source.gate = asyncio.Event()
     slow = asyncio.ensure_future(cache.fetch("k3", source.load))
@@ -110,7 +110,7 @@ async def test_what_was_read_before_a_write_is_not_stored_after_it(cache: Cache)
     source.value = b'{"new":1}'
     await cache.invalidate("k3")
     source.gate.set()
-    assert await slow == b'{"old":1}'  # it began before the write
+    assert await slow == b'{"old":1}'  # the read began before the write
     assert await cache.fetch("k3", source.load) == b'{"new":1}'
     assert await cache.fetch("k3", source.load) == b'{"new":1}'
     assert source.loads == 2
@@ -129,7 +129,7 @@ async def test_a_thousand_readers_of_one_cold_key_load_it_once(service: Callable
     assert source.loads == 1
 
 
-async def test_a_reader_after_a_write_does_not_share_a_load_from_before(
+async def test_a_reader_after_a_write_does_not_join_an_earlier_load(
     service: Callable[..., Settings],
 ) -> None:
     old, new = Source(b"[1]"), Source(b"[2]")
@@ -143,12 +143,12 @@ async def test_a_reader_after_a_write_does_not_share_a_load_from_before(
         await two.invalidate("k")
         assert await one.fetch("k", new.load) == b"[2]"
         old.gate.set()
-        assert await slow == await shared == b"[1]"  # both came before the write
+        assert await slow == await shared == b"[1]"  # both reads began before the write
         assert await two.fetch("k", new.load) == b"[2]"
     assert (old.loads, new.loads) == (1, 1)
 
 
-async def test_a_reader_waits_for_another_worker_but_not_for_ever(
+async def test_a_reader_waits_for_another_worker_until_the_deadline(
     service: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.cache.WAIT_SECONDS", 0.1)
@@ -160,12 +160,12 @@ async def test_a_reader_waits_for_another_worker_but_not_for_ever(
         assert await two.fetch("k", quick.load) == b"[2]"
         assert await two.fetch("k", quick.load) == b"[2]"
         slow.gate.set()
-        assert await first == b"[1]"  # and it does not replace what the quicker one stored
+        assert await first == b"[1]"  # and it does not overwrite the value of the faster load
         assert await one.fetch("k", slow.load) == b"[2]"
     assert (slow.loads, quick.loads) == (1, 1)
 
 
-async def test_a_lease_from_before_redis_went_away_holds_nobody_up(
+async def test_a_lease_from_before_a_redis_outage_blocks_no_reader(
     service: Callable[..., Settings], proxy: Proxy
 ) -> None:
     source = Source(b"[1]")
@@ -185,7 +185,7 @@ async def test_a_lease_from_before_redis_went_away_holds_nobody_up(
         assert source.loads == 2
 
 
-async def test_a_failed_load_fails_its_readers_and_frees_the_key(cache: Cache) -> None:
+async def test_a_failed_load_fails_its_readers_and_releases_the_lease(cache: Cache) -> None:
     async def fail() -> bytes | None:
         await asyncio.sleep(0.02)
         raise ZeroDivisionError
@@ -194,10 +194,10 @@ async def test_a_failed_load_fails_its_readers_and_frees_the_key(cache: Cache) -
     assert [type(result) for result in results] == [ZeroDivisionError] * 5
     started = time.monotonic()
     assert await cache.fetch("k", Source().load) == b"{}"
-    assert time.monotonic() - started < 1.5  # it would wait 2 s for a lease that stood
+    assert time.monotonic() - started < 1.5  # a lease that stood would cost 2 s
 
 
-async def test_a_reader_that_leaves_does_not_end_the_load(cache: Cache) -> None:
+async def test_a_disconnected_reader_does_not_cancel_the_load(cache: Cache) -> None:
     source = Source(b"[1]")
     source.gate = asyncio.Event()
     first = asyncio.ensure_future(cache.fetch("k", source.load))
@@ -210,7 +210,7 @@ async def test_a_reader_that_leaves_does_not_end_the_load(cache: Cache) -> None:
     source.gate.set()
     assert await second == b"[1]"
     assert source.loads == 2
-    # One that leaves while Redis is being asked is no trouble either.
+    # A reader may also disconnect during the GET.
     third = asyncio.ensure_future(cache.fetch("k", source.load))
     await asyncio.sleep(0)
     third.cancel()
@@ -218,7 +218,7 @@ async def test_a_reader_that_leaves_does_not_end_the_load(cache: Cache) -> None:
 
 
 class Shop:
-    """Something with a cached method."""
+    """An object with a cached method."""
 
     key = Key("shop", "name", "page")
     loads = 0
@@ -259,7 +259,7 @@ async def test_a_method_is_cached_by_its_declared_arguments(
         cached(Shop.key)(lambda _self, page: shop.read(None, page))
 
 
-async def test_a_family_of_keys_is_cleared_and_no_other(cache: Cache) -> None:
+async def test_clear_removes_one_key_family_only(cache: Cache) -> None:
     star, other = Key("sta*", "n"), Key("start", "n")
     source = Source()
     for number in range(10):
@@ -286,13 +286,13 @@ def test_keys_are_equal_only_for_equal_arguments(one: tuple[Any, ...], two: tupl
     key = Key("k", "a", "b")
     try:
         keys = [key(*pair) for pair in (one, two)]
-    except TypeError:  # half a surrogate pair is no text
+    except TypeError:  # a lone surrogate cannot be encoded
         return
     assert (keys[0] == keys[1]) == (repr(one) == repr(two))
     assert all(len(made) < 210 for made in keys)
 
 
-async def test_without_a_redis_url_everything_is_loaded(service: Callable[..., Settings]) -> None:
+async def test_without_redis_url_every_read_is_loaded(service: Callable[..., Settings]) -> None:
     source = Source()
     async with make_cache(service(REDIS_URL="")) as cache:
         for _ in range(2):
@@ -303,7 +303,7 @@ async def test_without_a_redis_url_everything_is_loaded(service: Callable[..., S
         assert not await cache._link.ping()
 
 
-async def test_redis_gone_costs_one_timeout_and_is_noticed_when_back(
+async def test_a_redis_outage_costs_one_timeout_and_the_breaker_closes_after_it(
     start: Callable[..., Any], proxy: Proxy, writer: dict[str, str]
 ) -> None:
     client: httpx.AsyncClient = await start(
@@ -327,11 +327,11 @@ async def test_redis_gone_costs_one_timeout_and_is_noticed_when_back(
     assert ready.status_code == 200
     assert ready.json()["status"] == "degraded"
 
-    # A write while Redis is away: its removal is made good before a cached value is served again.
+    # A write during the outage: its removal runs before a cached value is served again.
     changed = await client.patch(address, json={"stock": 42}, headers=writer)
     assert changed.status_code == 200
     proxy.flow()
-    async with asyncio.timeout(5):  # a probe that was under way as it hung still has to time out
+    async with asyncio.timeout(5):  # an in-flight probe must time out first
         while "cache_up 0.0" in (await client.get("/metrics")).text:
             assert (await client.get(address)).json()["stock"] == 42
             await asyncio.sleep(0.05)
@@ -340,7 +340,7 @@ async def test_redis_gone_costs_one_timeout_and_is_noticed_when_back(
     assert (await client.get("/health/ready")).json()["status"] == "ready"
 
 
-async def test_nothing_is_asked_while_a_recovery_takes_its_time(
+async def test_the_breaker_stays_open_during_a_slow_recovery(
     service: Callable[..., Settings], proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = service(REDIS_URL=proxy.url, REDIS_RETRY_AFTER="0.05")
@@ -361,14 +361,14 @@ async def test_nothing_is_asked_while_a_recovery_takes_its_time(
         await asyncio.sleep(0.3)
         assert await cache.fetch("k", Source(b"new").load) == b"new"
         go_on.set()
-        await came_back(cache._link)
+        await breaker_closed(cache._link)
         assert await cache.fetch("k", Source(b"new").load) == b"new"
 
 
-async def test_what_a_worker_writes_after_it_stood_still_is_removed_too(
+async def test_a_suspended_worker_still_invalidates_its_writes(
     service: Callable[..., Settings],
 ) -> None:
-    """Its timeouts have passed while the answers are there: Redis is asked again before it is given up."""
+    """Its timeouts expire although Redis has answered: the breaker's first probe is immediate."""
     settings = service(REDIS_TIMEOUT="0.25", REDIS_RETRY_AFTER="60")
     async with make_cache(settings) as cache, make_cache(settings) as other:
         await cache.fetch("k", Source(b"old").load)
@@ -381,13 +381,13 @@ async def test_what_a_worker_writes_after_it_stood_still_is_removed_too(
         assert await other.fetch("k", Source(b"new").load) == b"new"
 
 
-async def test_very_many_missed_removals_clear_the_prefix(
+async def test_too_many_queued_removals_clear_the_prefix(
     service: Callable[..., Settings],
     migrated: dict[str, str],
     proxy: Proxy,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("app.cache.MOST_MISSED", 2)
+    monkeypatch.setattr("app.cache.MAX_QUEUED_REMOVALS", 2)
     prefix = migrated["REDIS_KEY_PREFIX"] + "many:"
     settings = service(REDIS_URL=proxy.url, REDIS_RETRY_AFTER="0.05", REDIS_KEY_PREFIX=prefix)
     source = Source(b"[]")
@@ -398,20 +398,22 @@ async def test_very_many_missed_removals_clear_the_prefix(
         for number in range(4):
             await cache.invalidate(f"many{number}")
         await proxy.up()
-        await came_back(cache._link)
+        await breaker_closed(cache._link)
         for number in range(5):
             await cache.fetch(f"many{number}", source.load)
         assert source.loads == 10
         await proxy.down()
         await cache.clear("many1*")
         await proxy.up()
-        await came_back(cache._link)
+        await breaker_closed(cache._link)
         for number in range(5):
             await cache.fetch(f"many{number}", source.load)
         assert source.loads == 11
 
 
-async def test_a_full_pool_is_waited_for(service: Callable[..., Settings], proxy: Proxy) -> None:
+async def test_commands_wait_for_a_free_redis_connection(
+    service: Callable[..., Settings], proxy: Proxy
+) -> None:
     source = Source()
     async with make_cache(service(REDIS_URL=proxy.url, REDIS_MAX_CONNECTIONS="1")) as cache:
         values = await asyncio.gather(*(cache.fetch(f"full{n}", source.load) for n in range(20)))

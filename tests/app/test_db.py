@@ -1,4 +1,4 @@
-"""The pool survives a server that drops connections, and every failure has a meaning."""
+"""The pool survives dropped connections, and every database error becomes an HTTP error."""
 
 import asyncio
 import time
@@ -34,7 +34,7 @@ async def database(service: Callable[..., Settings]) -> AsyncIterator[Database]:
 
 
 async def drop_connections(database: Database) -> int:
-    """End every other session of this role, as a restart of the server would."""
+    """Terminate every other session of this role, as a restart of Postgres does."""
     kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user AND pid <> $1"
     async with database.engine.connect() as connection:
         raw: Any = (await connection.get_raw_connection()).driver_connection
@@ -49,7 +49,7 @@ async def test_settings_reach_the_server(database: Database) -> None:
     assert values == ["300ms", "2s", "10s", "off"]
 
 
-async def test_requests_are_named_to_postgres_when_debug_asks(start: Callable[..., Any]) -> None:
+async def test_debug_puts_request_ids_into_application_name(start: Callable[..., Any]) -> None:
     who = "SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()"
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     headers = {"X-Request-ID": "my-own-id", "traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
@@ -66,7 +66,7 @@ async def test_requests_are_named_to_postgres_when_debug_asks(start: Callable[..
         assert (await client.get("/who", headers=headers)).json() == names
 
 
-async def test_a_slow_statement_is_cut_and_the_connection_stays_usable(database: Database) -> None:
+async def test_a_statement_timeout_leaves_the_connection_usable(database: Database) -> None:
     with pytest.raises(UnavailableError):
         await database.fetch("slow", SLOW)
     with pytest.raises(UnavailableError):
@@ -75,7 +75,7 @@ async def test_a_slow_statement_is_cut_and_the_connection_stays_usable(database:
     assert (await database.fetch("quick", ONE))[0][0] == 1
 
 
-async def test_a_slow_statement_is_logged_with_the_process_that_ran_it(
+async def test_a_slow_statement_is_logged_with_its_backend_pid(
     service: Callable[..., Settings], caplog: pytest.LogCaptureFixture
 ) -> None:
     database = Database(service(DATABASE_SLOW_STATEMENT="0.1", DATABASE_POOL_SIZE="1"), Metrics("test"))
@@ -87,7 +87,7 @@ async def test_a_slow_statement_is_logged_with_the_process_that_ran_it(
     assert record["duration_ms"] >= 150
 
 
-async def test_a_broken_constraint_is_a_conflict(database: Database) -> None:
+async def test_a_constraint_violation_is_a_conflict(database: Database) -> None:
     with pytest.raises(ConflictError):
         async with database.session("bad") as session:
             session.add(Product(name="n", category="c", price=-1, stock=0))
@@ -95,7 +95,7 @@ async def test_a_broken_constraint_is_a_conflict(database: Database) -> None:
         assert await session.scalar(select(Product.id).where(Product.price < 0)) is None
 
 
-async def test_an_error_in_the_block_rolls_back(database: Database, category: str) -> None:
+async def test_an_error_in_a_session_rolls_back(database: Database, category: str) -> None:
     async def fail() -> None:
         async with database.session("undone") as session:
             session.add(Product(name="n", category=category, price=1, stock=0))
@@ -114,7 +114,7 @@ async def test_a_programming_error_is_not_hidden(database: Database) -> None:
             await session.execute(text("SELECT nothing_like_it"))
 
 
-async def test_a_transaction_that_postgres_undid_is_run_again(service: Callable[..., Settings]) -> None:
+async def test_a_deadlocked_transaction_is_retried(service: Callable[..., Settings]) -> None:
     database = Database(service(), Metrics("test"))
     repository = ProductRepository(database)
     values = {"name": "n", "category": "c", "price": 1, "stock": 0}
@@ -132,14 +132,14 @@ async def test_a_transaction_that_postgres_undid_is_run_again(service: Callable[
     await asyncio.gather(
         database.transact("cross", lambda: cross(*ids)), database.transact("cross", lambda: cross(*ids[::-1]))
     )
-    assert len(runs) == 3  # one of the two was the victim of the deadlock
+    assert len(runs) == 3  # one of the two was the deadlock's victim
     await database.aclose()
 
 
-async def test_a_transaction_gives_up_and_undoes_everything(
+async def test_a_transaction_fails_after_its_last_retry_and_rolls_back(
     database: Database, monkeypatch: pytest.MonkeyPatch, category: str
 ) -> None:
-    monkeypatch.setattr("app.db.UNDONE", (asyncpg.QueryCanceledError,))
+    monkeypatch.setattr("app.db.ROLLED_BACK", (asyncpg.QueryCanceledError,))
     repository = ProductRepository(database)
     runs = 0
 
@@ -156,19 +156,19 @@ async def test_a_transaction_gives_up_and_undoes_everything(
         assert await session.scalar(select(Product.id).where(Product.category == category)) is None
 
 
-async def test_a_connection_lost_in_a_transaction_is_not_replaced(database: Database) -> None:
+async def test_a_transaction_with_a_lost_connection_is_not_retried(database: Database) -> None:
     async def work() -> None:
         await database.fetch("quick", ONE)
         assert await drop_connections(database) > 0
         await database.fetch("quick", ONE)
 
-    # drop_connections joins no transaction: it takes a connection of its own.
+    # drop_connections uses a connection outside the transaction.
     with pytest.raises(UnavailableError):
         await database.transact("work", work)
     assert (await database.fetch("quick", ONE))[0][0] == 1
 
 
-async def test_an_exhausted_pool_says_unavailable(database: Database) -> None:
+async def test_an_exhausted_pool_is_unavailable(database: Database) -> None:
     async with database.engine.connect(), database.engine.connect():
         with pytest.raises(UnavailableError):
             await database.fetch("quick", ONE)
@@ -189,12 +189,14 @@ async def test_requests_survive_dropped_connections(
         assert await drop_connections(database) > 0
         assert await asyncio.gather(*(users.find("nobody") for _ in range(8))) == [None] * 8
         await drop_connections(database)
-        await asyncio.sleep(0.05)  # the closed socket is known: even a write finds a living connection
+        await asyncio.sleep(
+            0.05
+        )  # until the closed sockets are noticed: then even a write gets a live connection
         changed = await client.patch(address, json={"stock": 1}, headers=writer)
         assert changed.status_code == 200
 
 
-async def test_a_connection_that_sat_idle_is_asked_first(
+async def test_an_idle_connection_is_pinged_before_use(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.db.PING_AFTER_SECONDS", -1)
@@ -209,12 +211,12 @@ async def test_a_connection_that_sat_idle_is_asked_first(
     monkeypatch.setattr(type(adapted), "ping", broken)
     monkeypatch.setattr("app.db.PING_AFTER_SECONDS", 3600)
     assert (await database.fetch("quick", ONE))[0][0] == 1
-    # As after the loss of another one: what was idle since before is asked, and replaced if it is silent.
+    # As after another connection was lost: one idle since before is pinged, and replaced on failure.
     database._lost_at = time.monotonic()
     assert (await database.fetch("quick", ONE))[0][0] == 1
 
 
-def test_no_relationship_loads_behind_a_dot() -> None:
+def test_no_relationship_loads_lazily() -> None:
     for mapper in Base.registry.mappers:
         for relationship in mapper.relationships:
             assert relationship.lazy in ("raise", "raise_on_sql")

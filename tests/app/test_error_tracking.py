@@ -1,4 +1,4 @@
-"""Errors reach Sentry, if there is one, with their request's id and without anything secret."""
+"""Errors are reported to Sentry with their request id and without secrets."""
 
 import asyncio
 import gzip
@@ -17,7 +17,7 @@ from tests.app.conftest import SECRET
 
 
 class Receiver:
-    """Takes what the SDK sends and keeps the events."""
+    """A Sentry server that keeps the events it receives."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
@@ -66,7 +66,7 @@ async def receiver() -> AsyncIterator[tuple[Receiver, str]]:
 async def test_an_unexpected_error_is_reported_without_secrets(
     start: Callable[..., Any], receiver: tuple[Receiver, str]
 ) -> None:
-    place, dsn = receiver
+    server, dsn = receiver
     client = await start(SENTRY_DSN=dsn, DATABASE_PASSWORD="only-the-service-knows")
 
     @client.app.get("/boom")  # type: ignore[untyped-decorator]
@@ -79,8 +79,8 @@ async def test_an_unexpected_error_is_reported_without_secrets(
     assert answer.status_code == 500
     assert (await client.get("/nowhere")).status_code == 404
     logging.getLogger("app.test").warning("not worth a report")
-    await asyncio.wait_for(place.received.wait(), 10)
-    (event,) = place.events
+    await asyncio.wait_for(server.received.wait(), 10)
+    (event,) = server.events
     assert event["tags"]["request_id"] == answer.json()["request_id"]
     assert (event["release"], event["environment"], event["level"]) == ("test", "production", "error")
     error = event["exception"]["values"][-1]
@@ -88,19 +88,19 @@ async def test_an_unexpected_error_is_reported_without_secrets(
     assert HIDDEN in error["value"]
     assert error["stacktrace"]["frames"][-1]["function"] == "boom"
     for secret in (SECRET, "hunter2", "s3cr3t", "only-the-service", "in a local", "private", "Authorization"):
-        assert secret.encode() not in place.raw, secret
+        assert secret.encode() not in server.raw, secret
 
 
-async def test_what_waits_is_sent_before_the_worker_ends(
+async def test_pending_events_are_sent_before_the_worker_stops(
     service: Callable[..., Settings], receiver: tuple[Receiver, str]
 ) -> None:
     from app.main import create_app
 
-    place, dsn = receiver
+    server, dsn = receiver
     app = create_app(service(SENTRY_DSN=dsn), lambda _: None)
     async with app.router.lifespan_context(app):
         logging.getLogger("app.test").error("the last words")
-    assert place.events[0]["logentry"]["message"] == "the last words"
+    assert server.events[0]["logentry"]["message"] == "the last words"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,9 @@ async def test_what_waits_is_sent_before_the_worker_ends(
         (f"key {SECRET}!", f"key {HIDDEN}!"),
     ],
 )
-def test_a_scrubber_hides_what_looks_secret(service: Callable[..., Settings], text: str, clean: str) -> None:
+def test_the_scrubber_hides_text_that_looks_secret(
+    service: Callable[..., Settings], text: str, clean: str
+) -> None:
     event: Any = {"message": text, "extra": {"list": [text, 1, None]}}
     assert Scrubber(service())(event, {}) == {
         "message": clean,
@@ -122,7 +124,7 @@ def test_a_scrubber_hides_what_looks_secret(service: Callable[..., Settings], te
     }
 
 
-def test_without_a_dsn_the_sdk_is_not_even_loaded(migrated: dict[str, str]) -> None:
+def test_without_a_dsn_the_sdk_is_not_imported(migrated: dict[str, str]) -> None:
     code = "import asyncio, sys; from app.main import create_app; app = create_app()\n"
     code += "async def run():\n  async with app.router.lifespan_context(app): pass\nasyncio.run(run())\n"
     code += "sys.exit('sentry_sdk' in sys.modules)"

@@ -1,4 +1,4 @@
-"""Servers that go away under a real Gunicorn's traffic: nothing is answered wrongly, or written twice."""
+"""Postgres and Redis fail under traffic: no response is wrong, and no write happens twice."""
 
 import asyncio
 import time
@@ -21,13 +21,13 @@ Serve = Callable[..., Awaitable[httpx.AsyncClient]]
 
 
 async def on_host(command: str) -> None:
-    """Run a command on the host of the servers, while traffic goes on."""
+    """Run a command on the servers' host without blocking the traffic."""
     await asyncio.to_thread(SERVERS.ssh, "data", command)
 
 
 @pytest.fixture
 async def serve(migrated: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serve]:
-    """Start a service of two workers; afterwards both servers are there again, whatever a test did."""
+    """Start a service with two workers; afterwards, start Postgres and Redis again."""
     async with AsyncExitStack() as stack:
 
         async def make(**changes: str) -> httpx.AsyncClient:
@@ -42,8 +42,8 @@ async def serve(migrated: dict[str, str], tmp_path_factory: pytest.TempPathFacto
     await on_host(f"systemctl kill --signal CONT {REDIS}; systemctl reset-failed; {START}")
 
 
-async def settled(client: httpx.AsyncClient) -> None:
-    """Wait until every worker is ready, Redis included."""
+async def all_ready(client: httpx.AsyncClient) -> None:
+    """Wait until every worker is ready and uses Redis."""
     deadline, ready = time.monotonic() + 20, 0
     while ready < 10:
         await asyncio.sleep(0.05)
@@ -52,7 +52,7 @@ async def settled(client: httpx.AsyncClient) -> None:
         assert time.monotonic() < deadline
 
 
-async def until_told(stop: asyncio.Event, action: Callable[[], Awaitable[None]]) -> None:
+async def repeat_until(stop: asyncio.Event, action: Callable[[], Awaitable[None]]) -> None:
     while not stop.is_set():
         await action()
 
@@ -67,7 +67,7 @@ async def test_postgres_restarted_and_killed_under_traffic(
     written: set[str] = set()
     stop = asyncio.Event()
 
-    def told(answer: httpx.Response) -> httpx.Response:
+    def counted(answer: httpx.Response) -> httpx.Response:
         seen[answer.status_code] += 1
         if answer.status_code == 503:
             assert answer.headers["retry-after"] == "1"
@@ -75,21 +75,21 @@ async def test_postgres_restarted_and_killed_under_traffic(
         return answer
 
     async def read() -> None:
-        answer = told(await client.get(f"{URL}/{first['id']}"))
+        answer = counted(await client.get(f"{URL}/{first['id']}"))
         assert answer.status_code == 503 or answer.json() == first
         await asyncio.sleep(0.005)
 
     async def write() -> None:
-        """As a client should: the same key until it is told that it worked."""
+        """Retry with the same idempotency key until the write succeeds."""
         key = {"Idempotency-Key": f"order-{token_hex(8)}"}
         status = 0
         while status != 201:
-            answer = told(await client.post(URL, json=product, headers=writer | key))
+            answer = counted(await client.post(URL, json=product, headers=writer | key))
             status = answer.status_code
             await asyncio.sleep(0.01)
         written.add(answer.json()["id"])
 
-    traffic = [asyncio.create_task(until_told(stop, action)) for action in (read, read, write, write)]
+    traffic = [asyncio.create_task(repeat_until(stop, action)) for action in (read, read, write, write)]
     for command in (f"systemctl restart {POSTGRES}", f"systemctl kill --signal KILL {POSTGRES}"):
         await asyncio.sleep(0.3)
         started = time.monotonic()
@@ -98,7 +98,7 @@ async def test_postgres_restarted_and_killed_under_traffic(
             assert (await client.get("/health/ready")).status_code == 503
             assert (await client.get("/health/live")).status_code == 200
             await on_host(f"systemctl reset-failed {POSTGRES}; {START}")
-        await settled(client)
+        await all_ready(client)
         measured.append(f"{command}: ready after {time.monotonic() - started:.1f} s")
     await asyncio.sleep(0.3)
     stop.set()
@@ -133,21 +133,21 @@ async def test_redis_stopped_and_killed_under_traffic(
         assert changed.status_code == 200
         assert {(await client.get(address)).json()["stock"] for _ in range(20)} == {stock}
 
-    traffic = [asyncio.create_task(until_told(stop, read)) for _ in range(6)]
+    traffic = [asyncio.create_task(repeat_until(stop, read)) for _ in range(6)]
     await on_host(f"systemctl stop {REDIS}")
     await change(1)
     await on_host(START)
-    await settled(client)
+    await all_ready(client)
     assert {(await client.get(address)).json()["stock"] for _ in range(20)} == {1}
     await on_host(f"systemctl kill --signal KILL {REDIS}; sleep 0.5; {START}")
-    await settled(client)
+    await all_ready(client)
     await change(2)
     stop.set()
     await asyncio.gather(*traffic)
     assert {status for status, _ in seen} == {200}
 
 
-async def test_a_redis_that_hangs_costs_one_timeout(
+async def test_a_hanging_redis_costs_one_timeout_per_worker(
     serve: Serve, writer: dict[str, str], category: str
 ) -> None:
     client = await serve(REDIS_RETRY_AFTER="5", REDIS_TIMEOUT="1")
@@ -160,10 +160,10 @@ async def test_a_redis_that_hangs_costs_one_timeout(
         assert (await client.get(address)).status_code == 200
     changed = await client.patch(address, json={"stock": 1}, headers=writer)
     assert changed.status_code == 200
-    assert 0.9 < time.monotonic() - started < 4  # at most once for each of the two workers
+    assert 0.9 < time.monotonic() - started < 4  # at most one timeout for each of the two workers
     metrics = (await client.get("/metrics")).text
     assert "cache_up 0.0" in metrics
     assert 'cache_requests_total{operation="read",result="bypass"} 40.0' in metrics
     await on_host(f"systemctl kill --signal CONT {REDIS}")
-    await settled(client)
+    await all_ready(client)
     assert {(await client.get(address)).json()["stock"] for _ in range(20)} == {1}

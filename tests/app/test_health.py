@@ -1,4 +1,4 @@
-"""Liveness touches nothing; readiness depends on the database and its schema, not on Redis."""
+"""Liveness checks no dependency; readiness depends on the database and its schema, not on Redis."""
 
 import socket
 import time
@@ -29,7 +29,7 @@ async def test_a_healthy_service_is_ready(client: httpx.AsyncClient) -> None:
     )
 
 
-async def test_without_its_database_it_lives_but_is_not_ready(
+async def test_without_its_database_the_service_is_alive_but_not_ready(
     start: Callable[..., Any], writer: dict[str, str]
 ) -> None:
     client = await start(DATABASE_URL="postgresql://api_test@127.0.0.1:1/api_test", REDIS_URL="")
@@ -50,17 +50,17 @@ async def test_without_its_database_it_lives_but_is_not_ready(
         assert answer.status_code == 503
         assert answer.headers["retry-after"] == "1"
         assert "127.0.0.1" not in answer.text
-    assert (  # a read is tried twice
+    assert (  # a read is retried once
         'database_errors_total{error="ConnectionRefusedError",query="products.list"} 2.0'
         in (await client.get("/metrics")).text
     )
 
 
-async def test_a_check_that_hangs_is_cut_at_its_deadline(
+async def test_a_hanging_check_fails_at_its_deadline(
     start: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.health.CHECK_SECONDS", 0.2)
-    # 192.0.2.0/24 is documentation space: nothing answers, nothing refuses. The pool is full instead.
+    # The check hangs because the pool has no free connection.
     client = await start(DATABASE_POOL_SIZE="1")
     engine = client.app.state.health._database.engine
     started = time.monotonic()
@@ -75,7 +75,7 @@ async def test_a_check_that_hangs_is_cut_at_its_deadline(
     ("revision", "status", "word"),
     [(head_revision(), 200, "ok"), ("9999", 200, "newer"), (None, 503, "behind")],
 )
-async def test_the_schema_decides(
+async def test_readiness_depends_on_the_schema_revision(
     client: httpx.AsyncClient,
     service: Callable[..., Settings],
     revision: str | None,
@@ -117,15 +117,15 @@ async def test_a_database_without_a_schema_is_behind(
         await engine.dispose()
 
 
-async def test_operators_are_told_of_what_is_outside_and_readiness_is_not(
+async def test_external_endpoints_appear_in_detail_but_not_in_readiness(
     start: Callable[..., Any], service: Callable[..., Settings]
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as there:
-        places = [f"127.0.0.1:{there.getsockname()[1]}", "127.0.0.1:1", "nowhere.invalid:443"]
-        client = await start(EXTERNAL_ENDPOINTS=",".join(places))
+        endpoints = [f"127.0.0.1:{there.getsockname()[1]}", "127.0.0.1:1", "nowhere.invalid:443"]
+        client = await start(EXTERNAL_ENDPOINTS=",".join(endpoints))
         token = Tokens(service()).issue("ann", frozenset({READ_OPERATIONS}))
         detail = await client.get("/health/detail", headers={"Authorization": f"Bearer {token}"})
-    assert detail.json()["external"] == dict(zip(places, ["ok", "failed", "failed"], strict=True))
+    assert detail.json()["external"] == dict(zip(endpoints, ["ok", "failed", "failed"], strict=True))
     assert detail.json()["ready"] is True
     status, body = await ready(client)
     assert (status, body["status"]) == (200, "ready")

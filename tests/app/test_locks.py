@@ -1,4 +1,4 @@
-"""The lock has one holder, an end, and an owner who alone can extend or release it."""
+"""The lock has one holder and an expiry; only its owner can extend or release it."""
 
 import asyncio
 import subprocess
@@ -20,7 +20,7 @@ from tests.lab import ROOT
 
 @pytest.fixture
 async def links(service: Callable[..., Settings]) -> AsyncIterator[list[RedisLink]]:
-    """Two workers."""
+    """Yield the Redis links of two workers."""
     links = [RedisLink(service(), Metrics("test")) for _ in range(2)]
     yield links
     for link in links:
@@ -43,7 +43,7 @@ async def test_one_holder_at_a_time(links: list[RedisLink]) -> None:
     assert done == 40
 
 
-def test_processes_take_turns(service: Callable[..., Settings], tmp_path: Path) -> None:
+def test_the_lock_excludes_other_processes(service: Callable[..., Settings], tmp_path: Path) -> None:
     service()
     counter = tmp_path / "counter"
     counter.write_text("0")
@@ -89,7 +89,7 @@ async def test_only_the_owner_extends_and_releases(links: list[RedisLink]) -> No
     assert await one.acquire()
 
 
-async def test_waiting_ends_at_the_deadline(links: list[RedisLink]) -> None:
+async def test_acquire_stops_waiting_at_the_deadline(links: list[RedisLink]) -> None:
     holder, waiter = (Lock(link, "held", 5) for link in links)
     async with holder.held():
         started = time.monotonic()
@@ -106,7 +106,7 @@ async def test_waiting_ends_at_the_deadline(links: list[RedisLink]) -> None:
     assert 'lock_wait_seconds_count{lock="held",result="acquired"} 1.0' in text
 
 
-async def test_an_error_in_the_block_releases(links: list[RedisLink]) -> None:
+async def test_an_error_in_the_block_releases_the_lock(links: list[RedisLink]) -> None:
     async def fail() -> Any:
         async with Lock(links[0], "error", 5).held():
             raise ZeroDivisionError
@@ -116,7 +116,7 @@ async def test_an_error_in_the_block_releases(links: list[RedisLink]) -> None:
     assert await Lock(links[1], "error", 5).acquire()
 
 
-async def test_without_redis_nobody_holds_it(service: Callable[..., Settings], proxy: Proxy) -> None:
+async def test_without_redis_the_lock_is_not_acquired(service: Callable[..., Settings], proxy: Proxy) -> None:
     link = RedisLink(service(REDIS_URL=proxy.url, REDIS_RETRY_AFTER="0.1"), Metrics("test"))
     lock = Lock(link, "gone", 1)
     assert await lock.acquire()

@@ -1,8 +1,11 @@
-"""The operator's command and the migrations it runs."""
+"""app.manage and the migrations."""
 
 import asyncio
+import importlib
 import json
+import pkgutil
 from collections.abc import Callable, Iterator
+from contextlib import aclosing
 from decimal import Decimal
 
 import jwt
@@ -12,12 +15,15 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
+import app
 from app import manage
 from app.db import Base, Database, create_engine
+from app.locks import Lock
 from app.metrics import Metrics
 from app.migrations import head_revision, known_revisions, run
 from app.products.models import Product
 from app.products.repository import ProductRepository
+from app.redis_link import RedisLink
 from app.settings import Settings
 
 Run = Callable[..., tuple[int, str, str]]
@@ -30,7 +36,7 @@ def _at_head(run_manage: Run) -> Iterator[None]:
     assert run_manage("migrate")[0] == 0
 
 
-def test_a_token_is_all_that_is_printed(run_manage: Run) -> None:
+def test_token_prints_only_the_token(run_manage: Run) -> None:
     status, out, err = run_manage("token", "--subject", "ann", "--lifetime", "60")
     assert (status, err) == (0, "")
     claims = jwt.decode(out.strip(), options={"verify_signature": False})
@@ -45,12 +51,12 @@ def test_a_token_is_all_that_is_printed(run_manage: Run) -> None:
         (["token", "--subject", "ann"], {"SECRET_KEY": "short"}, 4, "SECRET_KEY is too short"),
         (["token", "--subject", "ann"], {"ENVIRONMENT": "testing", "SECRET_KEY": ""}, 4, "required to sign"),
         (["token", "--subject", "ann", "--lifetime", "0"], {}, 2, "at least one second"),
-        (["current"], {"DATABASE_URL": LOGIN}, 1, "The database refused"),
+        (["current"], {"DATABASE_URL": LOGIN}, 1, "Database error: "),
         (["migrate", "--to", "nonsense"], {}, 1, "nonsense"),
-        (["migrate"], {"DATABASE_OWNER_PASSWORD": "wrong"}, 1, "The database refused: password"),
+        (["migrate"], {"DATABASE_OWNER_PASSWORD": "wrong"}, 1, "Database error: password"),
     ],
 )
-def test_a_failure_is_one_line_and_a_status(
+def test_a_failure_prints_one_line_and_sets_the_exit_status(
     run_manage: Run, arguments: list[str], changes: dict[str, str], status: int, message: str
 ) -> None:
     code, out, err = run_manage(*arguments, **changes)
@@ -59,7 +65,7 @@ def test_a_failure_is_one_line_and_a_status(
     assert err.count("\n") == 1
 
 
-def test_check_tells_what_works(run_manage: Run) -> None:
+def test_check_prints_each_result(run_manage: Run) -> None:
     assert run_manage("check")[:2] == (0, "database: ok\nmigrations: ok\ncache: ok\n")
     status, out, _ = run_manage("check", REDIS_URL="redis://127.0.0.1:1/0")
     assert (status, out.splitlines()[2]) == (1, "cache: failed")
@@ -67,8 +73,23 @@ def test_check_tells_what_works(run_manage: Run) -> None:
     assert (status, out.splitlines()[0]) == (1, "database: failed")
 
 
-def test_purge_says_how_many_keys_went(run_manage: Run) -> None:
+def test_purge_prints_the_number_of_deleted_keys(run_manage: Run) -> None:
     assert run_manage("purge")[:2] == (0, "purged 0\n")
+
+
+async def test_purge_runs_once_at_a_time(run_manage: Run, service: Callable[..., Settings]) -> None:
+    settings = service()
+    prefix = {"REDIS_KEY_PREFIX": settings.redis_key_prefix}
+    async with aclosing(RedisLink(settings, Metrics("test"))) as link:
+        async with Lock(link, "purge", 30).held():
+            assert run_manage("purge", **prefix)[:2] == (0, "another process is purging\n")
+        assert run_manage("purge", **prefix)[:2] == (0, "purged 0\n")
+        assert await Lock(link, "purge", 30).acquire()  # the command has released it
+
+
+@pytest.mark.parametrize("url", ["", "redis://127.0.0.1:1/0"])
+def test_purge_works_without_redis(run_manage: Run, url: str) -> None:
+    assert run_manage("purge", REDIS_URL=url)[:2] == (0, "purged 0\n")
 
 
 def test_migrations_go_down_and_up_again(run_manage: Run) -> None:
@@ -82,7 +103,7 @@ def test_migrations_go_down_and_up_again(run_manage: Run) -> None:
     assert run_manage("migrate") == (0, f"database {head}, release {head}\n", "")
 
 
-def test_a_plan_is_the_sql_of_what_is_missing(run_manage: Run) -> None:
+def test_plan_prints_the_sql_of_missing_migrations(run_manage: Run) -> None:
     run_manage("migrate", "--to", "0001")
     status, out, _ = run_manage("plan")
     assert status == 0
@@ -95,7 +116,10 @@ def test_a_plan_is_the_sql_of_what_is_missing(run_manage: Run) -> None:
     assert "Running" not in run_manage("plan")[1]
 
 
-async def test_the_schema_is_what_the_mapped_classes_say(service: Callable[..., Settings]) -> None:
+async def test_the_schema_matches_the_mapped_classes(service: Callable[..., Settings]) -> None:
+    for module in pkgutil.walk_packages(app.__path__, "app."):
+        if module.name.endswith(".models"):
+            importlib.import_module(module.name)
     engine = create_engine(service(), owner=True)
     async with engine.connect() as connection:
         differences = await connection.run_sync(
@@ -108,7 +132,7 @@ async def test_the_schema_is_what_the_mapped_classes_say(service: Callable[..., 
     assert Product.__tablename__ in Base.metadata.tables
 
 
-async def test_the_serving_role_may_change_rows_and_nothing_else(service: Callable[..., Settings]) -> None:
+async def test_the_serving_role_may_change_rows_only(service: Callable[..., Settings]) -> None:
     engine = create_engine(service())
     async with engine.connect() as connection:
         await connection.execute(text("SELECT count(*) FROM products"))
@@ -120,7 +144,7 @@ async def test_the_serving_role_may_change_rows_and_nothing_else(service: Callab
     await engine.dispose()
 
 
-async def test_migrations_started_together_happen_once(service: Callable[..., Settings]) -> None:
+async def test_concurrent_migrations_run_once(service: Callable[..., Settings]) -> None:
     settings = service()
     await run.migrate(settings, "base")
     await asyncio.gather(*(run.migrate(settings) for _ in range(4)))
@@ -138,8 +162,8 @@ async def test_a_migration_gives_up_on_a_held_lock(
     service: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, statement: str, message: str
 ) -> None:
     settings = service()
-    monkeypatch.setattr(run, "ATTEMPTS", 2)
-    monkeypatch.setattr(run, "TURN_SECONDS", 0.2)
+    monkeypatch.setattr(run, "MAX_ATTEMPTS", 2)
+    monkeypatch.setattr(run, "LOCK_WAIT_SECONDS", 0.2)
     engine = create_engine(settings, owner=True)
     async with engine.connect() as connection:
         await connection.execute(text(statement))
@@ -160,7 +184,7 @@ async def test_rows_outlive_a_migration_down_and_up(service: Callable[..., Setti
     await database.aclose()
 
 
-async def test_a_newer_database_is_left_alone(service: Callable[..., Settings]) -> None:
+async def test_a_newer_database_is_not_changed(service: Callable[..., Settings]) -> None:
     settings = service()
     engine = create_engine(settings, owner=True)
     head = head_revision()
@@ -183,7 +207,7 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in out for name in ("migrate", "current", "token", "check"))
 
 
-def test_file_names_say_what_alembic_finds() -> None:
+def test_file_names_match_the_revisions_that_alembic_finds() -> None:
     scripts = ScriptDirectory.from_config(run.alembic_config())
     assert scripts.get_heads() == [head_revision()]
     assert sorted(script.revision for script in scripts.walk_revisions()) == known_revisions()

@@ -1,4 +1,4 @@
-"""What Postgres says about itself reaches metrics from one worker, and an operator."""
+"""Statistics of Postgres reach the metrics, from one worker, and /health/detail."""
 
 import asyncio
 import re
@@ -21,7 +21,7 @@ from tests.app.test_db import drop_connections
 def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.monitor.START_SECONDS", 0)
     monkeypatch.setattr("app.monitor.INTERVAL_SECONDS", 0.05)
-    monkeypatch.setattr("app.lifespan.DRAIN_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("app.lifespan.SHUTDOWN_CHECK_SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -36,14 +36,14 @@ async def figure(client: httpx.AsyncClient, name: str) -> float:
 
 
 async def leaders(*clients: httpx.AsyncClient) -> list[bool]:
-    """Who has collected lately."""
+    """Return which workers have collected within the last 0.4 s."""
     before = [await figure(client, "database_monitor_timestamp_seconds") for client in clients]
     await asyncio.sleep(0.4)
     after = [await figure(client, "database_monitor_timestamp_seconds") for client in clients]
     return [new > old for new, old in zip(after, before, strict=True)]
 
 
-async def test_one_worker_collects_and_another_takes_over(start: Callable[..., Any]) -> None:
+async def test_one_worker_collects_statistics_and_another_takes_over(start: Callable[..., Any]) -> None:
     workers = [await start() for _ in range(2)]
     for _ in range(3):
         await asyncio.sleep(0.2)
@@ -57,10 +57,10 @@ async def test_one_worker_collects_and_another_takes_over(start: Callable[..., A
     assert await figure(collecting, 'database_table_size_bytes{table="products"}') > 0
 
 
-async def test_other_roles_sessions_are_known_or_absent(
+async def test_statistics_of_other_roles_are_complete_or_absent(
     start: Callable[..., Any], service: Callable[..., Settings]
 ) -> None:
-    """What the server hides without pg_read_all_stats is not shown as 0."""
+    """Statistics that need pg_read_all_stats are absent without it, not 0."""
     settings = service()
     role = make_url(settings.database_url).username
     hidden = ("database_longest_transaction_seconds", "database_longest_query_seconds")
@@ -86,15 +86,17 @@ async def test_other_roles_sessions_are_known_or_absent(
         await owner.dispose()
 
 
-async def test_a_monitor_without_its_database_goes_on_trying(
+async def test_the_monitor_retries_without_its_database(
     start: Callable[..., Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     await start(DATABASE_URL="postgresql://api_test@127.0.0.1:1/api_test")
     await asyncio.sleep(0.3)
-    assert caplog.text.count("The database monitor stopped") >= 2
+    assert caplog.text.count("Database monitor failed") >= 2
 
 
-async def test_operators_are_told_the_details(client: httpx.AsyncClient, operator: dict[str, str]) -> None:
+async def test_detail_reports_release_checks_and_statistics(
+    client: httpx.AsyncClient, operator: dict[str, str]
+) -> None:
     answer = await client.get("/health/detail", headers=operator)
     assert answer.status_code == 200
     body = answer.json()
@@ -106,22 +108,22 @@ async def test_operators_are_told_the_details(client: httpx.AsyncClient, operato
     assert (database["standbys"], database["replication_lag_seconds"]) == (0, None)
 
 
-async def test_details_without_a_database_say_so(start: Callable[..., Any], operator: dict[str, str]) -> None:
+async def test_detail_works_without_a_database(start: Callable[..., Any], operator: dict[str, str]) -> None:
     client = await start(DATABASE_URL="postgresql://api_test@127.0.0.1:1/api_test", REDIS_URL="")
     body = (await client.get("/health/detail", headers=operator)).json()
     assert (body["ready"], body["database"], body["checks"]["cache"]) == (False, None, "off")
 
 
-async def test_a_draining_worker_is_not_ready_and_keeps_no_connection(
+async def test_a_worker_shutting_down_is_not_ready_and_closes_connections(
     start: Callable[..., Any], tmp_path: Path, operator: dict[str, str]
 ) -> None:
-    file = tmp_path / "drain"
-    client = await start(DRAIN_FILE=str(file))
+    file = tmp_path / "shutdown"
+    client = await start(SHUTDOWN_FILE=str(file))
     assert (await client.get("/health/ready")).status_code == 200
     file.touch()
     await asyncio.sleep(0.1)
     ready = await client.get("/health/ready")
-    assert (ready.status_code, ready.json()) == (503, {"status": "draining"})
+    assert (ready.status_code, ready.json()) == (503, {"status": "shutting down"})
     served = await client.get("/api/v1/products")
     assert (served.status_code, served.headers["connection"]) == (200, "close")
     assert not (await client.get("/health/detail", headers=operator)).json()["ready"]

@@ -1,4 +1,4 @@
-"""Products over HTTP, down to rows in Postgres."""
+"""The products API, from HTTP to rows in Postgres."""
 
 import asyncio
 import time
@@ -35,7 +35,7 @@ async def create(client: httpx.AsyncClient, writer: dict[str, str], **fields: An
     return result
 
 
-async def test_a_product_lives_from_creation_to_deletion(
+async def test_create_read_replace_change_delete(
     client: httpx.AsyncClient, writer: dict[str, str], category: str
 ) -> None:
     created = await create(client, writer, name="  Lamp ", category=category)
@@ -70,10 +70,10 @@ async def test_a_product_lives_from_creation_to_deletion(
         assert answer.headers["content-type"] == "application/problem+json"
 
 
-async def test_a_product_is_a_row_before_the_answer_is_sent(
+async def test_a_write_is_committed_before_the_response_is_sent(
     service: Callable[..., Settings], writer: dict[str, str], category: str
 ) -> None:
-    """Somebody else sees it by then: the transport only says so once the application has returned."""
+    """Another connection sees the row when the response starts; httpx returns only after the response."""
     app = create_app(service(), lambda _: None)
     seen: list[tuple[str, str]] = []
 
@@ -121,7 +121,7 @@ async def test_a_product_is_a_row_before_the_answer_is_sent(
         ({"colour": "red"}, "colour"),
     ],
 )
-async def test_a_bad_field_is_named(
+async def test_an_invalid_field_is_named(
     client: httpx.AsyncClient, writer: dict[str, str], fields: dict[str, Any], field: str
 ) -> None:
     product = {"name": "Lamp", "category": "light", "price": "1", "stock": 0} | fields
@@ -137,7 +137,7 @@ async def test_a_bad_field_is_named(
 @pytest.mark.parametrize(
     "body", [b'{"name":"\\ud800","category":"c","price":"1"}', b"\xff", b"{", b"[]", b""]
 )
-async def test_a_broken_body_is_the_callers_fault(
+async def test_a_malformed_body_is_a_client_error(
     client: httpx.AsyncClient, writer: dict[str, str], body: bytes
 ) -> None:
     answer = await client.post(URL, content=body, headers=writer | {"Content-Type": "application/json"})
@@ -145,7 +145,7 @@ async def test_a_broken_body_is_the_callers_fault(
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-async def test_a_body_that_is_not_json_or_not_whole_is_refused(
+async def test_a_body_that_is_not_json_or_incomplete_is_refused(
     client: httpx.AsyncClient, writer: dict[str, str], access_lines: list[dict[str, Any]]
 ) -> None:
     plain = writer | {"Content-Type": "text/plain"}
@@ -165,7 +165,7 @@ async def test_an_empty_change_is_refused(client: httpx.AsyncClient, writer: dic
     assert answer.status_code == 422
 
 
-async def test_a_list_has_pages_of_one_category(
+async def test_a_list_of_one_category_has_pages(
     client: httpx.AsyncClient, writer: dict[str, str], category: str
 ) -> None:
     created = [await create(client, writer, category=category, name=f"n{number}") for number in range(5)]
@@ -186,14 +186,14 @@ async def test_a_list_has_pages_of_one_category(
     "query",
     ["page=0", "page=51", "page=x", "page_size=0", "page_size=101", "category=", "category=a%00b"],
 )
-async def test_pages_are_bounded(client: httpx.AsyncClient, query: str) -> None:
+async def test_page_parameters_are_bounded(client: httpx.AsyncClient, query: str) -> None:
     answer = await client.get(f"{URL}?{query}")
     assert answer.status_code == 422
     assert answer.json()["errors"][0]["in"] == "query"
 
 
 @pytest.mark.parametrize("product_id", ["0", "-1", "x", "9223372036854775808", "%00"])
-async def test_an_impossible_id_is_refused(client: httpx.AsyncClient, product_id: str) -> None:
+async def test_an_invalid_id_is_refused(client: httpx.AsyncClient, product_id: str) -> None:
     assert (await client.get(f"{URL}/{product_id}")).status_code == 422
 
 
@@ -214,7 +214,7 @@ async def test_a_write_is_seen_by_the_next_read_on_every_worker(
     assert (await second.get(address)).status_code == 404
 
 
-async def test_concurrent_changes_lose_nothing(
+async def test_concurrent_changes_lose_no_update(
     client: httpx.AsyncClient, writer: dict[str, str], category: str
 ) -> None:
     created = await create(client, writer, category=category, stock=0)
@@ -227,7 +227,7 @@ async def test_concurrent_changes_lose_nothing(
     assert final in [answer.json() for answer in answers]
 
 
-async def test_a_reader_with_a_current_copy_gets_no_second_one(
+async def test_if_none_match_answers_304_for_a_current_copy(
     client: httpx.AsyncClient, writer: dict[str, str], category: str
 ) -> None:
     created = await create(client, writer, category=category)
@@ -235,7 +235,7 @@ async def test_a_reader_with_a_current_copy_gets_no_second_one(
     for url in (address, f"{URL}?category={category}"):
         first = await client.get(url)
         tag = first.headers["etag"]
-        # A proxy that compresses makes the tag weak; it still names the same bytes.
+        # A compressing proxy makes the tag weak; it still stands for the same bytes.
         for known in (tag, f"W/{tag}", f'"x", {tag}', "*"):
             again = await client.get(url, headers={"If-None-Match": known})
             assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
@@ -246,7 +246,7 @@ async def test_a_reader_with_a_current_copy_gets_no_second_one(
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
-async def test_a_change_of_something_else_than_was_read_is_refused(
+async def test_if_match_refuses_a_change_of_a_stale_copy(
     client: httpx.AsyncClient, writer: dict[str, str], category: str, method: str
 ) -> None:
     created = await create(client, writer, category=category)
@@ -269,7 +269,7 @@ async def test_a_change_of_something_else_than_was_read_is_refused(
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
-async def test_a_change_of_what_must_not_be_there_is_refused(
+async def test_if_none_match_refuses_a_change_of_an_existing_product(
     client: httpx.AsyncClient, writer: dict[str, str], category: str, method: str
 ) -> None:
     created = await create(client, writer, category=category)
@@ -287,7 +287,7 @@ async def test_a_change_of_what_must_not_be_there_is_refused(
     assert await change(("If-None-Match", '"x"'), ("If-Match", '"x"'), ("If-Match", tag)) in (200, 204)
 
 
-async def test_of_many_who_read_the_same_one_may_change_it(
+async def test_if_match_admits_one_of_many_concurrent_changes(
     client: httpx.AsyncClient, writer: dict[str, str], category: str
 ) -> None:
     created = await create(client, writer, category=category)
@@ -302,7 +302,7 @@ async def test_of_many_who_read_the_same_one_may_change_it(
     assert sorted(answer.status_code for answer in answers) == [200] + [412] * 19
 
 
-async def test_a_repeated_post_with_a_key_writes_once(
+async def test_a_retried_post_with_an_idempotency_key_writes_once(
     start: Callable[..., Any], writer: dict[str, str], category: str
 ) -> None:
     workers = await start(), await start()
@@ -317,7 +317,7 @@ async def test_a_repeated_post_with_a_key_writes_once(
     assert sum("idempotency-replayed" not in answer.headers for answer in answers) == 1
     listed = (await workers[0].get(URL, params={"category": category})).json()
     assert len(listed["items"]) == 1
-    # The same key for something else, and somebody else's same key.
+    # The same key with another request, and from another owner.
     other = await workers[0].post(URL, json=product | {"stock": 1}, headers=writer | key)
     assert other.status_code == 409
     bob = {"Authorization": "Bearer " + workers[0].app.state.tokens.issue("bob", frozenset({WRITE_PRODUCTS}))}
@@ -327,7 +327,7 @@ async def test_a_repeated_post_with_a_key_writes_once(
         assert answer.status_code == 422
 
 
-async def test_old_keys_are_forgotten(
+async def test_expired_idempotency_keys_are_purged(
     client: httpx.AsyncClient, writer: dict[str, str], category: str
 ) -> None:
     keys = client.app.state.idempotency  # type: ignore[attr-defined]
@@ -342,7 +342,14 @@ async def test_old_keys_are_forgotten(
             .where(IdempotencyKey.key == key["Idempotency-Key"])
             .values(created_at=IdempotencyKey.created_at - timedelta(days=2))
         )
-    assert await keys.purge() >= 1
+    batches = 0
+
+    async def count() -> None:
+        nonlocal batches
+        batches += 1
+
+    assert await keys.purge(count) >= 1
+    assert batches >= 1
     assert (await client.post(URL, json=product, headers=writer | key)).content != first.content
 
 
@@ -360,7 +367,7 @@ async def test_a_list_is_filtered(client: httpx.AsyncClient, writer: dict[str, s
 
 
 @pytest.mark.parametrize("sort", ["id", "-id", "price", "-price"])
-async def test_places_lead_through_a_sorted_list(
+async def test_cursors_lead_through_a_sorted_list(
     client: httpx.AsyncClient, writer: dict[str, str], category: str, sort: str
 ) -> None:
     created = [await create(client, writer, category=category, price=str(n % 3 + 1)) for n in range(8)]
@@ -374,7 +381,7 @@ async def test_places_lead_through_a_sorted_list(
         seen += body["items"]
         after = body["next"]
         assert (after is None) == (not body["has_next"]) == (size == 2)
-        if len(seen) == 3:  # what comes in before the place moves nothing
+        if len(seen) == 3:  # a row inserted before the cursor shifts nothing
             if sort == "id":
                 await client.delete(f"{URL}/{seen[0]['id']}", headers=writer)
             else:
@@ -382,16 +389,18 @@ async def test_places_lead_through_a_sorted_list(
     if sort == "id":
         assert [item["id"] for item in seen] == [item["id"] for item in created]
     elif "price" in sort:
-        wanted = sorted(
+        expected = sorted(
             created, key=lambda item: (float(item["price"]), item["id"]), reverse=sort.startswith("-")
         )
-        assert [item["id"] for item in seen] == [item["id"] for item in wanted]
+        assert [item["id"] for item in seen] == [item["id"] for item in expected]
 
 
 @pytest.mark.parametrize(
     "after", ["x", "eyJhIjoxfQ", "WyJwcmljZSIsMSwiMSJd", "WyJpZCIsMCwiMSJd", "bnVsbA", "WzFd", "__8"]
 )
-async def test_a_place_of_no_or_another_list_is_refused(client: httpx.AsyncClient, after: str) -> None:
+async def test_an_invalid_cursor_or_one_of_another_list_is_refused(
+    client: httpx.AsyncClient, after: str
+) -> None:
     answer = await client.get(f"{URL}?after={after}")
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
@@ -399,12 +408,12 @@ async def test_a_place_of_no_or_another_list_is_refused(client: httpx.AsyncClien
 
 @pytest.mark.parametrize("filters", [(), ("category",), ("category", "in_stock")])
 @pytest.mark.parametrize("sort", ["id", "-id", "price", "-price"])
-async def test_every_sort_has_an_index_that_leads_to_its_place(
+async def test_every_sort_order_has_an_index_for_its_cursor(
     client: httpx.AsyncClient, sort: str, filters: tuple[str, ...]
 ) -> None:
     values = {"category": "c", "in_stock": True}
     query = ListQuery(sort=sort, **{name: values[name] for name in filters})
-    query = query.model_copy(update={"after": query.next_place(1, "1")})
+    query = query.model_copy(update={"after": query.next_cursor(1, "1")})
     statement, arguments = list_statement(query)
     engine = client.app.state.products._repository._database.engine  # type: ignore[attr-defined]
     async with engine.connect() as connection:
@@ -445,7 +454,7 @@ async def test_a_bulk_write_creates_and_replaces(
     assert again.headers["idempotency-replayed"] == "true"
 
 
-async def test_a_bulk_write_is_all_or_nothing_and_names_the_rows(
+async def test_a_bulk_write_is_atomic_and_names_invalid_items(
     client: httpx.AsyncClient, writer: dict[str, str], category: str
 ) -> None:
     item = {"name": "Bulk", "category": category, "price": "2.50"}
@@ -475,7 +484,7 @@ async def test_a_bulk_write_is_all_or_nothing_and_names_the_rows(
     assert "100 of 101" in many.json()["detail"]
 
 
-async def test_thousands_of_rows_take_a_moment(
+async def test_a_bulk_write_of_5000_items_takes_seconds(
     client: httpx.AsyncClient, writer: dict[str, str], category: str
 ) -> None:
     item = {"name": "Bulk", "category": category, "price": "2.50", "stock": 1}
@@ -491,7 +500,7 @@ async def test_thousands_of_rows_take_a_moment(
     assert time.monotonic() - started < 10
 
 
-async def test_bulk_writes_of_the_same_rows_do_not_lock_each_other_out(
+async def test_bulk_writes_of_the_same_rows_do_not_deadlock(
     client: httpx.AsyncClient, writer: dict[str, str], category: str
 ) -> None:
     item = {"name": "Bulk", "category": category, "price": "1"}
@@ -503,7 +512,7 @@ async def test_bulk_writes_of_the_same_rows_do_not_lock_each_other_out(
     assert {answer.status_code for answer in answers} == {200}
 
 
-async def test_a_hundred_writers_at_once_all_write(
+async def test_a_hundred_concurrent_writes_succeed(
     start: Callable[..., Any], writer: dict[str, str], category: str
 ) -> None:
     workers = await start(), await start()
@@ -518,8 +527,8 @@ async def test_a_hundred_writers_at_once_all_write(
     assert {item["name"] for item in listed["items"]} == {f"n{n}" for n in range(100)}
 
 
-@pytest.mark.timeout(400)  # a million rows are seconds on an idle machine
-async def test_the_millionth_row_is_as_near_as_the_first(
+@pytest.mark.timeout(400)  # copying a million rows takes seconds on an idle machine
+async def test_the_millionth_row_is_as_fast_as_the_first(
     start: Callable[..., Any], service: Callable[..., Settings], category: str, measured: list[str]
 ) -> None:
     client = await start(REDIS_URL="", DATABASE_STATEMENT_TIMEOUT="60")
@@ -546,9 +555,11 @@ async def test_the_millionth_row_is_as_near_as_the_first(
 
         for sort, price in (("id", "1"), ("price", "999"), ("-price", "0")):
             query = {"category": category, "sort": sort}
-            place = ListQuery(sort=sort).next_place(last - 500_000 if "price" in sort else last - 100, price)
+            cursor = ListQuery(sort=sort).next_cursor(
+                last - 500_000 if "price" in sort else last - 100, price
+            )
             first = await milliseconds(query)
-            for name, far in (("row 1,000", {"page": "50"}), ("row 1,000,000", {"after": place})):
+            for name, far in (("row 1,000", {"page": "50"}), ("row 1,000,000", {"after": cursor})):
                 taken = await milliseconds(query | far)
                 measured.append(f"list by {sort}: first page {first:.1f} ms, {name} {taken:.1f} ms")
                 assert taken < 3 * first + 5

@@ -1,4 +1,4 @@
-"""What holds for every request: problem details, ids, the access line, limits, CORS, metrics."""
+"""Behaviour of every request: problem details, ids, access log, limits, CORS, metrics."""
 
 import asyncio
 import re
@@ -46,7 +46,7 @@ async def test_every_error_is_a_problem_document(
         assert {"GET", "HEAD"} <= set(answer.headers["allow"].split(", "))
 
 
-async def test_an_unexpected_error_says_nothing_but_its_id(
+async def test_an_unexpected_error_reveals_only_the_request_id(
     client: httpx.AsyncClient, access_lines: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
     @client.app.get("/boom")  # type: ignore[attr-defined, untyped-decorator]
@@ -63,7 +63,7 @@ async def test_an_unexpected_error_says_nothing_but_its_id(
     assert access_lines[-1]["request_id"] == answer.json()["request_id"]
 
 
-async def test_an_error_after_the_answer_began_cuts_the_connection(
+async def test_an_error_after_the_response_started_cuts_the_connection(
     client: httpx.AsyncClient, access_lines: list[dict[str, Any]]
 ) -> None:
     async def half() -> AsyncIterator[bytes]:
@@ -79,7 +79,7 @@ async def test_an_error_after_the_answer_began_cuts_the_connection(
     assert access_lines[-1]["status"] == 200
 
 
-async def test_a_caller_that_leaves_is_accounted_for(
+async def test_a_disconnected_client_is_logged_and_counted(
     client: httpx.AsyncClient, access_lines: list[dict[str, Any]]
 ) -> None:
     @client.app.get("/slow")  # type: ignore[attr-defined, untyped-decorator]
@@ -95,21 +95,21 @@ async def test_a_caller_that_leaves_is_accounted_for(
     assert "http_requests_in_flight 1.0" in (await client.get("/metrics")).text
 
 
-@pytest.mark.parametrize("given_id", ["abcd1234", "A.b_c-0123456789", "x" * 64])
-async def test_a_well_formed_request_id_is_kept(client: httpx.AsyncClient, given_id: str) -> None:
-    answer = await client.get("/health/live", headers={"X-Request-ID": given_id})
-    assert answer.headers["x-request-id"] == given_id
+@pytest.mark.parametrize("sent_id", ["abcd1234", "A.b_c-0123456789", "x" * 64])
+async def test_a_well_formed_request_id_is_kept(client: httpx.AsyncClient, sent_id: str) -> None:
+    answer = await client.get("/health/live", headers={"X-Request-ID": sent_id})
+    assert answer.headers["x-request-id"] == sent_id
 
 
 @pytest.mark.parametrize(
-    "given_id", ["", "short", "x" * 65, 'a"b-injected', "line\\nbreak", "sp ace-space", "ümlaut-ü"]
+    "sent_id", ["", "short", "x" * 65, 'a"b-injected', "line\\nbreak", "sp ace-space", "ümlaut-ü"]
 )
-async def test_any_other_request_id_is_replaced(client: httpx.AsyncClient, given_id: str) -> None:
-    answer = await client.get("/nowhere", headers=[(b"X-Request-ID", given_id.encode())])
+async def test_any_other_request_id_is_replaced(client: httpx.AsyncClient, sent_id: str) -> None:
+    answer = await client.get("/nowhere", headers=[(b"X-Request-ID", sent_id.encode())])
     assert re.fullmatch("[0-9a-f]{32}", answer.headers["x-request-id"])
 
 
-async def test_a_trace_names_the_request(
+async def test_the_trace_id_becomes_the_request_id(
     client: httpx.AsyncClient, access_lines: list[dict[str, Any]]
 ) -> None:
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -124,7 +124,7 @@ async def test_a_trace_names_the_request(
         assert access_lines[-1]["trace_id"] is None
 
 
-async def test_an_access_line_says_who_asked_for_what(
+async def test_an_access_line_names_user_client_route_and_status(
     client: httpx.AsyncClient, writer: dict[str, str], access_lines: list[dict[str, Any]]
 ) -> None:
     await client.delete(
@@ -146,7 +146,7 @@ async def test_an_access_line_says_who_asked_for_what(
 
 
 @pytest.mark.parametrize(("path", "status"), [("/api/v1/nothing", 403), ("/api/v1/socket", 101)])
-async def test_whoever_asks_for_a_websocket_is_accounted_for(
+async def test_a_websocket_request_is_logged_and_counted(
     client: httpx.AsyncClient, access_lines: list[dict[str, Any]], path: str, status: int
 ) -> None:
     async def accept(socket: WebSocket) -> None:
@@ -174,7 +174,7 @@ async def test_whoever_asks_for_a_websocket_is_accounted_for(
     assert "http_requests_in_flight 1.0" in metrics
 
 
-async def test_health_and_metrics_leave_no_access_line(
+async def test_health_and_metrics_write_no_access_line(
     client: httpx.AsyncClient, access_lines: list[dict[str, Any]]
 ) -> None:
     for url in ("/health/live", "/health/ready", "/metrics"):
@@ -198,7 +198,7 @@ async def test_a_body_over_the_limit_is_refused(start: Callable[..., Any], write
     assert (await client.post(URL, json=fits, headers=writer)).status_code == 201
 
 
-async def test_cors_answers_the_named_origins_only(start: Callable[..., Any]) -> None:
+async def test_cors_allows_configured_origins_only(start: Callable[..., Any]) -> None:
     client = await start(CORS_ORIGINS="https://shop.example")
     preflight = {"Origin": "https://shop.example", "Access-Control-Request-Method": "POST"}
     assert (await client.options(URL, headers=preflight)).headers["access-control-allow-origin"] == preflight[
@@ -217,9 +217,7 @@ async def test_cors_answers_the_named_origins_only(start: Callable[..., Any]) ->
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
-async def test_browsers_may_send_and_read_what_the_api_speaks_of(
-    start: Callable[..., Any], method: str
-) -> None:
+async def test_cors_allows_every_header_of_the_api(start: Callable[..., Any], method: str) -> None:
     origin = {"Origin": "https://shop.example"}
     client = await start(CORS_ORIGINS=origin["Origin"], CORS_ALLOW_CREDENTIALS="true")
     names = "authorization,content-type,idempotency-key,if-match,if-none-match"
@@ -237,10 +235,10 @@ async def test_browsers_may_send_and_read_what_the_api_speaks_of(
 
 
 @pytest.mark.parametrize("url", ["/health/live", "/health/ready", URL, "/nowhere", f"{URL}/0"])
-async def test_head_is_get_without_the_body(
+async def test_head_equals_get_without_the_body(
     client: httpx.AsyncClient, access_lines: list[dict[str, Any]], url: str
 ) -> None:
-    """Uptime checks ask so."""
+    """Uptime checks use HEAD."""
     whole, head = await client.get(url), await client.head(url)
     assert (head.status_code, head.content) == (whole.status_code, b"")
     own = {"x-request-id"}
@@ -252,7 +250,7 @@ async def test_head_is_get_without_the_body(
         assert access_lines[-1]["bytes"] == 0
 
 
-async def test_a_browser_may_read_the_answer_to_an_unexpected_error(start: Callable[..., Any]) -> None:
+async def test_error_responses_have_cors_headers(start: Callable[..., Any]) -> None:
     client = await start(CORS_ORIGINS="https://shop.example", REQUEST_TIMEOUT="0.5")
 
     @client.app.get("/boom")  # type: ignore[untyped-decorator]
@@ -269,7 +267,7 @@ async def test_a_browser_may_read_the_answer_to_an_unexpected_error(start: Calla
     assert answer.headers["retry-after"] == "5"
 
 
-async def test_a_request_that_takes_too_long_gives_its_connection_back(start: Callable[..., Any]) -> None:
+async def test_a_request_timeout_releases_its_database_connection(start: Callable[..., Any]) -> None:
     client = await start(REQUEST_TIMEOUT="0.2", DATABASE_POOL_SIZE="1", REDIS_URL="")
     database = client.app.state.database
 
@@ -284,7 +282,7 @@ async def test_a_request_that_takes_too_long_gives_its_connection_back(start: Ca
 
 
 @pytest.mark.parametrize(("method", "url"), [("GET", URL), ("GET", "/nowhere"), ("BREW", URL), ("POST", URL)])
-async def test_every_answer_has_the_security_headers(
+async def test_every_response_has_the_security_headers(
     client: httpx.AsyncClient, start: Callable[..., Any], method: str, url: str
 ) -> None:
     answer = await client.request(method, url)
@@ -294,7 +292,7 @@ async def test_every_answer_has_the_security_headers(
     assert "content-security-policy" not in (await debugging.request(method, url)).headers
 
 
-async def test_random_paths_and_methods_add_no_series(client: httpx.AsyncClient) -> None:
+async def test_random_paths_and_methods_add_no_time_series(client: httpx.AsyncClient) -> None:
     async def series() -> int:
         return sum(not line.startswith("#") for line in (await client.get("/metrics")).text.splitlines())
 
@@ -332,7 +330,7 @@ async def test_metrics_describe_the_service(client: httpx.AsyncClient, writer: d
     assert float(sent[1]) == 3 * len(created.content)
 
 
-async def test_an_unavailable_service_says_when_to_come_back(client: httpx.AsyncClient) -> None:
+async def test_unavailable_sets_retry_after(client: httpx.AsyncClient) -> None:
     @client.app.get("/later")  # type: ignore[attr-defined, untyped-decorator]
     async def later() -> None:
         raise UnavailableError("Not now.")
@@ -342,7 +340,7 @@ async def test_an_unavailable_service_says_when_to_come_back(client: httpx.Async
     assert answer.headers["retry-after"] == "1"
 
 
-async def test_interactive_pages_are_for_debugging(start: Callable[..., Any]) -> None:
+async def test_interactive_pages_need_debug(start: Callable[..., Any]) -> None:
     client = await start()
     assert (await client.get("/api/docs")).status_code == 404
     client = await start(ENVIRONMENT="development", DEBUG="1")

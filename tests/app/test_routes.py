@@ -1,4 +1,4 @@
-"""Two users against every route of the OpenAPI document: what each may do is written down here."""
+"""Every route of the OpenAPI document, and the scope that it requires."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from app.auth import READ_OPERATIONS, WRITE_PRODUCTS
 from tests.app.conftest import sign_in
 
 PRODUCTS = "/api/v1/products"
-# Every operation and the scope it needs; a route that is not listed fails the test.
+# Every operation and its scope. Add a new route here.
 ROUTES: dict[tuple[str, str], str | None] = {
     ("GET", PRODUCTS): None,
     ("POST", PRODUCTS): WRITE_PRODUCTS,
@@ -34,21 +34,21 @@ def operations(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]
     }
 
 
-async def test_the_document_names_every_route_its_scope_and_its_errors(client: httpx.AsyncClient) -> None:
+async def test_openapi_lists_every_route_with_scope_and_errors(client: httpx.AsyncClient) -> None:
     listed = operations((await client.get("/api/openapi.json")).json())
     assert set(listed) == set(ROUTES)
     for (method, path), operation in listed.items():
         scopes = [scope for entry in operation.get("security", []) for scope in entry["HTTPBearer"]]
-        wanted = ROUTES[method, path]
-        assert scopes == ([wanted] if wanted else []), path
+        required = ROUTES[method, path]
+        assert scopes == ([required] if required else []), path
         if path.startswith("/api/"):
             assert "application/problem+json" in operation["responses"]["422"]["content"]
-        if wanted:
+        if required:
             assert {"401", "403"} <= set(operation["responses"])
 
 
 @pytest.mark.parametrize("scope", [None, "", WRITE_PRODUCTS, READ_OPERATIONS])
-async def test_each_user_may_do_what_its_scopes_allow_and_nothing_else(
+async def test_scopes_decide_which_routes_a_user_may_call(
     client: httpx.AsyncClient, scope: str | None
 ) -> None:
     headers = {} if scope is None else await sign_in(client, *scope.split())

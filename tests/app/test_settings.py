@@ -1,4 +1,4 @@
-"""Settings are typed, read from three places, and refuse what would be unsafe."""
+"""Settings are typed, come from three sources, and refuse unsafe values."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def _minimum(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECRET_KEY", SECRET)
 
 
-def test_the_environment_is_production_unless_it_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_environment_is_production(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ENVIRONMENT")
     monkeypatch.delenv("SECRET_KEY")
     with pytest.raises(SettingsError, match="SECRET_KEY is required"):
@@ -45,7 +45,7 @@ def test_the_environment_is_production_unless_it_says_otherwise(monkeypatch: pyt
         ),
     ],
 )
-def test_a_database_url_is_normalised_to_the_async_driver(
+def test_a_database_url_is_converted_to_the_async_driver(
     monkeypatch: pytest.MonkeyPatch, given_url: str, driver_url: str
 ) -> None:
     monkeypatch.setenv("ENVIRONMENT", "testing")
@@ -54,7 +54,7 @@ def test_a_database_url_is_normalised_to_the_async_driver(
 
 
 @pytest.mark.parametrize(
-    ("place", "endpoints"),
+    ("address", "endpoints"),
     [
         ("db/api", [("db", 5432)]),
         ("[fd00::10:5]:5433/api", [("fd00::10:5", 5433)]),
@@ -68,10 +68,10 @@ def test_a_database_url_is_normalised_to_the_async_driver(
     ],
 )
 def test_endpoints_are_hosts_and_ports(
-    monkeypatch: pytest.MonkeyPatch, place: str, endpoints: list[tuple[str, int]]
+    monkeypatch: pytest.MonkeyPatch, address: str, endpoints: list[tuple[str, int]]
 ) -> None:
     monkeypatch.setenv("ENVIRONMENT", "testing")
-    monkeypatch.setenv("DATABASE_URL", f"postgresql://api@{place}")
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://api@{address}")
     assert load_settings().database_endpoints == endpoints
 
 
@@ -83,14 +83,14 @@ def test_endpoints_are_hosts_and_ports(
         ("SECRET_KEY", "change-me-change-me-change-me-change-me", "SECRET_KEY is a well-known"),
         ("SECRET_KEY", "your-secret-key-that-nobody-may-know-9x", "SECRET_KEY is a well-known"),
         ("SECRET_KEY", "a" * 64, "SECRET_KEY is a well-known"),
-        # The keys of FastAPI's tutorial, Flask's, jwt.io's pages and Supabase's examples.
+        # Keys from the documentation of FastAPI, Flask, jwt.io and Supabase.
         ("SECRET_KEY", "09d25e094faa6ca2556c818166b7a9563b93f7099f6f0f4caa6cf63b88e8d3e7", "is a well-known"),
         ("SECRET_KEY", "192b9bdd22ab9ed4d12e236c78afcb9a393ec15f71bbf5dc987d54727823bcbf", "is a well-known"),
         ("SECRET_KEY", "a-string-secret-at-least-256-bits-long", "SECRET_KEY is a well-known"),
         ("SECRET_KEY", "super-secret-jwt-token-with-at-least-32-characters-long", "is a well-known"),
         ("TOKEN_ALGORITHM", "HS384", "SECRET_KEY is too short: use at least 48 characters"),
-        ("SECRET_KEYS_OLD", f"{SECRET} short", "SECRET_KEYS_OLD is too short"),
-        ("SECRET_KEYS_OLD", f"{SECRET},{'a' * 40}", "SECRET_KEYS_OLD is a well-known"),
+        ("ACCEPTED_SECRET_KEYS", f"{SECRET} short", "ACCEPTED_SECRET_KEYS is too short"),
+        ("ACCEPTED_SECRET_KEYS", f"{SECRET},{'a' * 40}", "ACCEPTED_SECRET_KEYS is a well-known"),
         ("DATABASE_PASSWORD", "Postgres", "DATABASE_PASSWORD is a well-known password"),
         ("REDIS_PASSWORD", "secret", "REDIS_PASSWORD is a well-known password"),
         ("DEBUG", "true", "DEBUG must be off"),
@@ -100,29 +100,33 @@ def test_endpoints_are_hosts_and_ports(
         ("DATABASE_URL", "mysql://api@db/api", "DATABASE_URL must start with postgresql://"),
         ("DATABASE_URL", "nonsense", "DATABASE_URL must start with postgresql://"),
         ("DATABASE_URL", "postgresql://db/api", "DATABASE_URL must name a user"),
-        ("DATABASE_URL", "postgresql://api:hunter2@db/api", "DATABASE_URL must not carry a password"),
-        ("DATABASE_URL", "postgresql://api@/api?password=hunter2", "DATABASE_URL must not carry a password"),
-        ("DATABASE_URL", "postgresql://api@/api?sslmode=off", "DATABASE_URL must not carry sslmode"),
+        ("DATABASE_URL", "postgresql://api:hunter2@db/api", "DATABASE_URL must not contain a password"),
+        (
+            "DATABASE_URL",
+            "postgresql://api@/api?password=hunter2",
+            "DATABASE_URL must not contain a password",
+        ),
+        ("DATABASE_URL", "postgresql://api@/api?sslmode=off", "DATABASE_URL must not contain sslmode"),
         ("DATABASE_SSL_CA", "/nowhere/ca.crt", "DATABASE_SSL_CA: Path does not point to a file"),
         ("DATABASE_POOL_SIZE", "many", "DATABASE_POOL_SIZE: Input should be a valid integer"),
         ("DATABASE_POOL_SIZE", "0", "DATABASE_POOL_SIZE: Input should be greater than"),
         ("REDIS_URL", "http://cache", "REDIS_URL must start with unix://"),
         ("REDIS_URL", "redis://cache:6379/0", "REDIS_URL must start with rediss://"),
-        ("REDIS_URL", "rediss://:hunter2@cache/0", "REDIS_URL must not carry an account"),
-        ("REDIS_URL", "unix:///run/r.sock?password=hunter2", "REDIS_URL must not carry an account"),
-        ("REDIS_URL", "rediss://cache/0?ssl_cert_reqs=none", "REDIS_URL must not carry ssl_cert_reqs"),
-        ("REDIS_URL", "redis:///0?host=10.0.0.5", "REDIS_URL must not carry host"),
-        ("REDIS_URL", "unix:///run/r.sock?db=0&socket_timeout=", "REDIS_URL must not carry socket_timeout"),
-        ("EXTERNAL_ENDPOINTS", "mail.example", "EXTERNAL_ENDPOINTS must name endpoints"),
+        ("REDIS_URL", "rediss://:hunter2@cache/0", "REDIS_URL must not contain credentials"),
+        ("REDIS_URL", "unix:///run/r.sock?password=hunter2", "REDIS_URL must not contain credentials"),
+        ("REDIS_URL", "rediss://cache/0?ssl_cert_reqs=none", "REDIS_URL must not contain ssl_cert_reqs"),
+        ("REDIS_URL", "redis:///0?host=10.0.0.5", "REDIS_URL must not contain host"),
+        ("REDIS_URL", "unix:///run/r.sock?db=0&socket_timeout=", "REDIS_URL must not contain socket_timeout"),
+        ("EXTERNAL_ENDPOINTS", "mail.example", "EXTERNAL_ENDPOINTS must list endpoints"),
         ("ENVIRONMENT", "live", "ENVIRONMENT: Input should be 'development'"),
         ("TOKEN_ALGORITHM", "none", "TOKEN_ALGORITHM: Input should be 'HS256'"),
-        ("CORS_ORIGINS", "shop.example", "CORS_ORIGINS must name origins"),
-        ("CORS_ORIGINS", "https://shop.example/", "CORS_ORIGINS must name origins"),
+        ("CORS_ORIGINS", "shop.example", "CORS_ORIGINS must list origins"),
+        ("CORS_ORIGINS", "https://shop.example/", "CORS_ORIGINS must list origins"),
         ("REQUEST_TIMEOUT", "0", "REQUEST_TIMEOUT: Input should be greater than 0"),
-        ("CORS_ORIGINS", "[1,", "CORS_ORIGINS is neither a comma list nor a JSON list"),
+        ("CORS_ORIGINS", "[1,", "CORS_ORIGINS is neither a comma-separated list nor a JSON list"),
     ],
 )
-def test_an_unsafe_or_wrong_value_is_refused_in_one_sentence(
+def test_an_unsafe_or_invalid_value_is_refused_in_one_sentence(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -149,7 +153,7 @@ def test_a_missing_database_url_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
 @given(st.lists(st.from_regex(r"https://[a-z]{1,10}\.example(:[0-9]{2,4})?", fullmatch=True), max_size=5))
-def test_origins_may_be_a_comma_list_or_json(origins: list[str]) -> None:
+def test_origins_may_be_a_comma_separated_or_json_list(origins: list[str]) -> None:
     import json
 
     with pytest.MonkeyPatch.context() as patch:
@@ -160,7 +164,9 @@ def test_origins_may_be_a_comma_list_or_json(origins: list[str]) -> None:
     assert load_settings(cors_origins=origins).cors_origins == tuple(origins)
 
 
-def test_credentials_win_over_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_credentials_take_precedence_over_the_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "secret_key").write_text(f"{SECRET}-from-file\n")
     (tmp_path / "database_password").write_text("p w\n")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
@@ -205,11 +211,11 @@ async def test_a_database_on_this_host_needs_no_ca(
     await create_engine(settings).dispose()
 
 
-def test_every_setting_is_described() -> None:
+def test_every_setting_has_a_description() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
-def test_the_factory_says_in_one_line_why_it_cannot_start(
+def test_the_factory_prints_one_line_for_invalid_settings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SECRET_KEY", "short")

@@ -1,4 +1,4 @@
-"""A service that is given a standby and its primary, as a cluster of two would be."""
+"""A service with two database endpoints, a standby and its primary."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from sqlalchemy import make_url
 
 from app.settings import Settings
 from tests.app.conftest import PSQL, SERVERS, seeing_all
-from tests.app.test_endings import made
+from tests.app.test_interruptions import open_database
 
 PORT = 5433
 HOME = "/var/lib/postgresql/standby"
@@ -45,19 +45,19 @@ def _standby() -> Iterator[None]:
 
 
 def url_of(settings: Settings, *ports: int | None) -> str:
-    """Return the database's URL with an endpoint for each port, None being the primary's."""
+    """Return the database URL with an endpoint per port; None is the primary's port."""
     parts = urlsplit(settings.database_url)
-    places = ",".join(f"{parts.hostname}:{port or parts.port or 5432}" for port in ports)
-    return f"postgresql://{parts.username or parts.path.strip('/')}@{places}{parts.path}"
+    endpoints = ",".join(f"{parts.hostname}:{port or parts.port or 5432}" for port in ports)
+    return f"postgresql://{parts.username or parts.path.strip('/')}@{endpoints}{parts.path}"
 
 
-async def test_the_endpoint_that_accepts_writes_is_found(service: Callable[..., Settings]) -> None:
-    async with made(service(DATABASE_URL=url_of(service(), PORT, None))) as database:
+async def test_the_primary_is_found_among_the_endpoints(service: Callable[..., Settings]) -> None:
+    async with open_database(service(DATABASE_URL=url_of(service(), PORT, None))) as database:
         rows = await database.fetch("test", "SELECT pg_is_in_recovery() AS standby")
         assert [row["standby"] for row in rows] == [False]
 
 
-async def test_a_standby_alone_does_not_serve(
+async def test_with_a_standby_only_the_service_is_not_ready(
     start: Callable[..., Any], service: Callable[..., Settings]
 ) -> None:
     client: httpx.AsyncClient = await start(DATABASE_URL=url_of(service(), PORT))
@@ -65,7 +65,7 @@ async def test_a_standby_alone_does_not_serve(
     assert (await client.get("/api/v1/products")).status_code == 503
 
 
-async def test_replication_is_watched(
+async def test_replication_lag_is_collected(
     start: Callable[..., Any], service: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.monitor.START_SECONDS", 0)

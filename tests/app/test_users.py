@@ -1,4 +1,4 @@
-"""Users sign in with a password, and lose what they could do when the operator says so."""
+"""Users sign in with a password; an operator can disable them or change their password and scopes."""
 
 import asyncio
 import io
@@ -28,13 +28,13 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def type_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Write a line to the command's standard input."""
+    """Return a function that sets the command's standard input to one line."""
     return lambda line: monkeypatch.setattr("sys.stdin", io.StringIO(f"{line}\n"))
 
 
 @pytest.fixture
 def add(run_manage: Run, type_in: Callable[[str], None]) -> Callable[..., str]:
-    """Add a user with scopes through the operator's command; return its name."""
+    """Return a function that adds a user with app.manage and returns the name."""
 
     def add(*scopes: str, name: str = "", password: str = PASSWORD, options: tuple[str, ...] = ()) -> str:
         name = name or f"user-{token_hex(4)}"
@@ -82,7 +82,7 @@ async def test_a_user_signs_in_and_writes(
     assert refused.status_code == 403
 
 
-async def test_a_wrong_name_and_a_wrong_password_look_the_same(
+async def test_a_wrong_name_and_a_wrong_password_are_indistinguishable(
     client: httpx.AsyncClient, add: Callable[..., str]
 ) -> None:
     name = add()
@@ -101,19 +101,19 @@ async def test_a_wrong_name_and_a_wrong_password_look_the_same(
     "body",
     [{}, {"username": "a"}, {"username": "a\x00", "password": "x"}, {"username": "a", "password": ""}, []],
 )
-async def test_credentials_of_another_shape_are_refused(client: httpx.AsyncClient, body: Any) -> None:
+async def test_malformed_credentials_are_refused(client: httpx.AsyncClient, body: Any) -> None:
     assert (await client.post(SIGN_IN, json=body)).status_code == 422
 
 
-async def test_a_long_sign_in_is_refused_before_its_faults_are_counted(client: httpx.AsyncClient) -> None:
-    """Each of its fields is a fault, and listing them all would hold the worker up for everybody."""
+async def test_a_long_sign_in_body_is_refused_before_validation(client: httpx.AsyncClient) -> None:
+    """Each unknown field is an error; validating all of them would block the worker."""
     body = {f"k{number}": 0 for number in range(90_000)}
     started = time.process_time()
     answer = await client.post(SIGN_IN, json=body)
     assert (answer.status_code, time.process_time() - started < 0.3) == (413, True)
 
 
-async def test_a_disabled_user_is_out_at_once(
+async def test_a_disabled_user_is_refused_immediately(
     client: httpx.AsyncClient, add: Callable[..., str], run_manage: Run
 ) -> None:
     name = add()
@@ -125,7 +125,7 @@ async def test_a_disabled_user_is_out_at_once(
     assert f"{name} disabled {WRITE_PRODUCTS}\n" in run_manage("user-list")[1]
 
 
-async def test_a_new_password_ends_old_tokens_and_scopes(
+async def test_a_new_password_invalidates_old_tokens_and_scopes(
     client: httpx.AsyncClient, add: Callable[..., str], service: Callable[..., Settings]
 ) -> None:
     name = add()
@@ -138,16 +138,16 @@ async def test_a_new_password_ends_old_tokens_and_scopes(
     assert (await client.post(URL, json=PRODUCT, headers=headers)).status_code == 403
     settings = service()
     key = settings.secret_key.get_secret_value()
-    # Of the same second, and of nobody.
+    # A token of the same second, and one of an unknown user.
     for change in ({}, {"uid": 2**62}):
         token = jwt.encode(first | change, key, "HS256")
         assert (await client.post(URL, json=PRODUCT, headers=bearer(token))).status_code == 401
-    # A scope that the user lost is lost to other tokens, too.
+    # A scope removed from the user is removed from valid tokens too.
     token = jwt.encode(first | {"iat": int(time.time()) + 1}, key, "HS256")
     assert (await client.post(URL, json=PRODUCT, headers=bearer(token))).status_code == 403
 
 
-async def test_a_sign_in_that_was_under_way_is_for_the_old_password(
+async def test_an_in_flight_sign_in_counts_for_the_old_password(
     client: httpx.AsyncClient, add: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, matches = add(), users_service._matches
@@ -161,7 +161,7 @@ async def test_a_sign_in_that_was_under_way_is_for_the_old_password(
     assert (await client.post(URL, json=PRODUCT, headers=headers)).status_code == 401
 
 
-async def test_passwords_of_those_who_leave_are_hashed_two_at_a_time_too(
+async def test_disconnected_sign_ins_still_count_towards_the_hash_limit(
     client: httpx.AsyncClient, add: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name, go_on = add(), threading.Event()
@@ -187,11 +187,11 @@ async def test_passwords_of_those_who_leave_are_hashed_two_at_a_time_too(
     assert begun[2:] == ["last"]
 
 
-async def test_a_user_is_looked_up_once_in_a_while(
+async def test_a_user_lookup_is_cached(
     client: httpx.AsyncClient, add: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(users_service, "RECHECK_SECONDS", 60)
-    monkeypatch.setattr(users_service, "MOST_REMEMBERED", 1)
+    monkeypatch.setattr(users_service, "MAX_CACHED_USERS", 1)
     for name in (add(), add()):
         headers = bearer((await sign_in(client, name)).json()["access_token"])
         for _ in range(3):
@@ -210,7 +210,7 @@ async def test_a_user_is_looked_up_once_in_a_while(
         ("ann", "x" * 257, "12 to 256"),
     ],
 )
-def test_a_bad_name_or_password_is_refused(
+def test_an_invalid_name_or_password_is_refused(
     run_manage: Run, type_in: Callable[[str], None], name: str, password: str, message: str
 ) -> None:
     type_in(password)
@@ -220,7 +220,7 @@ def test_a_bad_name_or_password_is_refused(
     assert password not in err
 
 
-def test_a_taken_name_and_an_unknown_one_are_said(
+def test_a_taken_and_an_unknown_name_are_reported(
     run_manage: Run, add: Callable[..., str], type_in: Callable[[str], None]
 ) -> None:
     name = add()
@@ -229,7 +229,7 @@ def test_a_taken_name_and_an_unknown_one_are_said(
     assert run_manage("user-disable", "nobody") == (1, "", "There is no user nobody.\n")
 
 
-def test_a_terminal_is_asked_without_echo(
+def test_a_terminal_prompts_without_echo(
     run_manage: Run, monkeypatch: pytest.MonkeyPatch, type_in: Callable[[str], None]
 ) -> None:
     type_in("")
@@ -238,23 +238,23 @@ def test_a_terminal_is_asked_without_echo(
     assert run_manage("user-add", f"user-{token_hex(4)}")[0] == 0
 
 
-def test_a_key_is_rotated_without_ending_tokens(service: Callable[..., Settings]) -> None:
+def test_a_key_rotation_keeps_tokens_valid(service: Callable[..., Settings]) -> None:
     old = Tokens(service())
     token = old.issue("ann", frozenset())
     current = service().secret_key.get_secret_value()
-    rotated = Tokens(service(SECRET_KEY=NEW_KEY, SECRET_KEYS_OLD=f"{current}, {current[::-1]}"))
+    rotated = Tokens(service(SECRET_KEY=NEW_KEY, ACCEPTED_SECRET_KEYS=f"{current}, {current[::-1]}"))
     assert rotated.verify(token).subject == "ann"
     before_ids = jwt.encode(
         {"sub": "bob", "iat": int(time.time()), "exp": int(time.time()) + 60}, current, "HS256"
     )
     assert rotated.verify(before_ids).subject == "bob"
-    ended = Tokens(service(SECRET_KEY=NEW_KEY, SECRET_KEYS_OLD=""))
+    ended = Tokens(service(SECRET_KEY=NEW_KEY, ACCEPTED_SECRET_KEYS=""))
     for gone in (token, before_ids):
         with pytest.raises(Exception, match="not valid"):
             ended.verify(gone)
 
 
-def test_without_a_key_no_token_counts(service: Callable[..., Settings]) -> None:
+def test_without_a_key_no_token_is_valid(service: Callable[..., Settings]) -> None:
     tokens = Tokens(service(ENVIRONMENT="testing", SECRET_KEY=""))
     with pytest.raises(Exception, match="not valid"):
         tokens.verify(jwt.encode({"sub": "a", "iat": 1, "exp": 2**40}, NEW_KEY, "HS256"))

@@ -175,7 +175,7 @@ class Bench:
 
     def growth(self, rows: int, order: Iterable[int]) -> list[dict[str, Any]]:
         """Measure reads with these numbers of workers."""
-        half = ListQuery().next_place(rows // 2, "0.00")
+        half = ListQuery().next_cursor(rows // 2, "0.00")
         loads = (
             Load("by key", "uncached", f"/uncached{PRODUCTS}/:id", 2000, rows),
             Load("first page", "api", f"{PRODUCTS}?page_size=20"),

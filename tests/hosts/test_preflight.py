@@ -214,9 +214,9 @@ APP: dict[str, tuple[dict[str, Any], str]] = {
         "and its share of postgresql_max_connections is -3: raise postgresql_max_connections, or lower",
     ),
     "secret setting": (
-        {"app_settings": {"SENTRY_DSN": "x", "SECRET_KEYS_OLD": "y"}},
-        "app_settings has SECRET_KEYS_OLD, SENTRY_DSN, which every process of the service could read:"
-        " put it into app_secrets as secret_keys_old, sentry_dsn.",
+        {"app_settings": {"SENTRY_DSN": "x", "ACCEPTED_SECRET_KEYS": "y"}},
+        "app_settings has ACCEPTED_SECRET_KEYS, SENTRY_DSN, which every process of the service could read:"
+        " put it into app_secrets as accepted_secret_keys, sentry_dsn.",
     ),
     "known secret": (
         {"app_known_settings": ["beacon_key"], "app_settings": {"BEACON_KEY": "x"}},

@@ -22,7 +22,7 @@ def test_known_names_are_the_services() -> None:
     known = (ROOT / "app/settings.txt").read_text().splitlines()
     secret = {name for name, field in Settings.model_fields.items() if field.annotation is SecretStr}
     assert set(known) == secret | {name.upper() for name in Settings.model_fields.keys() - secret}
-    assert "secret_keys_old" in known
+    assert "accepted_secret_keys" in known
 
 
 def test_only_known_settings_are_set() -> None:

@@ -1,4 +1,4 @@
-"""Create the idempotency keys."""
+"""Create the idempotency_keys table."""
 
 import sqlalchemy as sa
 from alembic import op

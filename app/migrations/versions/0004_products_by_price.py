@@ -1,7 +1,7 @@
-"""Create the indexes that keep pages sorted by price fast.
+"""Create the indexes for lists sorted by price.
 
-Concurrently, so that writers of a large table do not wait. That needs a revision of its own: outside a
-transaction nothing else can be undone. What an attempt left half-built goes first.
+CONCURRENTLY does not block writers. It runs outside a transaction, where nothing else could be rolled back,
+so it has its own revision. An invalid index of a failed attempt is dropped first.
 """
 
 from alembic import op

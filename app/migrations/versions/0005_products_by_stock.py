@@ -1,4 +1,4 @@
-"""Create the index that finds what is out of stock, or is in stock, where few products are."""
+"""Create the index for the filter in_stock."""
 
 from alembic import op
 
@@ -7,7 +7,7 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
-    # Concurrently, as in the revision before; what an attempt left half-built goes first.
+    # CONCURRENTLY, as in 0004; an invalid index of a failed attempt is dropped first.
     with op.get_context().autocommit_block():
         op.drop_index(op.f("ix_products_stock_id"), "products", if_exists=True, postgresql_concurrently=True)
         op.create_index(

@@ -1,1 +1,1 @@
-"""One file for each revision, named NNNN_what.py."""
+"""One file per revision, named NNNN_description.py."""

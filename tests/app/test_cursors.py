@@ -1,4 +1,4 @@
-"""A place in a list leads back to where it was taken, and nothing else is one."""
+"""A cursor encodes the sort values of its row; any other text is refused."""
 
 from base64 import urlsafe_b64encode
 from decimal import Decimal
@@ -19,44 +19,44 @@ PRICES = st.decimals(0, Decimal("9999999999.99"), places=2)
 
 
 @given(SORTS, IDS, PRICES)
-def test_a_place_leads_back(sort: str, product_id: int, price: Decimal) -> None:
-    after = ListQuery.model_validate({"sort": sort}).next_place(product_id, str(price))
+def test_a_cursor_returns_its_sort_values(sort: str, product_id: int, price: Decimal) -> None:
+    after = ListQuery.model_validate({"sort": sort}).next_cursor(product_id, str(price))
     query = ListQuery.model_validate({"sort": sort, "after": after})
-    assert query.place() == {"id": product_id, "price": price}
+    assert query.cursor() == {"id": product_id, "price": price}
     statement, arguments = list_statement(query)
     assert statement.count("$") == len(arguments)
     assert product_id in arguments
 
 
 @given(SORTS, SORTS, IDS)
-def test_a_place_of_another_order_is_none(sort: str, other: str, product_id: int) -> None:
-    after = ListQuery.model_validate({"sort": sort}).next_place(product_id, "1")
+def test_a_cursor_of_another_order_is_refused(sort: str, other: str, product_id: int) -> None:
+    after = ListQuery.model_validate({"sort": sort}).next_cursor(product_id, "1")
     query = ListQuery.model_validate({"sort": other, "after": after})
     if sort == other:
-        assert query.place()
+        assert query.cursor()
     else:
         with pytest.raises(HTTPException, match="404"):
-            query.place()
+            query.cursor()
 
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(), st.lists)
 
 
 @given(st.one_of(st.binary(max_size=150), JSON.map(orjson.dumps)))
-def test_what_a_client_makes_up_is_refused(text: bytes) -> None:
+def test_a_forged_cursor_is_refused(text: bytes) -> None:
     try:
         query = ListQuery.model_validate({"after": urlsafe_b64encode(text).decode().rstrip("=")})
     except ValidationError:
-        return  # too long, or empty
+        return  # too long or empty
     with pytest.raises(HTTPException, match="404"):
-        query.place()
+        query.cursor()
 
 
 @given(st.text(max_size=210))
-def test_nothing_that_stands_for_a_place_breaks_it(after: str) -> None:
+def test_arbitrary_text_as_cursor_is_refused(after: str) -> None:
     try:
         query = ListQuery.model_validate({"after": after})
     except ValidationError:
         return
     with pytest.raises(HTTPException, match="404"):
-        query.place()
+        query.cursor()

@@ -1,4 +1,4 @@
-"""What ends in the middle: nothing old stays in the cache, and no connection in between is used again."""
+"""Interrupted writes leave no stale cache entry, and interrupted connections are not reused."""
 
 import asyncio
 import socket
@@ -15,28 +15,28 @@ from sqlalchemy import text
 from app.cache import Cache
 from app.db import Database
 from app.errors import UnavailableError
-from app.idempotency import RECALL, Idempotency, Outcome
+from app.idempotency import LOAD, Idempotency, Outcome
 from app.lifespan import _repeat
 from app.main import create_app
 from app.metrics import Metrics
 from app.products.schemas import ProductInput
 from app.redis_link import RedisLink
 from app.settings import Settings
-from tests.app.conftest import Proxy, came_back, proxied, running
+from tests.app.conftest import Proxy, breaker_closed, proxied, running
 
 URL = "/api/v1/products"
 READ, SLOW = "SELECT stock FROM products WHERE id = $1", "SELECT pg_sleep(3)"
 
 
 @asynccontextmanager
-async def made(settings: Settings) -> AsyncIterator[Database]:
+async def open_database(settings: Settings) -> AsyncIterator[Database]:
     async with aclosing(Database(settings, Metrics("test"))) as database:
         yield database
 
 
 @pytest.fixture
 async def postgres_proxy(service_environment: dict[str, str]) -> AsyncIterator[Proxy]:
-    """A way to the real Postgres that a test can break."""
+    """Yield a proxy to the real Postgres."""
     target = urlsplit(service_environment["DATABASE_URL"])
 
     async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -48,14 +48,14 @@ async def postgres_proxy(service_environment: dict[str, str]) -> AsyncIterator[P
 
 @pytest.fixture
 async def product(client: httpx.AsyncClient, writer: dict[str, str], category: str) -> str:
-    """The address of a product that is in the cache."""
+    """Return the path of a cached product."""
     body = {"name": "n", "category": category, "price": "1", "stock": 1}
     address: str = (await client.post(URL, json=body, headers=writer)).headers["location"]
     assert (await client.get(address)).json()["stock"] == 1
     return address
 
 
-async def test_a_write_whose_outcome_is_unknown_leaves_nothing_old_in_the_cache(
+async def test_a_write_with_unknown_outcome_invalidates_the_cache(
     client: httpx.AsyncClient, writer: dict[str, str], product: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository = client.app.state.products._repository  # type: ignore[attr-defined]
@@ -70,7 +70,7 @@ async def test_a_write_whose_outcome_is_unknown_leaves_nothing_old_in_the_cache(
     assert (await client.get(product)).json()["stock"] == 2
 
 
-async def test_a_write_goes_to_its_end_when_its_caller_leaves(
+async def test_a_write_completes_after_its_client_disconnects(
     client: httpx.AsyncClient, writer: dict[str, str], product: str
 ) -> None:
     database: Database = client.app.state.database  # type: ignore[attr-defined]
@@ -91,7 +91,7 @@ async def test_a_write_goes_to_its_end_when_its_caller_leaves(
     assert (await client.get(product)).json()["stock"] == 2
 
 
-async def test_a_worker_ends_after_the_writes_whose_callers_have_left(
+async def test_a_worker_stops_after_writes_of_disconnected_clients(
     client: httpx.AsyncClient, service: Callable[..., Settings], writer: dict[str, str], product: str
 ) -> None:
     database: Database = client.app.state.database  # type: ignore[attr-defined]
@@ -114,7 +114,7 @@ async def test_a_worker_ends_after_the_writes_whose_callers_have_left(
     assert (await client.get(product)).json()["stock"] == 2
 
 
-async def test_what_is_written_while_redis_comes_back_is_removed_too(
+async def test_a_write_during_the_recovery_of_redis_is_invalidated(
     service: Callable[..., Settings], proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = service(REDIS_URL=proxy.url, REDIS_RETRY_AFTER="0.1")
@@ -132,7 +132,7 @@ async def test_what_is_written_while_redis_comes_back_is_removed_too(
         turns = 0
 
         async def slow(*names: str) -> Any:
-            """A first removal, after which another worker stores what a second write replaces."""
+            """After the first removal, another worker stores a value, and a write replaces it."""
             nonlocal turns
             turns += 1
             removed = await unlink(*names)
@@ -142,12 +142,12 @@ async def test_what_is_written_while_redis_comes_back_is_removed_too(
             return removed
 
         monkeypatch.setattr(client, "unlink", slow)
-        await came_back(link)  # nobody asks anything
+        await breaker_closed(link)
         assert turns == 2
         assert await others.get(name) is None
 
 
-async def test_what_is_done_periodically_goes_on_after_an_error(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_periodic_task_continues_after_an_error(caplog: pytest.LogCaptureFixture) -> None:
     turns, went_on = 0, asyncio.Event()
 
     def act() -> None:
@@ -166,10 +166,10 @@ async def test_what_is_done_periodically_goes_on_after_an_error(caplog: pytest.L
     assert "Too many open files" in caplog.text
 
 
-async def test_a_cancelled_statement_s_connection_is_not_used_again(
+async def test_the_connection_of_a_cancelled_statement_is_not_reused(
     service: Callable[..., Settings],
 ) -> None:
-    async with made(service(DATABASE_POOL_SIZE="1")) as database:
+    async with open_database(service(DATABASE_POOL_SIZE="1")) as database:
         first = (await database.fetch("test", "SELECT pg_backend_pid() AS pid"))[0]["pid"]
         statement = asyncio.ensure_future(database.fetch("test", SLOW))
         await asyncio.sleep(0.1)
@@ -182,16 +182,16 @@ async def test_a_cancelled_statement_s_connection_is_not_used_again(
         assert database.sample_pool() == {"used": 0, "idle": 1}
 
 
-async def test_a_database_that_falls_silent_costs_the_statement_s_time(
+async def test_a_silent_database_costs_one_statement_timeout(
     service: Callable[..., Settings], postgres_proxy: Proxy
 ) -> None:
     name = service().database_url.rpartition("/")[2]
     url = f"postgresql://{name}@127.0.0.1:{postgres_proxy.port}/{name}"
     limits = {"DATABASE_STATEMENT_TIMEOUT": "0.5", "DATABASE_CONNECT_TIMEOUT": "0.5"}
-    async with made(service(DATABASE_URL=url, **limits)) as database:
+    async with open_database(service(DATABASE_URL=url, **limits)) as database:
         await database.fetch("test", "SELECT 1")
         postgres_proxy.hang()
-        for most in (3, 2):  # the second one meets no connection, but opens one
+        for most in (3, 2):  # the second finds no connection and must open one
             started = time.monotonic()
             with pytest.raises(UnavailableError):
                 await database.fetch("test", "SELECT 1")
@@ -200,24 +200,24 @@ async def test_a_database_that_falls_silent_costs_the_statement_s_time(
         await database.fetch("test", "SELECT 1")
 
 
-async def test_a_silent_first_endpoint_leaves_time_for_the_others(service: Callable[..., Settings]) -> None:
+async def test_a_silent_endpoint_leaves_time_for_the_others(service: Callable[..., Settings]) -> None:
     target = urlsplit(service().database_url)
     name = target.path.strip("/")
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and says nothing
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and sends nothing
         port = silent.getsockname()[1]
         url = f"postgresql://{name}@127.0.0.1:{port},{target.hostname}:{target.port}/{name}"
-        async with made(service(DATABASE_URL=url, DATABASE_CONNECT_TIMEOUT="1")) as database:
-            for most in (1.0, 0.4):  # then the one that answered comes first
+        async with open_database(service(DATABASE_URL=url, DATABASE_CONNECT_TIMEOUT="1")) as database:
+            for most in (1.0, 0.4):  # the second time, the endpoint that answered is first
                 started = time.monotonic()
                 await database.fetch("test", "SELECT 1")
                 assert time.monotonic() - started < most
                 await database.engine.dispose()
 
 
-async def test_a_key_that_is_purged_in_between_is_claimed_anew(
+async def test_an_idempotency_key_purged_meanwhile_is_claimed_again(
     service: Callable[..., Settings], category: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with made(service()) as database:
+    async with open_database(service()) as database:
         idempotency, fetch = Idempotency(database), database.fetch
         request = ProductInput(name="n", category=category, price="1")
         runs = 0
@@ -228,7 +228,7 @@ async def test_a_key_that_is_purged_in_between_is_claimed_anew(
             return Outcome("/there", b"{}")
 
         async def purged(name: str, sql: str, *arguments: Any) -> Any:
-            if sql == RECALL:
+            if sql == LOAD:
                 async with database.engine.begin() as other:
                     await other.execute(text("DELETE FROM idempotency_keys WHERE owner = 'eve'"))
             return await fetch(name, sql, *arguments)
