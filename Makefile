@@ -24,7 +24,7 @@ help: ## Show this list
 
 # The environment is complete when its stamp is there and newer than what it was built from.
 venv: $(VENV)/.complete ## Install the tools into .venv, from hash-pinned requirements
-$(VENV)/.complete: requirements-bootstrap.txt requirements-dev.txt requirements-app.txt
+$(VENV)/.complete: requirements-bootstrap.txt requirements-dev.txt requirements-app.txt galaxy.yml
 	@echo "Installing the tools into $(VENV)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
@@ -34,6 +34,8 @@ $(VENV)/.complete: requirements-bootstrap.txt requirements-dev.txt requirements-
 	@$(VENV)/bin/uv pip install --quiet --require-hashes -r requirements-dev.txt
 	@# uv leaves it to the first import, and each of a run's processes would compile anew where that may not write.
 	@cd $(VENV)/lib/python3*/site-packages && $(BIN)/python -m compileall -q -j 0 ansible cryptography jinja2 markupsafe packaging yaml
+	@# On Ansible's default search path for collections.
+	@cd $(VENV)/lib/python3*/site-packages && mkdir -p ansible_collections/fastmetal && ln -sfn $(CURDIR) ansible_collections/fastmetal/metal
 	@touch $@
 
 lock: ## Refresh the hash-pinned requirements from pyproject.toml
@@ -67,7 +69,8 @@ secrets: venv ## Generate the secrets that an environment lacks: make secrets EN
 # --- proof ----------------------------------------------------------------------
 
 # A plugin is found by its folder, not by a package.
-MYPY_FOLDERS := $(wildcard playbooks/library playbooks/action_plugins roles/*/library roles/*/action_plugins roles/*/filter_plugins roles/app/files/release roles/grafana/dashboards molecule/*/tests)
+MYPY_FOLDERS := $(wildcard roles/app/files/release roles/grafana/dashboards molecule/*/tests)
+
 check: venv $(LAB_SECRETS) ## Run the linters and every test that needs neither root nor hosts
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint-ansible lint-python test-unit
 
@@ -78,6 +81,7 @@ lint-ansible: venv $(LAB_SECRETS)
 lint-python: venv
 	ruff check .
 	ruff format --check .
+	mypy --explicit-package-bases plugins
 	mypy app tests roles/lab/files roles/exporter/files roles/logs/files inventories docs
 	@for folder in $(MYPY_FOLDERS); do mypy $$folder; done
 	shellcheck .ci/run

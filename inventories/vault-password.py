@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Print the vault password of the environment that the calling ansible command works on.
+"""Print the vault password of the environment that the calling Ansible command works on.
 
-Ansible runs this without arguments (ansible.cfg's vault_password_file), so the environment is
-read from the caller's own command line (`-i inventories/production`, or a vault file inside the
-environment), else from $ANSIBLE_INVENTORY; without either it is ansible.cfg's default, the lab.
-$FASTMETAL_VAULT_PASSWORD, where set, is the password of every environment.
+Ansible runs this script without arguments (vault_password_file in ansible.cfg). So it reads the environment
+from its parent's command line: `-i inventories/production`, or a file inside the environment. Without
+one it takes $ANSIBLE_INVENTORY, then the default of ansible.cfg, the lab. docs/adr/0005 has the reasons.
+If $FASTMETAL_VAULT_PASSWORD is set, it is the password of every environment.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from pathlib import Path
 
 INVENTORIES = Path(__file__).absolute().parent
 DEFAULT = "lab"
-# Ansible wants a password before it knows whether anything is encrypted.
+# Ansible needs a password before it knows whether a file is encrypted.
 PLACEHOLDER = "no-secrets-yet"
 
 
 def environment_of(argument: str) -> str | None:
-    """Return the environment that an argument points into."""
+    """Return the environment that contains the path in an argument."""
     for prefix in ("--inventory-file=", "--inventory=", "-i", "@"):
         argument = argument.removeprefix(prefix)
     path = Path(os.path.normpath(Path.cwd() / argument))
     for folder in (path, *path.parents):
-        # Not every argument can be a path.
+        # An argument may be too long for a path.
         with contextlib.suppress(OSError):
             if INVENTORIES.samefile(folder.parent) and folder.is_dir():
                 return folder.name
@@ -35,7 +35,7 @@ def environment_of(argument: str) -> str | None:
 
 
 def find_environment(arguments: Iterable[str]) -> str | None:
-    """Return the one environment that the arguments name."""
+    """Return the environment that the arguments name; exit if they name several."""
     found = {name for argument in arguments if argument and (name := environment_of(argument))}
     if len(found) > 1:
         names = " and ".join(sorted(found))
@@ -44,7 +44,7 @@ def find_environment(arguments: Iterable[str]) -> str | None:
 
 
 def caller_arguments() -> list[str]:
-    """Return the command line of the ansible command that started this script."""
+    """Return the command line of the parent process, empty without /proc."""
     command_line = Path(f"/proc/{os.getppid()}/cmdline")
     if not command_line.exists():
         return []
@@ -52,7 +52,7 @@ def caller_arguments() -> list[str]:
 
 
 def password(environment: str) -> str:
-    """Return the environment's password, or a placeholder where nothing is encrypted."""
+    """Return the environment's password, or a placeholder if it has no secrets yet; exit if it is missing."""
     given = os.environ.get("FASTMETAL_VAULT_PASSWORD")
     if given:
         return given

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
-"""Put the lines of log files into the journal as they come: each line, over rotations, restarts and crashes.
+"""Forward the lines of log files to the journal, over rotations, restarts and crashes.
 
-How far each file was read is kept after every batch, so a crash repeats a batch at most and loses nothing.
+The positions in the files are saved after each batch, so a crash repeats at most one batch and loses no line.
 """
 
 from __future__ import annotations
@@ -14,73 +14,25 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
+
+from files import write_atomically
+from follow import Follower
 
 JOURNAL = "/run/systemd/journal/socket"
 PAUSE_SECONDS = 0.5
-# Whoever writes goes on with a renamed file until it is told to open the new one.
-RENAMED_SECONDS = 60
 BATCH_BYTES = 1 << 20
 
 
-class Follower:
-    """One log file: what stands under its name, and what did so until a moment ago."""
-
-    def __init__(self, path: Path, positions: dict[str, int] | None) -> None:
-        self.path = path
-        # {inode: offset}, None before the first run: what was there before is no news.
-        self.positions = positions
-        self.renamed: dict[str, float] = {}
-
-    def files(self) -> dict[str, Path]:
-        """Return {inode: file} of the file and of the one it was rotated to."""
-        candidates = (self.path.with_name(f"{self.path.name}.1"), self.path)
-        return {str(file.stat().st_ino): file for file in candidates if file.exists()}
-
-    def new_lines(self) -> Iterator[bytes]:
-        """Yield what was added since the last time; the positions move with it."""
-        files = self.files()
-        current = next((inode for inode, file in files.items() if file == self.path), None)
-        if self.positions is None:
-            self.positions = {current: self.path.stat().st_size} if current else {}
-        if current:
-            self.positions.setdefault(current, 0)
-        for inode in list(self.positions):
-            if inode in files:
-                yield from self._read(inode, files[inode], self.positions)
-            if inode != current and self._is_over(inode, gone=inode not in files):
-                del self.positions[inode]
-
-    def _is_over(self, inode: str, *, gone: bool) -> bool:
-        since = self.renamed.setdefault(inode, time.monotonic())
-        if gone or time.monotonic() - since > RENAMED_SECONDS:
-            del self.renamed[inode]
-            return True
-        return False
-
-    @staticmethod
-    def _read(inode: str, file: Path, positions: dict[str, int]) -> Iterator[bytes]:
-        with file.open("rb") as stream:
-            if os.fstat(stream.fileno()).st_size < positions[inode]:
-                positions[inode] = 0  # it was emptied
-            stream.seek(positions[inode])
-            for line in stream:
-                if not line.endswith(b"\n"):
-                    break
-                yield line.rstrip(b"\n")
-                positions[inode] += len(line)
-
-
 def send(journal: socket.socket, identifier: str, line: bytes) -> None:
-    """Give the journal a line in its own protocol; waits while it is busy."""
+    """Send a line to the journal in its native protocol; block while the journal is busy."""
     entry = b"PRIORITY=6\nSYSLOG_IDENTIFIER=" + identifier.encode() + b"\nMESSAGE=" + line + b"\n"
     try:
         journal.send(entry)
     except OSError as error:
         if error.errno != errno.EMSGSIZE:
             raise
-        # Larger than a datagram: the journal takes it from sealed memory.
+        # A line that is larger than a datagram goes through a sealed memfd.
         memory = os.memfd_create("line", os.MFD_ALLOW_SEALING)
         try:
             os.write(memory, entry)
@@ -93,36 +45,36 @@ def send(journal: socket.socket, identifier: str, line: bytes) -> None:
             os.close(memory)
 
 
-def keep(path: Path, followers: dict[str, Follower]) -> None:
-    """Note how far each file was read, in one move."""
-    candidate = path.with_name("positions.new")
-    candidate.write_text(json.dumps({name: follower.positions for name, follower in followers.items()}))
-    candidate.rename(path)
+def save(path: Path, followers: dict[str, Follower]) -> None:
+    """Save how far each file was read."""
+    text = json.dumps({name: follower.positions for name, follower in followers.items()})
+    # Without fsync: after a power cut Nginx and Postgres have lost lines of the same moment.
+    write_atomically(path, text, 0o600, sync=False)
 
 
 def main() -> None:
-    """Follow the files for ever; the configuration ({path: identifier}) is the only argument."""
+    """Forward until the process is stopped; the only argument is the configuration, {path: identifier}."""
     identifiers: dict[str, str] = json.loads(Path(sys.argv[1]).read_text())
-    kept = Path(os.environ["STATE_DIRECTORY"]) / "positions.json"
-    positions = json.loads(kept.read_text()) if kept.exists() else {}
+    positions_file = Path(os.environ["STATE_DIRECTORY"]) / "positions.json"
+    positions = json.loads(positions_file.read_text()) if positions_file.exists() else {}
     followers = {path: Follower(Path(path), positions.get(path)) for path in identifiers}
-    journal = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    journal.connect(JOURNAL)
-    noted = ""
-    while True:
-        for path, follower in followers.items():
-            size = 0
-            for line in follower.new_lines():
-                send(journal, identifiers[path], line)
-                size += len(line)
-                if size > BATCH_BYTES:
-                    keep(kept, followers)
-                    size = 0
-        state = json.dumps([follower.positions for follower in followers.values()])
-        if state != noted:
-            keep(kept, followers)
-            noted = state
-        time.sleep(PAUSE_SECONDS)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+        journal.connect(JOURNAL)
+        saved = ""
+        while True:
+            for path, follower in followers.items():
+                size = 0
+                for line in follower.new_lines():
+                    send(journal, identifiers[path], line)
+                    size += len(line)
+                    if size > BATCH_BYTES:
+                        save(positions_file, followers)
+                        size = 0
+            state = json.dumps([follower.positions for follower in followers.values()])
+            if state != saved:
+                save(positions_file, followers)
+                saved = state
+            time.sleep(PAUSE_SECONDS)
 
 
 if __name__ == "__main__":

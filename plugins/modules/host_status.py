@@ -1,9 +1,8 @@
 #!/usr/bin/python3
-"""What an operator wants to know about one host, in one look and without changing anything."""
+"""Read a host's release, schema, certificates, disks and units for status.yml."""
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import hashlib
 import json
@@ -16,28 +15,29 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.fastmetal.metal.plugins.module_utils.history import read_history
 
 DOCUMENTATION = r"""
 module: host_status
-short_description: Tell which release, schema, certificates, space and units a host has
+short_description: Read the release, schema, certificates, disks and units of a host
 description:
-  - What a host does not have, because it serves another function, is null or empty.
+  - Changes nothing. Fields of functions that the host does not serve are null or empty.
 author: Fastmetal
 options:
   service: {type: str, required: true, description: "The service's name."}
-  units: {type: list, elements: str, required: true, description: "Patterns of units to be active."}
-  database: {type: str, default: "", description: "The database here whose schema revision is asked for."}
-  edge: {type: bool, default: false, description: "Whether the public site is served here."}
-  certificates: {type: list, elements: path, default: [], description: "The files of those in use."}
+  units: {type: list, elements: str, required: true, description: "Patterns of units that must be active."}
+  database: {type: str, default: "", description: "The local database whose schema revision is read."}
+  edge: {type: bool, default: false, description: "Whether the host serves the public site."}
+  certificates: {type: list, elements: path, default: [], description: "The certificate files in use."}
 """
 
 RETURN = r"""
-status: {type: dict, returned: always, description: "What was found."}
+status: {type: dict, returned: always, description: "The state of the host."}
 """
 
 EXAMPLES = r"""
-- name: Look at the host
-  host_status:
+- name: Read the host's state
+  fastmetal.metal.host_status:
     service: api
     units: [nginx.service, "postgresql@*.service"]
 """
@@ -46,25 +46,27 @@ DAY = 86400
 MAINTENANCE = Path("/etc/nginx/maintenance/on")
 
 
-class Look:
-    """One look at the host."""
+class HostState:
+    """The state of one host."""
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.service: str = module.params["service"]
         self.home = Path("/srv") / self.service
+        self.run = Path("/run") / self.service
+        self.etc = Path("/etc") / self.service
 
     def output(self, *command: str, text: str | None = None) -> str:
-        """A command's output, empty where it failed: a look goes on when a part of the host does not."""
+        """Return a command's output, empty if it failed: the report must not end at one broken part."""
         return str(self.module.run_command(list(command), data=text)[1])
 
     def live(self) -> Path | None:
-        """The pointer to what serves: to the instance on trial while a release is under way."""
-        pointers = (Path("/run") / self.service / "trial", self.home / "current")
+        """Return the symlink to the live instance: the canary during a release, else the promoted one."""
+        pointers = (self.run / "canary", self.home / "current")
         return next((pointer for pointer in pointers if pointer.is_symlink()), None)
 
     def release(self) -> dict[str, Any] | None:
-        """The live release, and since when it has been."""
+        """Return the live release's id, commit, start (seconds since 1970) and whether it is a canary."""
         live = self.live()
         if live is None:
             return None
@@ -74,11 +76,11 @@ class Look:
             "id": name,
             "commit": entries[-1]["commit"] if entries else None,
             "since": live.lstat().st_mtime,
-            "on_trial": live.name == "trial",
+            "canary": live.name == "canary",
         }
 
     def workers(self) -> int | None:
-        """How many worker processes the live instance has: all of its processes but Gunicorn's own."""
+        """Return the number of the live instance's worker processes: all but Gunicorn's master."""
         live = self.live()
         if live is None:
             return None
@@ -91,26 +93,21 @@ class Look:
         return max(len(processes) - 1, 0)
 
     def history(self) -> list[dict[str, Any]]:
-        """What was released, oldest first; a line that a power cut left half written is none."""
-        file = self.home / "history.jsonl"
-        entries = []
-        for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-            with contextlib.suppress(ValueError):
-                entries.append(json.loads(line))
-        return entries
+        """Return the service's releases on this host, oldest first."""
+        return read_history(self.home / "history.jsonl")
 
     def configuration(self) -> str | None:
-        """A digest of the service's settings and credentials that equals that of a host configured alike."""
-        files = sorted(path for path in Path("/etc", self.service).rglob("*") if path.is_file())
+        """Return a digest of the service's settings and credentials, to compare hosts."""
+        files = sorted(path for path in self.etc.rglob("*") if path.is_file())
         digest = hashlib.sha256()
         for path in files:
-            # Their number follows the host's processors.
+            # The number of workers follows the host's processors.
             lines = [line for line in path.read_bytes().splitlines() if not line.startswith(b"workers = ")]
             digest.update(b"\n".join([bytes(path), *lines]))
         return digest.hexdigest()[:12] if files else None
 
     def revision(self) -> str | None:
-        """The revision of the database's schema."""
+        """Return the revision of the database's schema."""
         if not self.module.params["database"]:
             return None
         psql = ["psql", "--no-psqlrc", "-Atd", self.module.params["database"], "-c"]
@@ -118,7 +115,7 @@ class Look:
         return self.output("runuser", "-u", "postgres", "--", *psql, query).strip() or None
 
     def certificates(self) -> dict[str, int]:
-        """Days that are left to the certificates on disk, and to the one that the site really serves."""
+        """Return the days until each certificate expires; `served` is the one that the site answers with."""
         files = map(Path, self.module.params["certificates"])
         texts = {path.stem: path.read_text() for path in files if path.exists()}
         if self.module.params["edge"]:
@@ -128,45 +125,54 @@ class Look:
                 texts["served"] = ""
         days = {}
         for name, text in texts.items():
-            ends = self.output("openssl", "x509", "-noout", "-enddate", text=text).strip().partition("=")[2]
-            days[name] = int((ssl.cert_time_to_seconds(ends) - time.time()) // DAY) if ends else 0
+            end = self.output("openssl", "x509", "-noout", "-enddate", text=text).strip().partition("=")[2]
+            days[name] = int((ssl.cert_time_to_seconds(end) - time.time()) // DAY) if end else 0
         return days
 
     def units(self) -> dict[str, str]:
-        """The states of the expected units, and of all that failed."""
+        """Return the states of the expected units and of all failed ones."""
         listed = json.loads(
             self.output("systemctl", "list-units", "--all", "--no-pager", "--output=json") or "[]"
         )
-        found = {unit["unit"]: unit for unit in listed if unit["load"] == "loaded"}
-        states: dict[str, str] = {}
-        for pattern in self.module.params["units"]:
-            names = fnmatch.filter(found, pattern)
-            states |= {name: shown(found[name]) for name in names} or {pattern: "missing"}
-        return states | {
-            name: shown(unit)
-            for name, unit in found.items()
-            if unit["active"] == "failed" or unit["sub"] == "auto-restart"
-        }
+        return unit_states(listed, self.module.params["units"])
 
     def maintenance(self) -> dict[str, Any] | None:
-        """Since when clients are kept out, and what they are told."""
+        """Return the start and the message of the maintenance mode, if it is on."""
         if not MAINTENANCE.exists():
             return None
         return {"since": MAINTENANCE.stat().st_mtime, "message": MAINTENANCE.read_text().strip()}
 
 
-def shown(unit: dict[str, str]) -> str:
-    """A unit's state: active, or what it is instead."""
+def unit_states(listed: list[dict[str, str]], patterns: list[str]) -> dict[str, str]:
+    """Return the states of the units that match a pattern and of all failed units.
+
+    listed is the output of `systemctl list-units --output=json`. A pattern without a unit is "missing".
+    """
+    loaded = {unit["unit"]: unit for unit in listed if unit["load"] == "loaded"}
+    states: dict[str, str] = {}
+    for pattern in patterns:
+        names = fnmatch.filter(loaded, pattern)
+        states |= {name: unit_state(loaded[name]) for name in names} or {pattern: "missing"}
+    return states | {
+        name: unit_state(unit)
+        for name, unit in loaded.items()
+        if unit["active"] == "failed" or unit["sub"] == "auto-restart"
+    }
+
+
+def unit_state(unit: dict[str, str]) -> str:
+    """Return a unit's state, with its substate unless it is active."""
     return "active" if unit["active"] == "active" else f"{unit['active']} ({unit['sub']})"
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file, empty without the file."""
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return content
 
 
 def disks() -> dict[str, int]:
-    """Percent used of each file system that fills."""
+    """Return the used percent of each file system that holds data."""
     used = {}
     devices: set[int] = set()
     for path in ("/", "/var", "/srv", "/tmp"):  # noqa: S108 - it is looked at, not used
@@ -179,6 +185,7 @@ def disks() -> dict[str, int]:
 
 
 def main() -> None:
+    """Run the module."""
     module = AnsibleModule(
         argument_spec={
             "service": {"type": "str", "required": True},
@@ -189,20 +196,20 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    look = Look(module)
+    state = HostState(module)
     try:
         status = {
             "name": socket.gethostname(),
-            "release": look.release(),
-            "workers": look.workers(),
-            "last_deploy": next(reversed(look.history()), None),
-            "lock": read_json(Path("/run", module.params["service"], "deploy.lock")) or None,
-            "configuration": look.configuration(),
-            "revision": look.revision(),
-            "certificates": look.certificates(),
+            "release": state.release(),
+            "workers": state.workers(),
+            "last_deploy": next(reversed(state.history()), None),
+            "lock": read_json(state.run / "deploy.lock") or None,
+            "configuration": state.configuration(),
+            "revision": state.revision(),
+            "certificates": state.certificates(),
             "disks": disks(),
-            "units": look.units(),
-            "maintenance": look.maintenance(),
+            "units": state.units(),
+            "maintenance": state.maintenance(),
         }
     except (OSError, ValueError) as error:
         module.fail_json(msg=f"The host's state could not be read: {error}.")

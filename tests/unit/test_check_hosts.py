@@ -1,23 +1,14 @@
-"""The judgements of preflight, one by one; test_preflight.py runs them for real."""
+"""The checks of preflight, one by one; tests/repo/test_preflight.py runs them on hosts."""
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
-from tests.lab import ROOT
-
-SPEC = importlib.util.spec_from_file_location(
-    "check_hosts", ROOT / "roles/preflight/action_plugins/check_hosts.py"
-)
-assert SPEC
-assert SPEC.loader
-check: Any = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(check)
+from plugins.action import check_hosts
 
 USERS = {
     "type": "list",
@@ -47,7 +38,7 @@ VALUES = [
 
 @pytest.mark.parametrize(("option", "value", "sentences"), VALUES)
 def test_values(option: dict[str, Any], value: Any, sentences: list[str]) -> None:
-    assert sorted(check.value_faults("x", option, value)) == sorted(sentences)
+    assert sorted(check_hosts.value_faults("x", option, value)) == sorted(sentences)
 
 
 @pytest.mark.parametrize(
@@ -63,10 +54,10 @@ def test_values(option: dict[str, Any], value: Any, sentences: list[str]) -> Non
     ],
 )
 def test_bounds(name: str, value: Any, fits: bool) -> None:
-    assert (list(check.value_faults(name, {"type": "int"}, value)) == []) is fits
+    assert (list(check_hosts.value_faults(name, {"type": "int"}, value)) == []) is fits
 
 
-SPECS = {
+SPECS: dict[str, dict[str, Any]] = {
     "web": {"web_port": {"type": "int", "default": 80}, "web_names": {"type": "list", "required": True}},
     "data": {"data_password": {"type": "str", "no_log": True, "required": True}},
     "all": {
@@ -80,7 +71,7 @@ def judge(*roles: str, own: tuple[str, ...] = (), **variables: Any) -> list[str]
     """Return the sentences about a host's variables."""
     trusted = {key: trust_as_template(x) if isinstance(x, str) else x for key, x in variables.items()}
     templar = Templar(DataLoader(), {"web_port": 80, **trusted})
-    return list(check.variable_faults(roles, SPECS, trusted, templar, own))
+    return list(check_hosts.variable_faults(roles, SPECS, trusted, templar, own))
 
 
 def test_variables() -> None:
@@ -105,8 +96,8 @@ def test_listeners() -> None:
         'LISTEN 0 5 [::]:443 [::]:* users:(("python3",pid=9,fd=3))',
         "LISTEN 0 5 127.0.0.1:1443 0.0.0.0:*",
     ]
-    assert set(check.port_holders(lines, 443)) == {"nginx", "python3"}
-    assert list(check.port_holders(lines, 1443)) == ["an unknown program"]
+    assert set(check_hosts.port_holders(lines, 443)) == {"nginx", "python3"}
+    assert list(check_hosts.port_holders(lines, 1443)) == ["an unknown program"]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +107,7 @@ def test_listeners() -> None:
 def test_a_host_that_is_watched_from_outside_listens_there(
     address: str, clients: list[str], alone: bool
 ) -> None:
-    assert check.listens_to_itself(address, clients) is alone
+    assert check_hosts.listens_to_itself(address, clients) is alone
 
 
 @pytest.mark.parametrize(
@@ -130,11 +121,11 @@ def test_a_host_that_is_watched_from_outside_listens_there(
     ],
 )
 def test_addresses(address: str, public: bool, part: str | None) -> None:
-    found = list(check.address_faults(address, public=public))
-    assert [part in sentence for sentence in found] == ([True] if part else [])
+    found = list(check_hosts.address_faults(address, public=public))
+    assert [part is not None and part in sentence for sentence in found] == ([True] if part else [])
 
 
 def test_what_a_role_has_by_default_is_within_its_bounds() -> None:
     option = {"type": "int", "default": 0}
-    assert list(check.value_faults("a_workers", option, "0")) == []
-    assert list(check.value_faults("a_workers", {"type": "int"}, "0"))
+    assert list(check_hosts.value_faults("a_workers", option, "0")) == []
+    assert list(check_hosts.value_faults("a_workers", {"type": "int"}, "0"))

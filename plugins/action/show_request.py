@@ -1,4 +1,4 @@
-"""Show what was found about one request on all hosts, in the order in which it began."""
+"""Show the log lines of one request on all hosts, in the order of their start."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-# Of a line of the service that is no access line, what is shown elsewhere.
+# Fields that the table shows in columns of their own, or that are the same in all lines.
 SHOWN = {"time", "level", "logger", "message", "request_id", "trace_id"}
 
 
 def sentence(source: str, line: dict[str, Any]) -> str:
-    """What a line says, for a person."""
+    """Return a line as text for the operator."""
     if source == "nginx":
         seconds, upstream = line["duration"], line["upstream"] or "itself"
-        told = f"{line['method']} {line['path']} {line['status']} in {seconds * 1000:.0f} ms"
+        answer = f"{line['method']} {line['path']} {line['status']} in {seconds * 1000:.0f} ms"
         via = f"by {upstream} ({line['upstream_status'] or '-'} in {line['upstream_duration'] or '-'} s)"
-        return f"{told} for {line['client']}, {via}" + (f", cache {line['cache']}" if line["cache"] else "")
+        return f"{answer} for {line['client']}, {via}" + (f", cache {line['cache']}" if line["cache"] else "")
     if source == "postgres":
         return f"{line['error_severity']} {line['message']} [{line.get('dbname', '-')}]"
     if line.get("logger") == "app.access":
-        told = f"{line['method']} {line['path']} {line['status']} in {line['duration_ms']:.0f} ms"
-        return told + (f" for {line['user']}" if line.get("user") else "")
+        answer = f"{line['method']} {line['path']} {line['status']} in {line['duration_ms']:.0f} ms"
+        return answer + (f" for {line['user']}" if line.get("user") else "")
     rest = (f"{key}={value}" for key, value in line.items() if key not in SHOWN)
     return " ".join([str(line.get("level", "-")), str(line.get("message", "")), *rest])
 
@@ -33,15 +33,15 @@ class ActionModule(ActionBase):
     _requires_connection = False
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
-        """Print the lines; fail when there is none."""
+        """Print the lines; fail if there is none."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = self._task.args
-        asked = arguments["results"]
-        away = sorted({host for host, seen in asked if seen.get("unreachable")})
+        results = arguments["results"]
+        unreachable = sorted({host for host, returned in results if returned.get("unreachable")})
         found = {
             (entry["begin"], entry["host"], entry["source"], sentence(entry["source"], entry["line"]))
-            for _, seen in asked
-            for entry in seen.get("lines", [])
+            for _, returned in results
+            for entry in returned.get("lines", [])
         }
         rows = [
             (datetime.fromtimestamp(begin, UTC).strftime("%H:%M:%S.%f")[:-3], host, source, text)
@@ -50,11 +50,13 @@ class ActionModule(ActionBase):
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
         if rows:
             day = datetime.fromtimestamp(min(found)[0], UTC).date()
-            self._display.display(f"\nRequest {arguments['request_id']}, {day} (UTC), by when each began:\n")
+            self._display.display(
+                f"\nRequest {arguments['request_id']}, {day} (UTC), in the order of start:\n"
+            )
         for *cells, text in rows:
             self._display.display("  ".join([*map(str.ljust, cells, widths), text]))
-        if away:
-            self._display.display(f"Out of reach, so not asked: {', '.join(away)}.", color="red")
+        if unreachable:
+            self._display.display(f"Unreachable, not searched: {', '.join(unreachable)}.", color="red")
         if not rows:
             result.update(
                 failed=True,

@@ -21,7 +21,7 @@ from ansible.template import Templar
 
 Specs = Mapping[str, Mapping[str, Any]]  # {role: {option: its spec}}
 
-ROLES = Path(__file__).resolve().parents[2]
+ROLES = Path(__file__).resolve().parents[2] / "roles"
 # Names that Ansible itself puts into a host's variables.
 MAGIC = {
     *("ansible_*", "__*", "molecule_*", "group_names", "groups", "hostvars", "inventory_*", "omit"),

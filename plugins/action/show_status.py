@@ -1,4 +1,4 @@
-"""Show what host_status found on every host: one table and what is wrong below it, or one line of JSON."""
+"""Show the results of host_status: a table with the problems below it, or one line of JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ansible.plugins.action import ActionBase
 
 Status = Mapping[str, Any]
 
-CERTIFICATE_DAYS = 14  # a third of the shortest life is left when a run renews one
+CERTIFICATE_DAYS = 14  # site.yml renews a certificate when a third of its lifetime is left
 DISK_PERCENT = 90
 HEADER = (
     *("host", "live release", "commit", "since", "schema", "workers"),
@@ -20,13 +20,13 @@ HEADER = (
 
 
 def moment(value: float | str) -> str:
-    """A time in the operator's own time zone."""
+    """Return a time in the time zone of the control node."""
     when = datetime.fromisoformat(value) if isinstance(value, str) else datetime.fromtimestamp(value, UTC)
     return when.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
 def row(host: str, status: Status) -> tuple[str, ...]:
-    """A host's line of the table."""
+    """Return a host's row of the table; an unreachable host has two cells."""
     if reason := status.get("unreachable"):
         return (host, f"unreachable: {reason}")
     release, deploy = status["release"] or {}, status["last_deploy"] or {}
@@ -49,7 +49,7 @@ def row(host: str, status: Status) -> tuple[str, ...]:
 
 
 def table(fleet: Mapping[str, Status]) -> list[str]:
-    """The lines of the table, in columns as wide as what stands in them."""
+    """Return the lines of the table."""
     rows = [HEADER, *(row(host, status) for host, status in fleet.items())]
     whole = [cells for cells in rows if len(cells) == len(HEADER)]
     widths = [max(len(cells[index]) for cells in whole) for index in range(len(HEADER))]
@@ -58,7 +58,7 @@ def table(fleet: Mapping[str, Status]) -> list[str]:
 
 
 def host_problems(host: str, status: Status) -> Iterator[str]:
-    """Yield a sentence for each thing that is wrong with a host."""
+    """Yield a sentence for each problem of a host."""
     if reason := status.get("unreachable"):
         yield f"{host} cannot be reached: {reason}."
         return
@@ -68,14 +68,14 @@ def host_problems(host: str, status: Status) -> Iterator[str]:
             yield f"{host}: {unit} is {state}: {advice}."
     for name, days in status["certificates"].items():
         if days < CERTIFICATE_DAYS:
-            yield f"{host}: the certificate {name!r} ends in {days} days: run site.yml, which renews it."
+            yield f"{host}: the certificate {name!r} expires in {days} days: run site.yml, which renews it."
     for path, percent in status["disks"].items():
         if percent >= DISK_PERCENT:
             yield f"{host}: the disk of {path} is {percent} % full."
     if (release := status["release"]) and not status["workers"]:
         yield f"{host}: release {release['id']} is current, but it does not run."
-    if release and release["on_trial"]:
-        yield f"{host}: release {release['id']} is on trial: it serves, but goes unless it is confirmed."
+    if release and release["canary"]:
+        yield f"{host}: release {release['id']} is a canary: it serves, and rolls back unless it is promoted."
     if lock := status["lock"]:
         yield f"{host} is locked by {lock['by']} from {lock['from']} since {moment(lock['time'])}."
     if status["maintenance"]:
@@ -84,18 +84,18 @@ def host_problems(host: str, status: Status) -> Iterator[str]:
 
 
 def drift(fleet: Mapping[str, Status]) -> Iterator[str]:
-    """Yield a sentence for each way in which hosts that serve alike differ."""
+    """Yield a sentence for each difference between hosts that must be alike."""
     serving = {host: status for host, status in fleet.items() if status.get("release")}
     releases = {host: status["release"]["id"] for host, status in serving.items()}
     if len(set(releases.values())) > 1:
         shown = ", ".join(f"{host} has {release}" for host, release in releases.items())
         yield f"The live release differs: {shown}: deploy again."
-    wired: dict[tuple[str, ...], dict[str, str]] = {}
+    alike: dict[tuple[str, ...], dict[str, str]] = {}
     for host, status in serving.items():
-        # A database or cache of its own makes a host's settings others, and rightly so.
+        # The settings of a host depend on whether it also runs the database or the cache.
         own = tuple(sorted({"postgres", "redis"} & set(status["groups"])))
-        wired.setdefault(own, {})[host] = status["configuration"]
-    for hosts in wired.values():
+        alike.setdefault(own, {})[host] = status["configuration"]
+    for hosts in alike.values():
         if len(set(hosts.values())) > 1:
             yield f"The service's configuration differs between {', '.join(hosts)}: run site.yml."
 
@@ -106,27 +106,27 @@ class ActionModule(ActionBase):
     _requires_connection = False
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
-        """Print the fleet's state; with `strict` fail when something is wrong."""
+        """Print the state of all hosts; with `strict` fail if there is a problem."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = self._task.args
         fleet: dict[str, Status] = {}
-        for host, seen in arguments["results"].items():
-            if seen.get("unreachable") or seen.get("failed"):
-                lines = seen["msg"].strip().splitlines()
+        for host, returned in arguments["results"].items():
+            if returned.get("unreachable") or returned.get("failed"):
+                lines = returned["msg"].strip().splitlines()
                 found = {"unreachable": lines[-1].rpartition("over ssh: ")[2].rstrip(".")}
             else:
-                found = seen["status"]
+                found = returned["status"]
             fleet[host] = {**found, "groups": task_vars["hostvars"][host]["group_names"]}
-        wrong = [sentence for host, status in fleet.items() for sentence in host_problems(host, status)]
-        wrong += drift(fleet)
+        problems = [sentence for host, status in fleet.items() for sentence in host_problems(host, status)]
+        problems += drift(fleet)
         if arguments["format"] == "json":
-            self._display.display(json.dumps({"hosts": fleet, "problems": wrong}))
+            self._display.display(json.dumps({"hosts": fleet, "problems": problems}))
         else:
             self._display.display("\n".join(["", *table(fleet), ""]))
-            for sentence in wrong:
+            for sentence in problems:
                 self._display.display(sentence, color="red")
-            if not wrong:
+            if not problems:
                 self._display.display("Nothing is wrong.", color="green")
-        if wrong and arguments["strict"]:
-            result.update(failed=True, msg="\n".join(wrong))
+        if problems and arguments["strict"]:
+            result.update(failed=True, msg="\n".join(problems))
         return result

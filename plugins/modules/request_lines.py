@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Find one request's lines in a host's journal and log files."""
+"""Find the log lines of one request on a host."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
 module: request_lines
-short_description: Find the lines that nginx, the service and Postgres wrote about one request
+short_description: Find the log lines of Nginx, the service and Postgres about one request
 description:
-  - Looks through the journal, with what other hosts have sent here, and through nginx' and Postgres' files.
-  - Postgres names a request while the service's C(LOG_LEVEL) is DEBUG; otherwise its lines about a slow
-    statement are found by what the service has logged about it, handed over in O(statements).
+  - Searches the journal, other hosts' entries in it included, and the log files of Nginx and Postgres.
+  - Postgres logs a request's id only while the service's C(LOG_LEVEL) is DEBUG. Its lines about slow
+    statements are found by process and time, which the service logs; pass these in O(statements).
 author: Fastmetal
 options:
-  request_id: {type: str, required: true, description: "The request's id, or its trace's."}
-  hours: {type: int, default: 48, description: "How far back to look."}
+  request_id: {type: str, required: true, description: "The id of the request or of its trace."}
+  hours: {type: int, default: 48, description: "How many hours to search."}
   statements:
-    description: Slow statements, as RV(statements) of every host, whose lines to find instead of the id's.
+    description: Slow statements, from RV(statements) of all hosts, to search instead of the id.
     type: list
     elements: dict
     suboptions:
-      backend: {type: int, required: true, description: "Process id of the session's server process."}
-      begin: {type: float, required: true, description: "When it began, in seconds since 1970."}
-      end: {type: float, required: true, description: "When it had ended."}
+      backend: {type: int, required: true, description: "The process id of the Postgres session."}
+      begin: {type: float, required: true, description: "Its start, in seconds since 1970."}
+      end: {type: float, required: true, description: "Its end, in seconds since 1970."}
 """
 
 RETURN = r"""
 lines: {type: list, returned: always, description: "Each with host, source, begin and line."}
-statements: {type: list, returned: always, description: "Slow statements that the service has logged."}
+statements: {type: list, returned: always, description: "The slow statements that the service logged."}
 """
 
 EXAMPLES = r"""
 - name: Find the lines
-  request_lines:
+  fastmetal.metal.request_lines:
     request_id: 0123456789abcdef
 """
 
 FILES = {"nginx": "/var/log/nginx/access.log*", "postgres": "/var/log/postgresql/fastmetal.json*"}
-# How far the clocks of two hosts may be apart.
+# The largest difference between the clocks of two hosts.
 SKEW_SECONDS = 1.0
 
 
 def in_files(pattern: re.Pattern[bytes], oldest: float) -> Iterator[tuple[str, str, bytes]]:
-    """Yield (host, source, line) of what matches in files, rotated ones too."""
+    """Yield (host, source, line) of the matching lines in log files, with the rotated ones."""
     for source, files in FILES.items():
         for file in Path("/").glob(files[1:]):
             if file.stat().st_mtime < oldest:
@@ -63,13 +63,13 @@ def in_files(pattern: re.Pattern[bytes], oldest: float) -> Iterator[tuple[str, s
 
 
 def in_journal(module: AnsibleModule, pattern: str) -> Iterator[tuple[str, str, bytes]]:
-    """Yield (host, source, line) of what matches in the journal of this host and in those sent here."""
+    """Yield (host, source, line) of the matching entries in all journals on this host."""
     command = ["journalctl", "--quiet", "--merge", "--no-pager", f"--since=-{module.params['hours']}h"]
     shown = "--output-fields=MESSAGE,SYSLOG_IDENTIFIER,_HOSTNAME"
     code, out, err = module.run_command(
         [*command, "--output=json", shown, f"--grep={pattern}", "--case-sensitive"]
     )
-    # 1: nothing matched.
+    # 1: no entry matched.
     if code not in {0, 1}:
         module.fail_json(msg=f"The journal cannot be read: {err.strip()}")
     for entry in map(json.loads, out.splitlines()):
@@ -79,19 +79,19 @@ def in_journal(module: AnsibleModule, pattern: str) -> Iterator[tuple[str, str, 
             yield entry.get("_HOSTNAME", ""), source if source in FILES else "app", text
 
 
-def ended(source: str, line: dict[str, Any]) -> float:
-    """Return when a line was written."""
+def end_of(source: str, line: dict[str, Any]) -> float:
+    """Return when a line was written, in seconds since 1970."""
     if source == "nginx":
         return float(line["ended"])
     if source == "postgres":
-        # Its clock's zone is a name that Python does not read; base sets UTC everywhere.
+        # Python cannot parse the name of the time zone; the role base sets UTC on all hosts.
         moment = line["timestamp"].rpartition(" ")[0]
         return datetime.fromisoformat(f"{moment}+00:00").timestamp()
     return datetime.fromisoformat(line["time"]).timestamp()
 
 
-def lasted(source: str, line: dict[str, Any]) -> float:
-    """Return the seconds that a line tells of."""
+def duration_of(source: str, line: dict[str, Any]) -> float:
+    """Return the duration in a line, in seconds, 0 without one."""
     if source == "nginx":
         return float(line["duration"])
     if source == "postgres":
@@ -101,12 +101,12 @@ def lasted(source: str, line: dict[str, Any]) -> float:
 
 
 def belongs(source: str, line: dict[str, Any], request_id: str, statements: list[dict[str, Any]]) -> bool:
-    """Tell whether a line that holds the id, or a slow statement's process, is really about it."""
+    """Return whether a matching line is about the request, or about one of the slow statements."""
     if source != "postgres":
         return not statements and request_id in {line.get("request_id"), line.get("trace_id")}
     if not statements:
         return request_id in line.get("application_name", "").split()
-    at = ended(source, line)
+    at = end_of(source, line)
     return any(
         line.get("pid") == known["backend"]
         and known["begin"] - SKEW_SECONDS <= at <= known["end"] + SKEW_SECONDS
@@ -140,14 +140,14 @@ def main() -> None:
             line = json.loads(text)
         except ValueError:
             continue
-        # A line may have been sent twice, or be both in its file and in the journal.
+        # A line can be in a file and in the journal, and forward_logs repeats lines after a crash.
         if not isinstance(line, dict) or (host, text.strip()) in seen:
             continue
         seen.add((host, text.strip()))
         if not belongs(source, line, request_id, statements):
             continue
-        end = ended(source, line)
-        begin = end - lasted(source, line)
+        end = end_of(source, line)
+        begin = end - duration_of(source, line)
         lines.append({"host": host, "source": source, "begin": begin, "line": line})
         if "backend" in line:
             slow.append({"backend": line["backend"], "begin": begin, "end": end})

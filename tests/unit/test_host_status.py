@@ -1,0 +1,122 @@
+"""host_status reads a host's state from its files and from systemd."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+
+from plugins.modules import host_status
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> host_status.HostState:
+    """The state of a host whose directories are below the test's own."""
+    module = MagicMock(params={"service": "api", "database": "", "edge": False, "certificates": []})
+    state = host_status.HostState(module)
+    state.home, state.run, state.etc = (tmp_path / name for name in ("srv", "run", "etc"))
+    for folder in (state.home, state.run, state.etc):
+        folder.mkdir()
+    return state
+
+
+def make_instance(state: host_status.HostState, name: str, release: str) -> Path:
+    """Install a release's instance and return its directory."""
+    home: Path = state.home / "instances" / name
+    home.mkdir(parents=True)
+    (home / "release.json").write_text(json.dumps({"id": release}))
+    return home
+
+
+def test_without_a_release_there_is_none(state: host_status.HostState) -> None:
+    assert state.release() is None
+    assert state.workers() is None
+
+
+def test_the_live_release_has_the_commit_of_its_last_entry(state: host_status.HostState) -> None:
+    (state.home / "current").symlink_to(make_instance(state, "1.0-a.1", "1.0-a"))
+    entries = [
+        {"release": "1.0-a", "commit": "old"},
+        {"release": "1.0-a", "commit": "new"},
+        {"release": "1.0-a"},
+        {"release": "0.9", "commit": "other"},
+    ]
+    (state.home / "history.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    release = state.release()
+    assert release
+    assert (release["id"], release["commit"], release["canary"]) == ("1.0-a", "new", False)
+
+
+def test_a_canary_is_live(state: host_status.HostState) -> None:
+    (state.home / "current").symlink_to(make_instance(state, "1.0-a.1", "1.0-a"))
+    (state.run / "canary").symlink_to(make_instance(state, "1.1-b.1", "1.1-b"))
+    release = state.release()
+    assert release
+    assert (release["id"], release["canary"]) == ("1.1-b", True)
+
+
+def test_the_configuration_ignores_the_number_of_workers(state: host_status.HostState) -> None:
+    assert state.configuration() is None
+    settings = state.etc / "gunicorn.conf.py"
+    settings.write_text("workers = 2\ntimeout = 30\n")
+    first = state.configuration()
+    settings.write_text("workers = 4\ntimeout = 30\n")
+    assert state.configuration() == first
+    settings.write_text("workers = 4\ntimeout = 60\n")
+    assert state.configuration() != first
+    settings.write_text("workers = 2\ntimeout = 30\n")
+    (state.etc / "credentials").mkdir()
+    (state.etc / "credentials/key").touch()
+    assert state.configuration() != first
+
+
+def unit(name: str, active: str = "active", sub: str = "running", load: str = "loaded") -> dict[str, str]:
+    """Return a unit as systemctl list-units does."""
+    return {"unit": name, "load": load, "active": active, "sub": sub}
+
+
+@pytest.mark.parametrize(
+    ("listed", "patterns", "states"),
+    [
+        ([unit("nginx.service")], ["nginx.service"], {"nginx.service": "active"}),
+        ([], ["nginx.service"], {"nginx.service": "missing"}),
+        ([unit("a.service", load="not-found")], ["a.service"], {"a.service": "missing"}),
+        (
+            [unit("api@1.service"), unit("api@2.service", "inactive", "dead"), unit("api.socket")],
+            ["api@*.service"],
+            {"api@1.service": "active", "api@2.service": "inactive (dead)"},
+        ),
+        (
+            [
+                unit("x.service", "failed", "failed"),
+                unit("y.service", "activating", "auto-restart"),
+                unit("z.service", "inactive", "dead"),
+            ],
+            [],
+            {"x.service": "failed (failed)", "y.service": "activating (auto-restart)"},
+        ),
+    ],
+)
+def test_units(listed: list[dict[str, str]], patterns: list[str], states: dict[str, str]) -> None:
+    assert host_status.unit_states(listed, patterns) == states
+
+
+def test_a_certificate_that_cannot_be_read_has_no_days_left(
+    state: host_status.HostState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("good", "bad"):
+        (tmp_path / f"{name}.crt").write_text(name)
+    paths = [str(tmp_path / f"{name}.crt") for name in ("good", "bad", "missing")]
+    params: dict[str, Any] = state.module.params
+    monkeypatch.setitem(params, "certificates", paths)
+
+    def openssl(_: list[str], data: str) -> tuple[int, str, str]:
+        return (0, "notAfter=Jan 11 00:00:00 2030 GMT\n", "") if data == "good" else (1, "", "unable to load")
+
+    monkeypatch.setattr(state.module, "run_command", openssl)
+    monkeypatch.setattr(time, "time", lambda: 1893456000 - 3600)  # 2029-12-31T23:00Z
+    assert state.certificates() == {"good": 10, "bad": 0}

@@ -1,0 +1,156 @@
+"""request_lines finds the lines of one request in journals and files, and each once."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plugins.modules import request_lines
+from tests.unit.conftest import FakeCommand, RunModule
+
+ID = "0123456789abcdef"
+HOST = socket.gethostname()
+
+
+def compact(line: Any) -> str:
+    """Return JSON without spaces, as the hosts' programs write it."""
+    return json.dumps(line, separators=(",", ":"))
+
+
+class Host:
+    """A host with a journal and log files."""
+
+    def __init__(self, folder: Path, fake_command: FakeCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder / "log"
+        self.folder.mkdir()
+        self.journal = folder / "journal"
+        self.journal.touch()
+        self.arguments = folder / "arguments"
+        files = {"nginx": f"{self.folder}/access.log*", "postgres": f"{self.folder}/fastmetal.json*"}
+        monkeypatch.setattr(request_lines, "FILES", files)
+        # As journalctl: status 1 without a match.
+        fake_command(
+            "journalctl",
+            f'echo "$@" > {self.arguments}; cat {self.journal}; [ -s {self.journal} ]',
+        )
+
+    def log(self, identifier: str, line: Any, host: str = "app1") -> None:
+        """Add an entry to the journal."""
+        message = line if isinstance(line, str | list) else compact(line)
+        entry = {"SYSLOG_IDENTIFIER": identifier, "MESSAGE": message, "_HOSTNAME": host}
+        with self.journal.open("a") as stream:
+            stream.write(json.dumps(entry) + "\n")
+
+    def write(self, name: str, *lines: dict[str, Any]) -> Path:
+        """Write a log file."""
+        file = self.folder / name
+        text = "".join(compact(line) + "\n" for line in lines).encode()
+        file.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+        return file
+
+
+@pytest.fixture
+def host(tmp_path: Path, fake_command: FakeCommand, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """A host without lines."""
+    return Host(tmp_path, fake_command, monkeypatch)
+
+
+def nginx(request_id: str = ID, **more: Any) -> dict[str, Any]:
+    """Return a line of the edge."""
+    return {"request_id": request_id, "ended": "100.5", "duration": 0.5, **more}
+
+
+def app(request_id: str = ID, **more: Any) -> dict[str, Any]:
+    """Return a line of the service."""
+    return {"request_id": request_id, "time": "1970-01-01T00:01:41+00:00", **more}
+
+
+def postgres(**more: Any) -> dict[str, Any]:
+    """Return a line of Postgres."""
+    return {"timestamp": "1970-01-01 00:01:41.000 UTC", "pid": 7, "message": "duration: 250.0 ms", **more}
+
+
+def found(result: dict[str, Any]) -> list[tuple[str, str, float]]:
+    """Return (host, source, start) of the lines."""
+    return [(line["host"], line["source"], line["begin"]) for line in result["lines"]]
+
+
+def test_searches_the_journal_and_all_files(host: Host, run_module: RunModule) -> None:
+    host.log("python3", app(duration_ms=500))
+    host.write("access.log", nginx(), nginx("another-request"))
+    host.write("access.log.2.gz", nginx(duration=1.5))
+    host.write("fastmetal.json", postgres(application_name=f"api {ID}"))
+    result = run_module(request_lines, request_id=ID)
+    assert sorted(found(result)) == sorted(
+        [
+            ("app1", "app", 100.5),
+            (HOST, "nginx", 100.0),
+            (HOST, "nginx", 99.0),
+            (HOST, "postgres", 100.75),
+        ]
+    )
+    assert result["changed"] is False
+    assert f"--since=-48h --output=json --output-fields=MESSAGE,SYSLOG_IDENTIFIER,_HOSTNAME --grep={ID}" in (
+        host.arguments.read_text()
+    )
+
+
+def test_a_repeated_line_is_found_once(host: Host, run_module: RunModule) -> None:
+    line = nginx()
+    host.write("access.log", line)
+    for _ in range(2):
+        host.log("nginx", line, HOST)
+    assert found(run_module(request_lines, request_id=ID)) == [(HOST, "nginx", 100.0)]
+
+
+def test_a_trace_id_finds_the_line_too(host: Host, run_module: RunModule) -> None:
+    host.log("python3", app("another-request", trace_id=ID))
+    assert len(run_module(request_lines, request_id=ID)["lines"]) == 1
+
+
+def test_a_line_that_only_mentions_the_id_is_not_about_it(host: Host, run_module: RunModule) -> None:
+    host.log("python3", app("another-request", message=f"as {ID}"))
+    host.log("python3", f"{ID} is no JSON")
+    host.log("python3", f'["{ID}"]')
+    host.log("python3", [1, 2, 3])  # journalctl shows binary messages as numbers
+    host.write("fastmetal.json", postgres(application_name="api", message=ID))
+    assert run_module(request_lines, request_id=ID)["lines"] == []
+
+
+def test_files_from_before_the_hours_are_not_read(host: Host, run_module: RunModule) -> None:
+    file = host.write("access.log.1", nginx())
+    os.utime(file, (time.time() - 3 * 3600,) * 2)
+    assert run_module(request_lines, request_id=ID, hours=2)["lines"] == []
+    assert len(run_module(request_lines, request_id=ID, hours=4)["lines"]) == 1
+
+
+def test_slow_statements_lead_to_postgres_lines(host: Host, run_module: RunModule) -> None:
+    host.log("python3", app(backend=7, duration_ms=250))
+    result = run_module(request_lines, request_id=ID)
+    assert result["statements"] == [{"backend": 7, "begin": 100.75, "end": 101.0}]
+    host.journal.write_text("")
+    host.write(
+        "fastmetal.json",
+        postgres(),
+        postgres(pid=8),
+        postgres(timestamp="1970-01-01 00:01:42.500 UTC"),
+        postgres(timestamp="1970-01-01 00:01:41.900 UTC"),
+    )
+    later = {"backend": 8, "begin": 500, "end": 501}
+    slow = run_module(request_lines, request_id=ID, statements=[*result["statements"], later])
+    assert [line["line"]["timestamp"][17:23] for line in slow["lines"]] == ["41.000", "41.900"]
+
+
+def test_an_unreadable_journal_is_a_failure(
+    host: Host, run_module: RunModule, fake_command: FakeCommand
+) -> None:
+    fake_command("journalctl", "echo 'No access.' >&2; exit 2")
+    assert run_module(request_lines, request_id=ID)["msg"] == "The journal cannot be read: No access."
+    assert not host.arguments.exists()

@@ -1,0 +1,156 @@
+"""show_status names every problem of a host and every difference between hosts that must be alike."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+
+from plugins.action import show_status
+
+
+def status(**changes: Any) -> dict[str, Any]:
+    """Return the status of a healthy app host, with changes."""
+    return {
+        "release": {"id": "1.0", "commit": "0123456789", "since": 0, "canary": False},
+        "workers": 2,
+        "last_deploy": {
+            "action": "deploy",
+            "result": "ok",
+            "by": "ann",
+            "time": "2026-01-02T03:04:05Z",
+        },
+        "lock": None,
+        "configuration": "aaaa",
+        "revision": None,
+        "certificates": {"host": 60},
+        "disks": {"/": 10, "/srv": 20},
+        "units": {"nginx.service": "active"},
+        "maintenance": None,
+        "groups": ["app"],
+        **changes,
+    }
+
+
+PROBLEMS = [
+    ({}, None),
+    (
+        {"units": {"a.service": "failed (failed)"}},
+        "a.service is failed (failed): look at `journalctl -u a.serv",
+    ),
+    ({"units": {"a.service": "missing"}}, "a.service is missing: run site.yml."),
+    ({"certificates": {"served": 13}}, "the certificate 'served' expires in 13 days"),
+    ({"certificates": {"served": 14}}, None),
+    ({"disks": {"/var": 90}}, "the disk of /var is 90 % full."),
+    ({"disks": {"/var": 89}}, None),
+    ({"workers": 0}, "release 1.0 is current, but it does not run."),
+    ({"release": None, "workers": None}, None),
+    (
+        {"release": {"id": "2.0", "canary": True}},
+        "2.0 is a canary: it serves, and rolls back unless it is pro",
+    ),
+    (
+        {"lock": {"by": "eve", "from": "x", "time": "2026-01-02T03:04:05Z"}},
+        "is locked by eve from x since 2026-",
+    ),
+    ({"maintenance": {"since": 0, "message": "Moving."}}, "(Moving.): maintenance.yml -e maintenance=off."),
+]
+
+
+@pytest.mark.parametrize(("changes", "part"), PROBLEMS)
+def test_problems_of_a_host(changes: dict[str, Any], part: str | None) -> None:
+    found = list(show_status.host_problems("web1", status(**changes)))
+    assert [sentence.startswith("web1") for sentence in found] == ([True] if part else [])
+    assert [part is not None and part in sentence for sentence in found] == ([True] if part else [])
+
+
+def test_an_unreachable_host_has_one_problem() -> None:
+    found = list(show_status.host_problems("web1", {"unreachable": "Connection refused"}))
+    assert found == ["web1 cannot be reached: Connection refused."]
+
+
+def drift(**hosts: dict[str, Any]) -> list[str]:
+    """Return the differences between hosts."""
+    return list(show_status.drift(hosts))
+
+
+def test_equal_hosts_do_not_differ() -> None:
+    assert drift(web1=status(), web2=status()) == []
+
+
+def test_different_releases_are_named_by_host() -> None:
+    other = status(release={"id": "0.9", "canary": False})
+    assert drift(web1=status(), web2=other) == [
+        "The live release differs: web1 has 1.0, web2 has 0.9: deploy again."
+    ]
+
+
+def test_hosts_without_a_release_do_not_count() -> None:
+    database = status(release=None, configuration="bbbb", groups=["postgres"])
+    assert drift(web1=status(), db1=database, off={"unreachable": "x", "groups": ["app"]}) == []
+
+
+def test_different_configurations_are_named() -> None:
+    assert drift(web1=status(), web2=status(configuration="bbbb")) == [
+        "The service's configuration differs between web1, web2: run site.yml."
+    ]
+
+
+def test_hosts_that_also_run_the_database_are_compared_with_each_other() -> None:
+    groups = ["app", "postgres", "edge"]
+    own = [status(groups=groups, configuration="bbbb") for _ in range(2)]
+    assert drift(web1=status(), data1=own[0], data2=own[1]) == []
+    own[1]["configuration"] = "cccc"
+    assert drift(web1=status(), data1=own[0], data2=own[1]) == [
+        "The service's configuration differs between data1, data2: run site.yml."
+    ]
+
+
+def test_columns_are_as_wide_as_their_cells() -> None:
+    lines = show_status.table({"web1": status(), "a-long-name": {"unreachable": "Connection refused"}})
+    header, web1, unreachable = lines
+    assert header.startswith("host         live release  commit    since ")
+    assert web1.startswith("web1         1.0           01234567  1970-01-0")
+    assert " deploy ok by ann, 2026-01-02 " in web1
+    assert web1.endswith("  60 days       20 % of /srv  1/1 active")
+    assert unreachable == "a-long-name  unreachable: Connection refused"
+
+
+def show(results: dict[str, Any], **arguments: Any) -> tuple[dict[str, Any], list[str]]:
+    """Run the action; return its result and what it displays."""
+    task = MagicMock(args={"results": results, "format": "table", "strict": False, **arguments}, async_val=0)
+    action = show_status.ActionModule(task, MagicMock(), MagicMock(), MagicMock(), MagicMock(), MagicMock())
+    action._display = MagicMock()
+    hostvars = {host: {"group_names": ["app"]} for host in results}
+    result = action.run(task_vars={"hostvars": hostvars})
+    return result, [call.args[0] for call in action._display.display.call_args_list]
+
+
+BROKEN = {"web1": {"status": status(workers=0)}}
+
+
+def test_only_strict_fails() -> None:
+    assert "failed" not in show(BROKEN)[0]
+    assert "failed" not in show({"web1": {"status": status()}}, strict=True)[0]
+    result, _ = show(BROKEN, strict=True)
+    assert result["failed"]
+    assert "does not run" in result["msg"]
+
+
+def test_says_that_nothing_is_wrong() -> None:
+    assert show({"web1": {"status": status()}})[1][-1] == "Nothing is wrong."
+
+
+def test_json_is_one_line_with_the_problems() -> None:
+    (line,) = show(BROKEN, format="json")[1]
+    shown = json.loads(line)
+    assert shown["hosts"]["web1"]["workers"] == 0
+    assert len(shown["problems"]) == 1
+
+
+def test_an_unreachable_host_has_the_reason_without_the_command() -> None:
+    message = "Task failed: Failed to connect to the host via ssh:\nhint over ssh: No route to host."
+    _, lines = show({"web1": {"unreachable": True, "msg": message}})
+    assert "web1 cannot be reached: No route to host." in lines

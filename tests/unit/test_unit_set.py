@@ -1,0 +1,131 @@
+"""unit_set gives each unit the commands that it needs, and no others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from plugins.modules import unit_set
+from tests.unit.conftest import FakeCommand, RunModule
+
+
+class Systemd:
+    """A systemctl that knows states of units and records its commands."""
+
+    def __init__(self, folder: Path, fake_command: FakeCommand) -> None:
+        self.states = folder / "states"
+        self.states.mkdir()
+        self.log = folder / "commands"
+        self.log.touch()
+        fake_command(
+            "systemctl",
+            f"""
+            if [ "$1" = show ]; then
+                shift 2
+                for unit; do cat {self.states}/$unit; echo; done
+            elif [ "$*" = "start broken.service" ]; then
+                echo "Job for broken.service failed." >&2
+                exit 1
+            else
+                echo "$*" >> {self.log}
+            fi""",
+        )
+
+    def set(self, unit: str, active: str, enabled: str) -> None:
+        """Set the state of a unit."""
+        (self.states / unit).write_text(f"ActiveState={active}\nUnitFileState={enabled}\n")
+
+    @property
+    def commands(self) -> list[str]:
+        """The commands that change something."""
+        return self.log.read_text().splitlines()
+
+
+@pytest.fixture
+def systemd(tmp_path: Path, fake_command: FakeCommand, monkeypatch: pytest.MonkeyPatch) -> Systemd:
+    """A systemctl without units, and an empty directory of units."""
+    units = tmp_path / "units"
+    units.mkdir()
+    monkeypatch.setattr(unit_set, "UNITS", units)
+    return Systemd(tmp_path, fake_command)
+
+
+@pytest.mark.parametrize(
+    ("active", "enabled", "changed", "commands"),
+    [
+        ("active", "enabled", False, []),
+        ("active", "enabled", True, ["restart"]),
+        ("active", "static", False, []),
+        ("activating", "enabled", True, ["restart"]),
+        ("active", "disabled", False, ["enable"]),
+        ("inactive", "disabled", False, ["enable", "start"]),
+        ("failed", "enabled", True, ["start"]),
+    ],
+)
+def test_a_wanted_unit(
+    systemd: Systemd, run_module: RunModule, active: str, enabled: str, changed: bool, commands: list[str]
+) -> None:
+    systemd.set("a.service", active, enabled)
+    result = run_module(
+        unit_set,
+        units=[{"name": "a.service", "files": ["/etc/a", "/etc/shared"]}],
+        changed_files=["/etc/a"] if changed else [],
+    )
+    assert result["commands"] == [f"{command} a.service" for command in commands]
+    assert result["changed"] is bool(commands)
+    reload = ["daemon-reload"] if changed else []
+    assert systemd.commands == [*reload, *(f"{command} a.service" for command in commands)]
+
+
+def test_a_file_of_another_unit_restarts_nothing(systemd: Systemd, run_module: RunModule) -> None:
+    systemd.set("a.service", "active", "enabled")
+    units = [{"name": "a.service", "files": ["/etc/a"]}]
+    assert run_module(unit_set, units=units, changed_files=["/etc/b"])["commands"] == []
+
+
+def test_an_unwanted_unit_stops_before_systemd_forgets_it(systemd: Systemd, run_module: RunModule) -> None:
+    systemd.set("a.service", "active", "enabled")
+    wants = unit_set.UNITS / "multi-user.target.wants"
+    wants.mkdir()
+    (wants / "a.service").symlink_to("/nonexistent")
+    units = [{"name": "a.service", "wanted": False}]
+    result = run_module(unit_set, units=units, changed_files=["/etc/systemd/system/a.service"])
+    assert result["commands"] == ["stop a.service", "disable a.service"]
+    assert systemd.commands == ["stop a.service", "disable a.service", "daemon-reload"]
+
+
+def test_an_unwanted_unit_that_does_not_run_needs_nothing(systemd: Systemd, run_module: RunModule) -> None:
+    systemd.set("a.service", "inactive", "")
+    assert run_module(unit_set, units=[{"name": "a.service", "wanted": False}])["changed"] is False
+    assert systemd.commands == []
+
+
+def test_a_unit_whose_file_was_removed_is_stopped(systemd: Systemd, run_module: RunModule) -> None:
+    systemd.set("gone.timer", "active", "enabled")
+    (unit_set.UNITS / "kept.service").touch()
+    changed = [str(unit_set.UNITS / name) for name in ("gone.timer", "kept.service", "a.service.d/x.conf")]
+    assert run_module(unit_set, units=[], changed_files=changed)["commands"] == ["stop gone.timer"]
+    assert systemd.commands == ["stop gone.timer", "daemon-reload"]
+
+
+def test_one_command_serves_several_units(systemd: Systemd, run_module: RunModule) -> None:
+    for name in ("a.service", "b.service"):
+        systemd.set(name, "inactive", "enabled")
+    run_module(unit_set, units=[{"name": "a.service"}, {"name": "b.service"}])
+    assert systemd.commands == ["start a.service b.service"]
+
+
+def test_check_mode_changes_nothing(systemd: Systemd, run_module: RunModule) -> None:
+    systemd.set("a.service", "inactive", "disabled")
+    result = run_module(unit_set, check=True, units=[{"name": "a.service"}], changed_files=["/etc/a"])
+    assert result["commands"] == ["enable a.service", "start a.service"]
+    assert systemd.commands == []
+
+
+def test_a_refusal_ends_the_task_with_systemds_reason(systemd: Systemd, run_module: RunModule) -> None:
+    systemd.set("broken.service", "inactive", "enabled")
+    result: dict[str, Any] = run_module(unit_set, units=[{"name": "broken.service"}])
+    assert result["failed"]
+    assert result["msg"] == "systemctl start broken.service failed: Job for broken.service failed."
