@@ -1,4 +1,4 @@
-"""The dashboards as Grafana asks Prometheus for them: variables, and queries with their intervals."""
+"""The queries that Grafana sends for the dashboards: variables, PromQL and intervals."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ import promql_parser
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ROOT / "roles/grafana/files/dashboards"
 UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-# Grafana rounds the seconds between two points to these.
+# Grafana rounds the step of a query to these values in seconds.
 STEPS = (1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1200, 1800, 3600)
-# Pixels, and so points, of a panel that is as wide as a common screen.
+# Width of a full-width panel in pixels; Grafana requests one point per pixel.
 SCREEN = 1500
 
 
 def load() -> dict[str, dict[str, Any]]:
-    """Return the dashboards by their file's name."""
+    """Return the dashboards by file name."""
     return {path.stem: json.loads(path.read_text()) for path in sorted(FILES.glob("*.json"))}
 
 
 def panels(board: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the panels that show something."""
+    """Return the panels without the rows."""
     return [panel for panel in board["panels"] if panel["type"] != "row"]
 
 
 @dataclass
 class Query:
-    """A question to Prometheus, as it is sent."""
+    """A query as Grafana sends it to Prometheus, over `seconds` with a point every `step` seconds."""
 
     where: str
     expr: str
@@ -46,12 +46,12 @@ def duration(text: str) -> int:
     """Return the seconds of "now-6h"."""
     found = re.fullmatch(r"now-(\d+)([smhd])", text)
     if not found:
-        raise ValueError(f"{text} is no time range that the tests know")
+        raise ValueError(f"{text} is not a time range that the tests support")
     return int(found[1]) * int(UNITS[found[2]])
 
 
 def queries(board: Mapping[str, Any], scrape_seconds: int) -> Iterator[Query]:
-    """Yield every query of a dashboard over its own time range, with "all" for each variable."""
+    """Yield all queries of a dashboard over its own time range, with "All" selected in each variable."""
     seconds = duration(board["time"]["from"])
     chosen = {item["name"]: item["allValue"] for item in board["templating"].get("list", [])}
 
@@ -76,18 +76,18 @@ def queries(board: Mapping[str, Any], scrape_seconds: int) -> Iterator[Query]:
 
 
 def variables(board: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return {variable: (selector, label)} of what is chosen from."""
+    """Return {variable: (selector, label)} of the dashboard variables."""
     found = {}
     for item in board["templating"].get("list", []):
         parts = re.fullmatch(r"label_values\((.+), (\w+)\)", item["query"])
         if not parts:
-            raise ValueError(f"{item['query']} is no variable that the tests know")
+            raise ValueError(f"{item['query']} is not a variable that the tests support")
         found[item["name"]] = (parts[1], parts[2])
     return found
 
 
 def metrics(expr: str) -> set[str]:
-    """Return the metrics that PromQL names; it must parse."""
+    """Return the metrics in a PromQL expression, which must parse."""
     names: set[str] = set()
 
     def visit(node: promql_parser.Expr) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,21 @@ options:
       name: {type: str, required: true, description: "Name with its type, such as C(nginx.service)."}
       wanted: {type: bool, default: true, description: "True: enabled and running; false: neither."}
       files: {type: list, elements: path, default: [], description: "Files that the unit reads at its start."}
+      triggered:
+        description:
+          - Another unit, such as a timer, starts this one, so it is left as it is.
+          - If it is still enabled from before, it is stopped and disabled.
+        type: bool
+        default: false
   changed_files:
     description: Files that this run has changed.
     type: list
     elements: path
+    default: []
+  purge:
+    description: Stop and disable units that match one of these glob patterns and are not in O(units).
+    type: list
+    elements: str
     default: []
 """
 
@@ -52,19 +64,45 @@ RUNNING = {"active", "activating", "reloading"}
 UNITS = Path("/etc/systemd/system")
 
 
+def unlisted_units(patterns: list[str], units: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return as unwanted units those that match a pattern, are loaded or enabled, and are not listed."""
+    if not patterns:
+        return []
+    known = {unit["name"] for unit in units}
+    loaded = systemctl("list-units", "--all", "--plain", "--no-legend", *patterns).splitlines()
+    # An interrupted run may have removed a file but not the link that enabled it.
+    enabled = (link.name for link in UNITS.glob("*.wants/*"))
+    found = {line.split()[0] for line in loaded}
+    found |= {name for name in enabled if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)}
+    return [
+        {"name": name, "wanted": False, "files": [], "triggered": False} for name in sorted(found - known)
+    ]
+
+
 def removed_units(changed: set[str], units: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return as unwanted units those whose file was removed and that are not among the units."""
     known = {unit["name"] for unit in units}
     gone = (path for path in map(Path, sorted(changed)) if path.parent == UNITS and not path.exists())
-    return [{"name": path.name, "wanted": False, "files": []} for path in gone if path.name not in known]
+    return [
+        {"name": path.name, "wanted": False, "files": [], "triggered": False}
+        for path in gone
+        if path.name not in known
+    ]
+
+
+def is_unwanted(unit: dict[str, Any]) -> bool:
+    """Return whether a unit must not be enabled."""
+    return unit["triggered"] or not unit["wanted"]
 
 
 def commands_for(unit: dict[str, Any], state: dict[str, str], changed: set[str]) -> list[str]:
     """Return the systemctl commands that bring a unit into its wanted state."""
-    if not unit["wanted"]:
+    if is_unwanted(unit):
         stop = ["stop"] if state["ActiveState"] in RUNNING else []
         # The unit's file may be gone, so systemd's own answer would not tell.
         enabled = any((wants / unit["name"]).is_symlink() for wants in UNITS.glob("*.wants"))
+        if unit["triggered"] and not enabled:
+            return []
         return stop + (["disable"] if enabled else [])
     # Static units have nothing to enable; in check mode neither have units that are not installed yet.
     commands = ["enable"] if state["UnitFileState"] in {"disabled", ""} else []
@@ -96,23 +134,27 @@ def main() -> None:
         "name": {"type": "str", "required": True},
         "wanted": {"type": "bool", "default": True},
         "files": {"type": "list", "elements": "path", "default": []},
+        "triggered": {"type": "bool", "default": False},
     }
     module = AnsibleModule(
         argument_spec={
             "units": {"type": "list", "elements": "dict", "required": True, "options": unit_options},
             "changed_files": {"type": "list", "elements": "path", "default": []},
+            "purge": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     changed = set(module.params["changed_files"])
-    units = module.params["units"] + removed_units(changed, module.params["units"])
+    units = module.params["units"]
     check_mode = bool(module.check_mode)
     try:
+        units = units + unlisted_units(module.params["purge"], units)
+        units += removed_units(changed, units)
         # Before the reload: systemd stops a unit cleanly only while it still knows the unit's removed file.
-        commands = apply([unit for unit in units if not unit["wanted"]], changed, check_mode=check_mode)
+        commands = apply([unit for unit in units if is_unwanted(unit)], changed, check_mode=check_mode)
         if changed and not check_mode:
             systemctl("daemon-reload")
-        commands += apply([unit for unit in units if unit["wanted"]], changed, check_mode=check_mode)
+        commands += apply([unit for unit in units if not is_unwanted(unit)], changed, check_mode=check_mode)
     except (OSError, SystemctlError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=bool(commands), commands=commands)

@@ -272,7 +272,7 @@ def test_lets_sound_hosts_pass(environment: Path) -> None:
     own = {"preflight_own_variables": ["own_*"], "own_thing": 1}
     computed = {
         "app_workers": "{{ ansible_facts['processor_vcpus'] * 2 }}",
-        "base_packages": "{{ nginx_headers | list }}",
+        "base_packages": "{{ nginx_base_headers | list }}",
     }
     main = environment / "group_vars/all/main.yml"
     main.write_text(main.read_text() + yaml.safe_dump(own | computed))

@@ -1,4 +1,4 @@
-"""Dashboards without a server: written from their code, whole, and of metrics that are there."""
+"""Dashboards without a server: generated from their code, complete, and with metrics that exist."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.dashboards import load, metrics, panels, queries
 from tests.lab import ROOT
 
 BOARDS = load()
-# Of exporters that are not ours, under the same name in both Debian releases.
+# Metrics of Debian's exporters that have the same name in both releases.
 FOREIGN = {
     *("up", "ALERTS", "probe_http_duration_seconds", "probe_ssl_earliest_cert_expiry", "probe_success"),
     *(
@@ -51,14 +51,14 @@ each_board = pytest.mark.parametrize("name", BOARDS)
 
 
 def known_metrics() -> set[str]:
-    """Return the metrics there are: ours as the code that gives them says."""
+    """Return the metrics that exist, read from the code that exports or records them."""
     known = set(FOREIGN)
     for content in rules.rule_files().values():
         known |= {
             rule["record"] for group in content["groups"] for rule in group["rules"] if "record" in rule
         }
-    template = (ROOT / "roles/prometheus/templates/rules.yml.j2").read_text()
-    known |= set(re.findall(r"record: (\S+),", template))
+    variables = (ROOT / "roles/prometheus/vars/main.yml").read_text()
+    known |= set(re.findall(r"record: (\S+)$", variables, re.MULTILINE))
     known |= set(re.findall(r'^    "(\w+)": \("?', host_metrics(), re.MULTILINE))
     for name, query in yaml.safe_load(
         (ROOT / "roles/exporter/templates/postgres.yml.j2").read_text()
@@ -71,17 +71,17 @@ def known_metrics() -> set[str]:
 
 
 def host_metrics() -> str:
-    """Return the source of the figures that no exporter knows."""
+    """Return the source of the metrics that no exporter has."""
     return (ROOT / "roles/exporter/files/host_metrics.py").read_text()
 
 
 def unknown(board: dict[str, Any]) -> set[str]:
-    """Return the metrics a dashboard asks for that nobody gives; every query must parse."""
+    """Return the metrics that a dashboard queries and that do not exist; every query must parse."""
     asked = set().union(*(metrics(query.expr) for query in queries(board, 15)))
     return asked - known_metrics()
 
 
-def test_files_are_as_the_code_says() -> None:
+def test_files_are_generated_from_the_code() -> None:
     done = subprocess.run([sys.executable, ROOT / "roles/grafana/dashboards", "--check"], check=False)
     assert done.returncode == 0, "run `make reference`"
 
@@ -101,7 +101,7 @@ def test_ids_are_unique(name: str) -> None:
 
 
 @each_board
-def test_panels_say_what_they_show_and_do_not_overlap(name: str) -> None:
+def test_panels_are_described_and_do_not_overlap(name: str) -> None:
     taken: Counter[tuple[int, int]] = Counter()
     for panel in BOARDS[name]["panels"]:
         place = panel["gridPos"]

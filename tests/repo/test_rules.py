@@ -1,4 +1,4 @@
-"""Every alert has a runbook and cases in which it fires and stays silent; promtool judges these on hosts."""
+"""Every alert has a runbook and cases in which it fires and does not fire; promtool runs them on hosts."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ def rule(name: str, alert: str) -> dict[str, Any]:
     return alerts(FILES[name])[alert]
 
 
-def test_alerts_have_names_of_their_own() -> None:
+def test_alert_names_are_unique() -> None:
     names = [alert for _, alert in ALERTS]
     assert sorted(set(names)) == sorted(names)
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_cases_are_of_alerts_that_exist(name: str) -> None:
+def test_cases_belong_to_existing_alerts(name: str) -> None:
     assert cases(name).keys() <= alerts(FILES[name]).keys()
 
 
 @each_alert
-def test_alert_has_a_case_either_way(name: str, alert: str) -> None:
+def test_alert_has_a_firing_and_a_silent_case(name: str, alert: str) -> None:
     case = cases(name)[alert]
     assert "fires" in case
     assert ("silent" in case) != (alert in NEVER_SILENT)
 
 
 @each_alert
-def test_alert_says_how_bad_it_is_and_what_happened(name: str, alert: str) -> None:
+def test_alert_has_a_severity_and_a_summary(name: str, alert: str) -> None:
     assert rule(name, alert)["labels"]["severity"] in {"critical", "warning", "info", "none"}
     assert rule(name, alert)["annotations"].keys() == {"summary", "runbook"}
     assert rule(name, alert)["annotations"]["summary"].endswith(".")
@@ -54,5 +54,5 @@ def test_alert_links_to_its_section_of_a_runbook(name: str, alert: str) -> None:
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs/runbooks").glob("*.md")), ids=lambda path: path.name)
-def test_runbooks_describe_alerts_that_exist(path: Any) -> None:
+def test_runbooks_describe_existing_alerts(path: Any) -> None:
     assert set(re.findall(r"^## (.+)$", path.read_text(), re.MULTILINE)) <= {alert for _, alert in ALERTS}

@@ -170,7 +170,7 @@ def test_every_secret_is_its_own(generated: tuple[Path, str, dict[str, str]]) ->
     assert set(secrets) == {
         "tls_ca_key",
         "tls_ca_certificate",
-        "secret_app_key",
+        "secret_key",
         "secret_database_owner_password",
         "secret_database_app_password",
         "secret_redis_app_password",
@@ -178,8 +178,8 @@ def test_every_secret_is_its_own(generated: tuple[Path, str, dict[str, str]]) ->
         "secret_grafana_key",
     }
     assert len(set(secrets.values())) == len(secrets)
-    assert re.fullmatch("[0-9a-f]{64}", secrets["secret_app_key"])
-    for name in secrets.keys() - {"tls_ca_key", "tls_ca_certificate", "secret_app_key"}:
+    assert re.fullmatch("[0-9a-f]{64}", secrets["secret_key"])
+    for name in secrets.keys() - {"tls_ca_key", "tls_ca_certificate", "secret_key"}:
         assert re.fullmatch("[A-Za-z0-9]{48}", secrets[name])
 
 
@@ -261,7 +261,7 @@ def test_a_given_password_encrypts_and_needs_no_file(tree: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
     assert not (tree / "inventories/lab/.vault-password").exists()
     # Ansible reads the environment's variables, encrypted as they are, for any command.
-    command = ["ansible", "localhost", "-m", "ansible.builtin.debug", "-a", "var=secret_app_key"]
+    command = ["ansible", "localhost", "-m", "ansible.builtin.debug", "-a", "var=secret_key"]
     shown = subprocess.run(
         command, cwd=tree, env=environment(**{GIVEN: "given"}), capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""Alert cases: when each fires, with what labels and text, and when it stays silent; in promtool's form."""
+"""Test cases of the alerts for promtool: when each fires, with which labels and text, and when not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "roles/prometheus/files/rules"
 CASES = Path(__file__).parent
-# It is meant to be always on.
+# It always fires.
 NEVER_SILENT = {"Watchdog"}
 
 
@@ -32,7 +32,7 @@ def cases(name: str) -> dict[str, dict[str, Any]]:
 
 
 def promtool_tests(name: str, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return {interval: promtool's test file} for a rule file: a case over days need not look each minute."""
+    """Return the promtool test files of a rule file by interval; cases over days use a longer one."""
     files: dict[str, dict[str, Any]] = {}
     for alert, case in cases(name).items():
         rule, interval = alerts(content)[alert], case.get("interval", "1m")
@@ -52,7 +52,7 @@ def promtool_tests(name: str, content: dict[str, Any]) -> dict[str, dict[str, An
 
 
 def write(directory: Path, expression: str | None = None) -> None:
-    """Write rules and tests; with an expression, every alert has this one instead of its own."""
+    """Write rules and tests; an expression replaces those of all alerts."""
     for name, content in rule_files().items():
         written = content
         if expression:

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the dashboards' JSON; with --check the status tells whether it is up to date instead."""
+"""Write the JSON of the dashboards; with --check, exit with 1 if a file is out of date and write nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODULES = (overview, api, postgres, redis, nginx, host, releases, slo)
 
 
 def main() -> int:
-    """Write every dashboard, or compare it with what is there."""
+    """Write all dashboards, or compare them with the files."""
     wanted = {TARGET / f"{module.BOARD.uid}.json": module.BOARD.render() for module in MODULES}
     found = {path: path.read_text() for path in TARGET.glob("*.json")}
     if sys.argv[1:] == ["--check"]:

@@ -1,4 +1,4 @@
-"""The kinds of panel that the dashboards are made of, and what Grafana's builder leaves undone."""
+"""The kinds of panels in the dashboards, and corrections of what Grafana's builder generates."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-Query = tuple[str, str]  # PromQL, and the legend of its series
-Steps = Sequence[tuple[float | None, str]]  # From which value on, in which colour
+Query = tuple[str, str]  # PromQL, and the legend format of its series
+Steps = Sequence[tuple[float | None, str]]  # lowest value (None for the first step) and colour
 PROMETHEUS = DataSourceRef(type_val="prometheus", uid="prometheus")
 GRID = 24
 TAG = "fastmetal"
 
 
 def worse_above(warning: float, bad: float) -> Steps:
-    """Return colours of a figure that should be low."""
+    """Return the steps of a value that should be low."""
     return [(None, "green"), (warning, "orange"), (bad, "red")]
 
 
 def worse_below(warning: float, bad: float) -> Steps:
-    """Return colours of a figure that should be high."""
+    """Return the steps of a value that should be high."""
     return [(None, "red"), (bad, "orange"), (warning, "green")]
 
 
 def fill(
     panel: Any, title: str, text: str, queries: Sequence[Query], width: int, height: int, **how: Any
 ) -> Any:
-    """Give a panel what every kind has."""
+    """Set the properties that all kinds of panels have, and return the panel."""
     panel.title(title).description(text).datasource(PROMETHEUS).span(width).height(height)
     for expr, legend in queries:
         query = prometheus.Dataquery().expr(expr).legend_format(legend).datasource(PROMETHEUS)
@@ -59,13 +59,13 @@ def fill(
 
 
 def colours(steps: Steps) -> dashboards.ThresholdsConfig:
-    """Return thresholds."""
+    """Return the steps as thresholds of a panel."""
     config = dashboards.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE)
     return config.steps([Threshold(value=value, color=colour) for value, colour in steps])
 
 
 def number(title: str, text: str, expr: str, *, unit: str = "short", steps: Steps, legend: str = "") -> Any:
-    """Return a panel with the latest value in large type."""
+    """Return a panel with the latest value as a large number."""
     panel = fill(stat.Panel(), title, text, [(expr, legend)], 4, 4, instant=True)
     panel.unit(unit).thresholds(colours(steps))
     panel.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
@@ -73,7 +73,7 @@ def number(title: str, text: str, expr: str, *, unit: str = "short", steps: Step
 
 
 def truth(title: str, text: str, expr: str) -> Any:
-    """Return a panel that says yes for 1 and no for less."""
+    """Return a panel that shows "yes" for 1 and "no" for 0."""
     panel = number(title, text, expr, steps=worse_below(1, 0.5))
     answers = {"1": ValueMappingResult(text="yes"), "0": ValueMappingResult(text="no")}
     return panel.mappings([ValueMap(options=answers)])
@@ -82,7 +82,7 @@ def truth(title: str, text: str, expr: str) -> Any:
 def lines(
     title: str, text: str, *queries: Query, unit: str = "short", width: int = 12, stacked: bool = False
 ) -> Any:
-    """Return a panel with lines over time."""
+    """Return a graph over time; stacked lines add up."""
     panel = fill(timeseries.Panel(), title, text, queries, width, 8)
     panel.unit(unit).min(0).fill_opacity(10)
     panel.tooltip(
@@ -103,7 +103,7 @@ def heat(title: str, text: str, expr: str) -> Any:
 def listing(
     title: str, text: str, expr: str, columns: Sequence[str], *, unit: str = "short", width: int = 24
 ) -> Any:
-    """Return a table of what holds now, of these labels and the value."""
+    """Return a table of the current series, with a column for each label and one for the value."""
     panel = fill(
         table.Panel(), title, text, [(expr, "")], width, 8, format=PromQueryFormat.TABLE, instant=True
     )
@@ -117,7 +117,7 @@ def listing(
 
 
 def choice(name: str, label: str, metric: str, value: str) -> Any:
-    """Return a variable: all, one or several of a label's values."""
+    """Return a dashboard variable that selects all, one or several values of a metric's label."""
     variable = dashboards.QueryVariable(name).label(label).datasource(PROMETHEUS)
     variable.query(f"label_values({metric}, {value})").refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
     variable.sort(VariableSort.ALPHABETICAL_ASC).multi(True).include_all(True).all_value(".+")
@@ -126,7 +126,7 @@ def choice(name: str, label: str, metric: str, value: str) -> Any:
 
 @dataclass
 class Board:
-    """A dashboard: rows of panels, and what they can be narrowed to."""
+    """A dashboard: rows of panels, variables and events."""
 
     uid: str
     title: str
@@ -134,7 +134,7 @@ class Board:
     rows: Mapping[str, Sequence[Builder[Panel]]]
     variables: Sequence[Any] = ()
     since: str = "now-1h"
-    # Events drawn over every panel: {name: PromQL whose value is a moment in seconds}.
+    # Events drawn over all panels: {name: PromQL whose value is a Unix time in seconds}.
     events: Mapping[str, str] = field(default_factory=dict)
 
     def render(self) -> str:
@@ -159,16 +159,16 @@ class Board:
 
 
 def complete(content: dict[str, Any]) -> None:
-    """Add what the builder leaves out, or Grafana mixes panels and queries up, and drop what it invents."""
+    """Add the IDs that the builder leaves out, and drop fields that this version of Grafana does not have."""
     for number_, panel in enumerate(content["panels"], 1):
         panel["id"] = number_
         for letter, target in zip(string.ascii_uppercase, panel.get("targets", []), strict=False):
             target["refId"] = letter
         place = panel["gridPos"]
         if place["x"] + place["w"] > GRID:
-            raise ValueError(f"{content['uid']}: {panel['title']} is too wide for its line")
+            raise ValueError(f"{content['uid']}: {panel['title']} does not fit into its line")
     for variable in content["templating"].get("list", []):
-        # Of intervals alone, and not in the published schema of this version.
+        # Only variables of type interval have these in the published schema of this version.
         for name in ("auto", "auto_count", "auto_min"):
             variable.pop(name, None)
     for annotation in content["annotations"].get("list", []):
@@ -177,4 +177,4 @@ def complete(content: dict[str, Any]) -> None:
     ids = [panel["id"] for panel in content["panels"]]
     references = [[target["refId"] for target in panel.get("targets", [])] for panel in content["panels"]]
     if len(set(ids)) != len(ids) or any(len(set(names)) != len(names) for names in references):
-        raise ValueError(f"{content['uid']}: an id is there twice")
+        raise ValueError(f"{content['uid']}: an ID is used twice")

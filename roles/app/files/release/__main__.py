@@ -1,10 +1,10 @@
-"""SERVICE-release: which release of the service this host runs, and the change from one to another.
+"""SERVICE-release: manage the releases of the service on this host.
 
 An instance is a release with a frozen copy of its configuration, `<release>.<number>`, and a systemd unit
-of its own. A change starts the new instance beside the old one on the same socket; it takes traffic once it
-has proven itself ready, then the old one drains and stops. `current` names the instance that a boot starts.
-An instance on trial (in /run, so a boot forgets it) serves too, but returns to `current` by itself unless it
-is confirmed in time.
+of its own. `switch` starts a new instance beside the old one on the same socket. Once the new instance is
+ready it takes the traffic, and the old one finishes its in-flight requests and stops. The link `current`
+names the promoted instance, which a boot starts. A canary instance (linked in /run, so a boot forgets it)
+serves too, but rolls back to `current` unless it is promoted in time.
 """
 
 from __future__ import annotations
@@ -22,49 +22,50 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from files import write_atomically
 from lint import faults, revisions
-from service import ReleaseError, Service, answer, release_of, succeeds, write
+from service import ReleaseError, Service, answer, release_of, succeeds
 
-# A token for the checks is used for this long: a rollback often follows a deploy and must not wait for one.
+# A token for the checks is reused for this long: a rollback often follows a deploy and must not wait for one.
 TOKEN_SECONDS = 600
 
 
 class Changes(Service):
-    """The ways from one release to another."""
+    """The changes from one release to another."""
 
     def switch(
-        self, release: str, about: dict[str, Any], *, confirm_within: int = 0, renew: bool = False
+        self, release: str, metadata: dict[str, Any], *, promote_within: int = 0, force: bool = False
     ) -> dict[str, Any]:
-        """Put an instance of a release in the live one's place; on trial if it must be confirmed."""
+        """Replace the live instance by one of a release; as a canary if it has to be promoted."""
         began = time.monotonic()
         old = self.live
-        if release_of(old) == release and not renew and self.is_up_to_date(old):
-            return {"changed": self.settle(), "instance": old, "release": release}
-        if self.trial:
-            raise ReleaseError(f"{self.trial} is on trial: confirm it or return from it.")
+        if release_of(old) == release and not force and self.is_up_to_date(old):
+            return {"changed": self.ensure_enabled(), "instance": old, "release": release}
+        if self.canary:
+            raise ReleaseError(f"{self.canary} is a canary: promote it or roll it back.")
         (self.srv / "releases" / release / "failed.json").unlink(missing_ok=True)
         instance = ""
         try:
             instance = self.prepare(release)
             self.start(instance)
             ready = time.monotonic()
-            if confirm_within:
-                self.arm(confirm_within, about)
-                write(self.run / "trial.json", json.dumps(about) + "\n")
-                self.point(self.run / "trial", instance)
+            if promote_within:
+                self.schedule_rollback(promote_within, metadata)
+                write_atomically(self.run / "canary.json", json.dumps(metadata) + "\n")
+                self.replace_link(self.run / "canary", instance)
             else:
-                self.point(self.srv / "current", instance)
+                self.replace_link(self.srv / "current", instance)
         except (ReleaseError, OSError) as error:
-            self.disarm()
+            self.cancel_rollback()
             self.discard(instance)
             if isinstance(error, ReleaseError) and release != release_of(old):
                 self.mark_failed(release, str(error).partition("\n")[0])
-            if not confirm_within:
-                self.record(about, release=release, previous=release_of(old), result="failed")
+            if not promote_within:
+                self.record(metadata, release=release, previous=release_of(old), result="failed")
             raise
-        # It takes no new connection from here on; who needs it gone waits for its last answer in discard().
+        # The old instance accepts no connection from here on; discard() waits for its in-flight requests.
         self.retire(old)
-        self.settle()
+        self.ensure_enabled()
         result = {
             "changed": True,
             "instance": instance,
@@ -72,16 +73,16 @@ class Changes(Service):
             "previous": release_of(old),
             "start_seconds": round(ready - began, 2),
         }
-        if not confirm_within:
-            self.sweep()
-            result["drain_seconds"] = round(time.monotonic() - ready, 2)
-            self.renew_jobs()
+        if not promote_within:
+            self.prune_instances()
+            result["stop_seconds"] = round(time.monotonic() - ready, 2)
+            self.restart_workers()
             seconds = round(time.monotonic() - began, 2)
-            self.record(about, release=release, previous=release_of(old), seconds=seconds, result="ok")
+            self.record(metadata, release=release, previous=release_of(old), seconds=seconds, result="ok")
         return result
 
     def migrate(self, release: str, commands: dict[str, str]) -> dict[str, Any]:
-        """Bring the database to what a release needs, or leave it as it was."""
+        """Migrate the database to a release's schema, or leave it as it was."""
         try:
             return self.try_to_migrate(release, commands)
         except ReleaseError as error:
@@ -89,6 +90,7 @@ class Changes(Service):
             raise
 
     def try_to_migrate(self, release: str, commands: dict[str, str]) -> dict[str, Any]:
+        """Plan, judge and run the migration; undo it if it fails half-way."""
         manage = (f"/usr/local/sbin/{self.name}-manage", "--release", release)
         steps: list[tuple[str, str]] = []
         if commands.get("plan"):
@@ -98,7 +100,7 @@ class Changes(Service):
                 return {"changed": False}
             if wrong := faults(plan):
                 raise ReleaseError(". ".join(wrong))
-            write(self.srv / "releases" / release / "migration.sql", plan + "\n", 0o600)
+            write_atomically(self.srv / "releases" / release / "migration.sql", plan + "\n", 0o600)
         try:
             answer(*manage, *commands["migrate"].split())
         except ReleaseError as error:
@@ -113,8 +115,8 @@ class Changes(Service):
             raise ReleaseError(f"{error}. The database is at revision {start}, as before") from None
         return {"changed": True, "revisions": [after for after, _ in steps]}
 
-    def settle(self) -> bool:
-        """See that the boot starts the service, with its units as they are now."""
+    def ensure_enabled(self) -> bool:
+        """Enable and start the service's umbrella unit; return whether that was necessary."""
         umbrella = f"{self.name}.service"
         properties = "--property=NeedDaemonReload,UnitFileState,ActiveState"
         state = answer("systemctl", "show", properties, umbrella).splitlines()
@@ -125,88 +127,90 @@ class Changes(Service):
         answer("systemctl", "enable", "--now", umbrella)
         return True
 
-    def renew_jobs(self) -> None:
-        """Restart the jobs that run all the time, which are the current release's too."""
+    def restart_workers(self) -> None:
+        """Restart the always-on jobs, so that they run the current release."""
         succeeds("systemctl", "try-restart", f"{self.name}-workers.target")
 
-    def arm(self, seconds: int, about: dict[str, Any]) -> None:
-        """Return by itself unless somebody confirms: the control host may be gone."""
-        self.disarm()
+    def schedule_rollback(self, seconds: int, metadata: dict[str, Any]) -> None:
+        """Roll back after this time unless the canary is promoted: the control node may be gone."""
+        self.cancel_rollback()
         answer(
-            *("systemd-run", "--quiet", f"--unit={self.name}-return", f"--on-active={seconds}"),
-            *("--timer-property=AccuracySec=1s", f"/usr/local/sbin/{self.name}-release", "return"),
-            *("--about", json.dumps(about), "--reason", f"nobody confirmed it within {seconds} s"),
+            *("systemd-run", "--quiet", f"--unit={self.name}-rollback", f"--on-active={seconds}"),
+            *("--timer-property=AccuracySec=1s", f"/usr/local/sbin/{self.name}-release", "rollback"),
+            *("--metadata", json.dumps(metadata), "--reason", f"not promoted within {seconds} s"),
         )
 
-    def disarm(self) -> None:
-        succeeds("systemctl", "stop", f"{self.name}-return.timer")
+    def cancel_rollback(self) -> None:
+        """Stop the timer of a scheduled rollback."""
+        succeeds("systemctl", "stop", f"{self.name}-rollback.timer")
 
-    def confirm(self, release: str, about: dict[str, Any], keep: int) -> dict[str, Any]:
-        """Make the instance on trial the one that a boot starts."""
-        if release_of(self.current) == release and not self.trial:
+    def promote(self, release: str, metadata: dict[str, Any], keep: int) -> dict[str, Any]:
+        """Make the canary the instance that a boot starts."""
+        if release_of(self.current) == release and not self.canary:
             return {"changed": False}
-        if release_of(self.trial) != release:
-            raise ReleaseError(f"{release} is not on trial here: the host has returned from it already")
-        old, new = self.current, self.trial
-        self.disarm()
-        self.point(self.srv / "current", new)
-        self.end_trial()
-        self.record(about, release=release, previous=release_of(old), result="ok")
-        self.renew_jobs()
-        # Nobody has to wait for the old instance's last answer; the next change on this host does.
-        # Should it fail, its unit stays behind as failed, for status.yml and the alert to tell of.
+        if release_of(self.canary) != release:
+            raise ReleaseError(f"{release} is no canary on this host: the host has rolled back already")
+        old, new = self.current, self.canary
+        self.cancel_rollback()
+        self.replace_link(self.srv / "current", new)
+        self.clear_canary()
+        self.record(metadata, release=release, previous=release_of(old), result="ok")
+        self.restart_workers()
+        # Only the next change on this host waits for the old instance's last answer. If the removal fails,
+        # its unit stays behind as failed, and status.yml and an alert report it.
         answer(
-            *("systemd-run", "--quiet", f"--description={self.name}: remove what is old"),
-            *(f"/usr/local/sbin/{self.name}-release", "sweep", f"--keep={keep}"),
+            *("systemd-run", "--quiet", f"--description={self.name}: remove old instances and releases"),
+            *(f"/usr/local/sbin/{self.name}-release", "prune", f"--keep={keep}"),
         )
         return {"changed": True}
 
-    def back(self, about: dict[str, Any], reason: str) -> dict[str, Any]:
-        """Go back to what was live before a run's change, whether that was confirmed already or not."""
-        run_id, trial, current = about.get("run", ""), self.trial, self.current
-        if trial and run_id and run_id != self.trial_run() and not self.holds_lock(run_id):
-            # Another run's, which goes on: this one was refused.
+    def roll_back(self, metadata: dict[str, Any], reason: str) -> dict[str, Any]:
+        """Return to the release that was live before a run's change, promoted or not."""
+        run_id, canary, current = metadata.get("run", ""), self.canary, self.current
+        if canary and run_id and run_id != self.canary_run() and not self.holds_lock(run_id):
+            # The canary belongs to another run, which goes on; the lock refused this one.
             return {"changed": False}
-        if not trial:
+        if not canary:
             entries = [entry for entry in self.history() if run_id and entry.get("run") == run_id]
             if not entries or entries[-1]["result"] != "ok" or release_of(current) != entries[-1]["release"]:
-                return self.miss(about, reason)
+                return self.record_failure(metadata, reason)
             release, previous = str(entries[-1]["release"]), str(entries[-1]["previous"])
-            self.switch(previous, {**about, "action": "return"})
+            self.switch(previous, {**metadata, "action": "rollback"})
         else:
-            release = release_of(trial)
-            self.disarm()
+            release = release_of(canary)
+            self.cancel_rollback()
             if current:
                 self.start(current)
-            self.end_trial()
-            self.discard(trial)
+            self.clear_canary()
+            self.discard(canary)
         if release != release_of(self.current):
             self.mark_failed(release, reason)
         more = {"release": release, "previous": release_of(self.current), "reason": reason}
-        self.record(about, **more, result="returned")
+        self.record(metadata, **more, result="rolled_back")
         return {"changed": True, "release": release_of(self.current)}
 
-    def miss(self, about: dict[str, Any], reason: str) -> dict[str, Any]:
-        """Record a run that failed before it changed this host, if the host was ever the run's own."""
-        release = str(about.get("release", ""))
-        if self.holds_lock(about.get("run", "")):
-            if release and release != release_of(self.current) and about["action"] == "deploy":
+    def record_failure(self, metadata: dict[str, Any], reason: str) -> dict[str, Any]:
+        """Record a run that failed before it changed this host, if it held the host's lock."""
+        release = str(metadata.get("release", ""))
+        if self.holds_lock(metadata.get("run", "")):
+            if release and release != release_of(self.current) and metadata["action"] == "deploy":
                 self.mark_failed(release, reason)
             previous = release_of(self.current)
-            self.record({**about, "release": release}, previous=previous, result="failed", reason=reason)
+            self.record({**metadata, "release": release}, previous=previous, result="failed", reason=reason)
         return {"changed": False}
 
-    def end_trial(self) -> None:
-        for name in ("trial", "trial.json"):
+    def clear_canary(self) -> None:
+        """Forget the canary; its instance stays."""
+        for name in ("canary", "canary.json"):
             (self.run / name).unlink(missing_ok=True)
 
-    def trial_run(self) -> str:
-        """Return the run whose release is on trial; a trial by hand is nobody's."""
-        path = self.run / "trial.json"
+    def canary_run(self) -> str:
+        """Return the id of the run that the canary belongs to; empty if it was switched by hand."""
+        path = self.run / "canary.json"
         return str(json.loads(path.read_text()).get("run", "")) if path.exists() else ""
 
-    def mint(self, release: str, arguments: str) -> subprocess.Popen[str] | None:
-        """Begin to make a token for the checks where there is no fresh one: it loads the whole service."""
+    def start_token(self, release: str, arguments: str) -> subprocess.Popen[str] | None:
+        """Start to make a token for the checks unless a fresh one exists: it takes a whole app's start."""
         kept = self.run / "check-token"
         # A key is replaced by a file of its name, which changes the directory.
         oldest = max(time.time() - TOKEN_SECONDS, (self.etc / "credentials").stat().st_mtime)
@@ -215,23 +219,23 @@ class Changes(Service):
         command = (f"/usr/local/sbin/{self.name}-manage", "--release", release, *arguments.split())
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    def check(self, release: str, wanted: dict[str, Any], minting: subprocess.Popen[str] | None) -> None:
-        """Ask the host itself, as an edge may ask one that has not switched yet."""
+    def check(self, release: str, wanted: dict[str, Any], token: subprocess.Popen[str] | None) -> None:
+        """Check the release on this host's own socket: an edge may ask a host that has not switched yet."""
         kept = self.run / "check-token"
-        if minting:
-            said, words = minting.communicate()
-            if minting.returncode:
-                raise ReleaseError(f"The token for the release's check could not be made: {words.strip()}")
-            write(kept, said.strip(), 0o600)
-        token = kept.read_text() if wanted["token_arguments"] else ""
+        if token:
+            out, errors = token.communicate()
+            if token.returncode:
+                raise ReleaseError(f"The token for the release's check could not be made: {errors.strip()}")
+            write_atomically(kept, out.strip(), 0o600)
+        bearer = kept.read_text() if wanted["token_arguments"] else ""
         # HTTP and TLS take longer to load than the other commands take.
         import check
 
-        if wrong := check.fault(str(self.run / f"{self.name}.sock"), "", release, token, wanted):
+        if wrong := check.fault(str(self.run / f"{self.name}.sock"), "", release, bearer, wanted):
             raise ReleaseError(f"The release's check failed: {wrong}.")
 
-    def prune(self, keep: int) -> None:
-        """Remove all but the last releases; never the live one or the one before it."""
+    def prune_releases(self, keep: int) -> None:
+        """Remove all but the newest releases; never the live one or the one before it."""
         needed = [release_of(self.live), self.previous()]
         homes = sorted((self.srv / "releases").iterdir(), key=lambda home: home.stat().st_mtime, reverse=True)
         others = [home for home in homes if home.name not in needed]
@@ -240,8 +244,8 @@ class Changes(Service):
 
 
 @contextlib.contextmanager
-def alone(service: Service) -> Iterator[None]:
-    """One change at a time on this host: a run's, or the host's own return."""
+def exclusive(service: Service) -> Iterator[None]:
+    """Allow one change at a time on this host: a run's, or the host's own rollback."""
     service.srv.mkdir(exist_ok=True)
     with (service.srv / ".change").open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -249,92 +253,95 @@ def alone(service: Service) -> Iterator[None]:
 
 
 def parse() -> argparse.Namespace:
+    """Return the command line's options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("status", help="what is live, as JSON")
-    commands.add_parser("history", help="every change, a JSON object a line")
-    commands.add_parser("boot", help="start what is current")
-    leave = commands.add_parser("leave", help="before an instance stops, tell that it is not ready")
-    leave.add_argument("instance")
-    leave.add_argument("seconds", type=float)
+    commands.add_parser("status", help="print what is live, as JSON")
+    commands.add_parser("history", help="print every change, one JSON object per line")
+    commands.add_parser("boot", help="start the live instance")
+    announce = commands.add_parser("announce-shutdown", help="turn readiness off before the instance stops")
+    announce.add_argument("instance")
+    announce.add_argument("seconds", type=float)
     for name, text in {
-        "switch": "put a release in the live one's place",
-        "confirm": "make the release on trial current",
-        "sweep": "remove the instances and releases that nobody needs",
-        "return": "go back to what was live before",
-        "migrate": "bring the database to what a release needs",
+        "switch": "replace the live release by another one",
+        "promote": "make the canary the release that a boot starts",
+        "prune": "remove instances and releases that are no longer needed",
+        "rollback": "return to the release that was live before",
+        "migrate": "migrate the database to a release's schema",
         "lock": "reserve this host for a run",
-        "unlock": "give it back",
+        "unlock": "release the lock of a run",
     }.items():
         command = commands.add_parser(name, help=text)
-        command.add_argument("--about", type=json.loads, default={}, help="who changes what, as JSON")
-        if name in ("switch", "confirm", "migrate"):
+        command.add_argument("--metadata", type=json.loads, default={}, help="who changes what, as JSON")
+        if name in ("switch", "promote", "migrate"):
             command.add_argument("release")
         if name == "switch":
-            command.add_argument("--confirm-within", type=int, default=0, metavar="SECONDS")
-            command.add_argument("--renew", action="store_true", help="also when nothing has changed")
-            command.add_argument("--check", type=json.loads, metavar="JSON", help="what to ask it then")
+            command.add_argument("--promote-within", type=int, default=0, metavar="SECONDS")
+            command.add_argument("--force", action="store_true", help="also if nothing has changed")
+            command.add_argument("--check", type=json.loads, metavar="JSON", help="the check that follows")
         if name == "migrate":
             for step in ("plan", "migrate", "back"):
                 command.add_argument(f"--{step}", default="", help="arguments of the manage command")
-        if name in ("confirm", "sweep"):
+        if name in ("promote", "prune"):
             command.add_argument("--keep", type=int, default=5, metavar="RELEASES")
-        if name == "return":
-            command.add_argument("--reason", default="asked for")
+        if name == "rollback":
+            command.add_argument("--reason", default="requested")
         if name == "lock":
             command.add_argument("--seconds", type=int, default=1800)
-            command.add_argument("--force", action="store_true")
+            command.add_argument("--break", action="store_true", dest="break_lock")
     return parser.parse_args()
 
 
-def carry_out(service: Changes, options: argparse.Namespace) -> dict[str, Any]:
+def run_command(service: Changes, options: argparse.Namespace) -> dict[str, Any]:
+    """Run one command and return its result."""
     origin = {"action": options.command, "by": "root", "from": os.uname().nodename}
-    about = {**origin, **getattr(options, "about", {})}
+    metadata = {**origin, **getattr(options, "metadata", {})}
     if options.command == "status":
         return service.status()
     if options.command == "boot":
         answer("systemctl", "start", service.unit(service.live))
         return {}
-    if options.command == "leave":
-        service.leave(options.instance, options.seconds)
+    if options.command == "announce-shutdown":
+        service.announce_shutdown(options.instance, options.seconds)
         return {}
     result: dict[str, Any] = {}
-    with alone(service):
+    with exclusive(service):
         if options.command == "switch":
-            release, within = options.release, options.confirm_within
-            minting = service.mint(release, options.check["token_arguments"]) if options.check else None
-            result = service.switch(release, about, confirm_within=within, renew=options.renew)
+            release, within = options.release, options.promote_within
+            token = service.start_token(release, options.check["token_arguments"]) if options.check else None
+            result = service.switch(release, metadata, promote_within=within, force=options.force)
             if options.check:
-                service.check(release, options.check, minting)
+                service.check(release, options.check, token)
             return result
-        if options.command == "sweep":
-            service.sweep()
-            service.prune(options.keep)
+        if options.command == "prune":
+            service.prune_instances()
+            service.prune_releases(options.keep)
             return result
         if options.command == "migrate":
             commands = {"plan": options.plan, "migrate": options.migrate, "back": options.back}
             return service.migrate(options.release, commands)
         if options.command == "lock":
-            return service.take_lock(about, options.seconds, force=options.force)
-        if options.command == "confirm":
-            result = service.confirm(options.release, about, options.keep)
+            return service.take_lock(metadata, options.seconds, break_lock=options.break_lock)
+        if options.command == "promote":
+            result = service.promote(options.release, metadata, options.keep)
         try:
-            if options.command == "return":
-                result = service.back(about, options.reason)
+            if options.command == "rollback":
+                result = service.roll_back(metadata, options.reason)
         finally:
-            # A full disk takes no record, but it must not keep the next run out.
-            service.drop_lock(about.get("run", ""))
+            # A full disk takes no record, but the lock must not keep the next run out.
+            service.drop_lock(metadata.get("run", ""))
         return result
 
 
 def main() -> int:
+    """Run the command that argv names."""
     service = Changes(Path(sys.argv[0]).name.removesuffix("-release"))
     options = parse()
     if options.command == "history":
         sys.stdout.write(service.history_file.read_text() if service.history_file.exists() else "")
         return 0
     try:
-        sys.stdout.write(json.dumps(carry_out(service, options)) + "\n")
+        sys.stdout.write(json.dumps(run_command(service, options)) + "\n")
     except (ReleaseError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

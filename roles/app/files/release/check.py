@@ -1,4 +1,4 @@
-"""Ask the service as its clients do, through an edge and TLS or on its socket, whether a release works."""
+"""Check a release by requests like a client's: through an edge with TLS, or on the service's own socket."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ class OtherReleaseError(Exception):
 
 
 @functools.cache
-def trusting(authority: str) -> ssl.SSLContext:
-    """Return what checks an edge's certificate; every public authority is read for it."""
-    context = ssl.create_default_context(cadata=authority)
+def tls_context(ca: str) -> ssl.SSLContext:
+    """Return a context that trusts a CA certificate and the system's; cached, as it reads every public CA."""
+    context = ssl.create_default_context(cadata=ca)
     context.load_default_certs()
     return context
 
 
-def connect(place: str, name: str, authority: str) -> socket.socket:
-    """Connect to an edge, or to a socket of this host, which has no name."""
+def connect(address: str, name: str, ca: str) -> socket.socket:
+    """Connect to an edge by its address and TLS name, or to a unix socket if the name is empty."""
     if not name:
         local = socket.socket(socket.AF_UNIX)
         local.settimeout(10)
-        local.connect(place)
+        local.connect(address)
         return local
-    context = trusting(authority)
-    return context.wrap_socket(socket.create_connection((place, 443), timeout=10), server_hostname=name)
+    context = tls_context(ca)
+    return context.wrap_socket(socket.create_connection((address, 443), timeout=10), server_hostname=name)
 
 
-def ask(place: str, name: str, release: str, token: str, check: dict[str, Any]) -> None:
-    """Send every request to one place; raise ValueError with what was wrong."""
+def send_requests(address: str, name: str, release: str, token: str, check: dict[str, Any]) -> None:
+    """Send the requests of a check in order; raise ValueError at the first wrong answer."""
     location = ""
     for wanted in check["requests"]:
         method, path = wanted.get("method", "GET"), wanted["path"].replace("{location}", location)
         connection = http.client.HTTPConnection(name or "localhost")
-        connection.sock = connect(place, name, check.get("authority", ""))
+        connection.sock = connect(address, name, check.get("ca", ""))
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         body = None
         if "body" in wanted:
             body, headers["Content-Type"] = json.dumps(wanted["body"]), "application/json"
-        # It may have answered, and hung up, before it was told all; its answer counts.
+        # The service may answer and hang up before it has read the whole body; its answer counts.
         with contextlib.suppress(BrokenPipeError):
             connection.request(method, path, body, headers)
         answer = connection.getresponse()
@@ -64,12 +64,16 @@ def ask(place: str, name: str, release: str, token: str, check: dict[str, Any]) 
         location = answer.getheader("Location", location)
 
 
-def fault(place: str, name: str, release: str, token: str, check: dict[str, Any]) -> str:
-    """Return what is wrong, asking again while the old release has not let go of the socket yet."""
+def fault(address: str, name: str, release: str, token: str, check: dict[str, Any]) -> str:
+    """Return the check's failure or nothing; retry while the old release still accepts connections.
+
+    address, name: an edge and its TLS name, or a unix socket and an empty name.
+    check: `header` (which names the release), `ca` (PEM), `requests` (method, path, status, body).
+    """
     deadline = time.monotonic() + SWITCH_SECONDS
     while True:
         try:
-            ask(place, name, release, token, check)
+            send_requests(address, name, release, token, check)
         except OtherReleaseError as error:
             if time.monotonic() > deadline:
                 return str(error)

@@ -1,4 +1,4 @@
-"""The service by route: rate, errors, duration; and what it waits for."""
+"""The service: rate, errors and duration by route, and time in its dependencies."""
 
 from panels import Board, choice, heat, lines, listing
 
@@ -8,7 +8,7 @@ WINDOW = "[$__rate_interval]"
 BOARD = Board(
     uid="api",
     title="API",
-    text="Rate, errors and duration of each route, and what the service waits for.",
+    text="Rate, errors and duration of each route, and time in Postgres and Redis.",
     variables=[
         choice("instance", "Host", "app_build_info", "instance"),
         choice("route", "Route", "http_requests_total", "route"),
@@ -17,82 +17,82 @@ BOARD = Board(
     rows={
         "By route": [
             lines(
-                "Requests",
-                "Answered, a second, over five minutes, on all hosts.",
+                "Request rate",
+                "Requests per second over five minutes, on all hosts.",
                 ('route:http_requests:rate5m{route=~"$route"}', "{{method}} {{route}}"),
                 unit="reqps",
             ),
             lines(
-                "Errors",
-                "Share of answers that are errors of ours (5xx), over five minutes, on all hosts.",
+                "Error ratio",
+                "Share of responses that are server errors (5xx) over five minutes, on all hosts.",
                 ('route:http_errors:ratio_rate5m{route=~"$route"}', "{{method}} {{route}}"),
                 unit="percentunit",
             ),
             lines(
-                "Median duration",
-                "Half of the requests are faster.",
+                "p50 duration",
+                "50 % of the requests are faster.",
                 ('route:http_request_duration_seconds:p50_5m{route=~"$route"}', "{{method}} {{route}}"),
                 unit="s",
                 width=8,
             ),
             lines(
                 "p95 duration",
-                "All but a twentieth are faster.",
+                "95 % of the requests are faster.",
                 ('route:http_request_duration_seconds:p95_5m{route=~"$route"}', "{{method}} {{route}}"),
                 unit="s",
                 width=8,
             ),
             lines(
                 "p99 duration",
-                "All but a hundredth are faster.",
+                "99 % of the requests are faster.",
                 ('route:http_request_duration_seconds:p99_5m{route=~"$route"}', "{{method}} {{route}}"),
                 unit="s",
                 width=8,
             ),
         ],
-        "On the chosen hosts": [
+        "On the selected hosts": [
             heat(
                 "Durations",
-                "How many requests took how long.",
+                "Number of requests by duration.",
                 f"sum by (le) (increase(http_request_duration_seconds_bucket{{{SCOPE}}}{WINDOW}))",
             ),
             lines(
-                "Answers by status",
-                "A second.",
+                "Responses by status",
+                "Responses per second.",
                 (f"sum by (status) (rate(http_requests_total{{{SCOPE}}}{WINDOW}))", "{{status}}"),
                 unit="reqps",
                 stacked=True,
             ),
             lines(
                 "In flight",
-                "Requests being served.",
+                "Requests that the workers are processing.",
                 ('sum by (instance) (http_requests_in_flight{instance=~"$instance"})', "{{instance}}"),
                 width=8,
             ),
             lines(
-                "Processor time",
-                "Share of the host's processors that the workers use.",
+                "CPU",
+                "Share of the host's CPUs that the workers use.",
                 ('instance:app_cpu:utilisation5m{instance=~"$instance"}', "{{instance}}"),
                 unit="percentunit",
                 width=8,
             ),
             lines(
                 "Memory",
-                "Of the workers.",
+                "Resident memory of the workers.",
                 ('app_resident_memory_bytes{instance=~"$instance"}', "{{instance}}"),
                 unit="bytes",
                 width=8,
             ),
             lines(
-                "Answers, in bytes",
-                "Bodies sent, a second.",
+                "Response bytes",
+                "Bytes of response bodies per second.",
                 (f"sum by (instance) (rate(http_response_bytes_total{{{SCOPE}}}{WINDOW}))", "{{instance}}"),
                 unit="Bps",
                 width=8,
             ),
             lines(
-                "Pool",
-                "Connections to Postgres, by what they do.",
+                "Connection pool",
+                "Connections to Postgres by state.",
                 (
                     'sum by (instance, state) (database_pool_connections{instance=~"$instance"})',
                     "{{instance}} {{state}}",
@@ -100,8 +100,8 @@ BOARD = Board(
                 width=8,
             ),
             lines(
-                "Errors of the database",
-                "Statements that failed, a second.",
+                "Database errors",
+                "Failed statements per second.",
                 (
                     f'sum(rate(database_errors_total{{instance=~"$instance"}}{WINDOW})) or vector(0)',
                     "failed",
@@ -110,10 +110,10 @@ BOARD = Board(
                 width=8,
             ),
         ],
-        "What it waits for": [
+        "Dependencies": [
             lines(
                 "Time in Postgres",
-                "p95 of each kind of statement.",
+                "p95 duration by kind of statement.",
                 (
                     "histogram_quantile(0.95, sum by (le, query)"
                     f' (rate(database_query_duration_seconds_bucket{{instance=~"$instance"}}{WINDOW})))',
@@ -124,7 +124,7 @@ BOARD = Board(
             ),
             lines(
                 "Time in Redis",
-                "p95 of each kind of operation.",
+                "p95 duration by kind of operation.",
                 (
                     "histogram_quantile(0.95, sum by (le, operation)"
                     f' (rate(cache_operation_duration_seconds_bucket{{instance=~"$instance"}}{WINDOW})))',
@@ -135,7 +135,7 @@ BOARD = Board(
             ),
             lines(
                 "Cache",
-                "Operations a second, by what came of them.",
+                "Operations per second by result.",
                 (
                     "sum by (operation, result)"
                     f' (rate(cache_requests_total{{instance=~"$instance"}}{WINDOW}))',
@@ -147,8 +147,8 @@ BOARD = Board(
         ],
         "Versions": [
             listing(
-                "What runs",
-                "One line for each host and release that is being served.",
+                "Live versions",
+                "One row per host and live release.",
                 'app_build_info{instance=~"$instance"}',
                 ["instance", "release", "version", "python"],
             ),

@@ -1,4 +1,4 @@
-"""Hosts: use, saturation and errors of processors, memory, disks and network; units, clock, upgrades."""
+"""Hosts: utilization, saturation and errors of CPU, memory, disks and network; units, clock, upgrades."""
 
 from panels import Board, choice, lines, listing, number, worse_above
 
@@ -8,66 +8,66 @@ WINDOW = "[$__rate_interval]"
 BOARD = Board(
     uid="host",
     title="Hosts",
-    text="Use, saturation and errors of processors, memory, disks and network.",
+    text="Utilization, saturation and errors of CPU, memory, disks and network.",
     variables=[choice("instance", "Host", 'up{job="node"}', "instance")],
     rows={
         "Now": [
             number(
                 "Down",
-                "Hosts that give no figures.",
+                "Hosts whose node exporter does not answer.",
                 f'count(up{{job="node",{SCOPE}}} == 0) or vector(0)',
                 steps=worse_above(1, 2),
             ),
             number(
                 "Failed units",
-                "On all hosts.",
+                "Failed systemd units on the selected hosts.",
                 f'sum(node_systemd_unit_state{{state="failed",{SCOPE}}})',
                 steps=worse_above(1, 3),
             ),
             number(
                 "Security upgrades",
-                "Packages that wait for one.",
+                "Packages with a pending security upgrade.",
                 f'sum(fastmetal_upgrades_pending{{origin="security",{SCOPE}}})',
                 steps=worse_above(1, 20),
             ),
             number(
                 "Reboots",
-                "Hosts that wait for one.",
+                "Hosts that need a reboot after an upgrade.",
                 f"sum(fastmetal_reboot_required{{{SCOPE}}})",
                 steps=worse_above(1, 5),
             ),
             number(
                 "Clock",
-                "The largest offset.",
+                "Largest offset from the time server.",
                 f"max(abs(node_timex_offset_seconds{{{SCOPE}}}))",
                 unit="s",
                 steps=worse_above(0.02, 0.05),
             ),
             number(
-                "Up since",
-                "Time since the last boot of a host.",
+                "Uptime",
+                "Time since the most recent boot of a host.",
                 f"time() - max(node_boot_time_seconds{{{SCOPE}}})",
                 unit="s",
                 steps=[(None, "blue")],
             ),
         ],
-        "Processors and memory": [
+        "CPU and memory": [
             lines(
-                "Processors",
-                "Share that is busy.",
+                "CPU",
+                "Share of the CPUs that is busy.",
                 (f"instance:node_cpu:utilisation5m{{{SCOPE}}}", "{{instance}}"),
                 unit="percentunit",
                 width=8,
             ),
             lines(
                 "Load",
-                "Tasks that run or want to, for each processor.",
+                "Running and waiting tasks per CPU.",
                 (f"instance:node_cpu:saturation{{{SCOPE}}}", "{{instance}}"),
                 width=8,
             ),
             lines(
-                "Processors by mode",
-                "Processors in use for what, on all chosen hosts.",
+                "CPU by mode",
+                "CPUs in use by mode, on all selected hosts.",
                 (
                     f'sum by (mode) (rate(node_cpu_seconds_total{{mode!="idle",{SCOPE}}}{WINDOW}))',
                     "{{mode}}",
@@ -77,21 +77,21 @@ BOARD = Board(
             ),
             lines(
                 "Memory",
-                "Share that is in use.",
+                "Share of the memory that is in use.",
                 (f"instance:node_memory:utilisation{{{SCOPE}}}", "{{instance}}"),
                 unit="percentunit",
                 width=8,
             ),
             lines(
-                "Waits for memory",
-                "Pages a second that had to come from disk.",
+                "Major page faults",
+                "Pages per second that were read from disk.",
                 (f"instance:node_memory:saturation5m{{{SCOPE}}}", "{{instance}}"),
                 unit="ops",
                 width=8,
             ),
             lines(
-                "Killed for want of memory",
-                "Processes a second.",
+                "Out-of-memory kills",
+                "Processes per second that the kernel killed.",
                 (f"rate(node_vmstat_oom_kill{{{SCOPE}}}{WINDOW})", "{{instance}}"),
                 unit="ops",
                 width=8,
@@ -100,7 +100,7 @@ BOARD = Board(
         "Disks": [
             lines(
                 "File systems",
-                "Share that is taken.",
+                "Used share of each file system.",
                 (
                     f"instance_mountpoint:node_filesystem:utilisation{{{SCOPE}}}",
                     "{{instance}} {{mountpoint}}",
@@ -109,15 +109,15 @@ BOARD = Board(
                 width=8,
             ),
             lines(
-                "Use",
-                "Share of the time in which a disk works.",
+                "Disk utilization",
+                "Share of the time in which a disk is busy.",
                 (f"instance_device:node_disk:utilisation5m{{{SCOPE}}}", "{{instance}} {{device}}"),
                 unit="percentunit",
                 width=8,
             ),
             lines(
-                "Queue",
-                "Requests that wait for a disk, on average.",
+                "Disk queue",
+                "Average number of requests that wait for a disk.",
                 (f"instance_device:node_disk:saturation5m{{{SCOPE}}}", "{{instance}} {{device}}"),
                 width=8,
             ),
@@ -125,37 +125,37 @@ BOARD = Board(
         "Network": [
             lines(
                 "Received",
-                "Bytes a second.",
+                "Bytes per second.",
                 (f"instance:node_network:receive_bytes_rate5m{{{SCOPE}}}", "{{instance}}"),
                 unit="Bps",
                 width=8,
             ),
             lines(
                 "Sent",
-                "Bytes a second.",
+                "Bytes per second.",
                 (f"instance:node_network:transmit_bytes_rate5m{{{SCOPE}}}", "{{instance}}"),
                 unit="Bps",
                 width=8,
             ),
             lines(
-                "Errors",
-                "Packets a second that were broken or dropped.",
+                "Network errors",
+                "Packets per second with errors or dropped.",
                 (f"instance:node_network:errors_rate5m{{{SCOPE}}}", "{{instance}}"),
                 unit="ops",
                 width=8,
             ),
         ],
-        "What waits": [
+        "Upgrades and systems": [
             listing(
                 "Upgrades",
-                "Packages with a newer version.",
+                "Packages with a newer version, by origin.",
                 f"fastmetal_upgrades_pending{{{SCOPE}}}",
                 ["instance", "origin"],
                 width=12,
             ),
             listing(
                 "Systems",
-                "What each host is.",
+                "Kernel release and architecture of each host.",
                 f"node_uname_info{{{SCOPE}}}",
                 ["instance", "release", "machine"],
                 width=12,

@@ -1,4 +1,4 @@
-"""The edge: what clients are answered, what it refuses, and the way to the service."""
+"""The edge: responses to clients, rate limits, connections and upstreams."""
 
 from panels import Board, choice, heat, lines, listing, number, truth, worse_above, worse_below
 
@@ -6,8 +6,8 @@ SCOPE = 'instance=~"$instance"'
 WINDOW = "[$__rate_interval]"
 
 
-def of_all(status: str) -> str:
-    """Return the share of the edge's answers with such a status."""
+def share(status: str) -> str:
+    """Return the share of the edge's responses whose status matches a regular expression."""
     return (
         f'sum by (instance) (rate(edge_requests_total{{{SCOPE},status=~"{status}"}}{WINDOW}))'
         f" / sum by (instance) (rate(edge_requests_total{{{SCOPE}}}{WINDOW}))"
@@ -16,76 +16,76 @@ def of_all(status: str) -> str:
 
 BOARD = Board(
     uid="nginx",
-    title="Nginx and the edge",
-    text="What clients are answered, what is refused, and the way to the service.",
+    title="nginx and the edge",
+    text="Responses to clients, rate limits, connections and upstreams.",
     variables=[choice("instance", "Host", "nginx_up", "instance")],
     rows={
         "Now": [
             truth(
-                "Nginx",
-                "Whether it answers on every host.",
+                "nginx",
+                "Yes if nginx answers on every selected host.",
                 f"min(nginx_up{{{SCOPE}}})",
             ),
             truth(
-                "From outside",
-                "Whether every public name answers over TLS.",
+                "Site",
+                "Yes if every public name returns 200 over verified TLS.",
                 'min(probe_success{module="site"})',
             ),
             truth(
-                "To HTTPS",
-                "Whether plain HTTP leads there.",
+                "HTTPS redirect",
+                "Yes if plain HTTP redirects to HTTPS on every public name.",
                 'min(probe_success{module="redirect"})',
             ),
             number(
                 "Certificate",
-                "Time until the first public certificate ends.",
+                "Time until the first public certificate expires.",
                 "min(probe_ssl_earliest_cert_expiry) - time()",
                 unit="s",
                 steps=worse_below(20 * 86400, 5 * 86400),
             ),
             number(
                 "Connections",
-                "Open ones of clients.",
+                "Open client connections.",
                 f"sum(nginx_connections_active{{{SCOPE}}})",
                 steps=[(None, "blue")],
             ),
             number(
-                "Attempts that failed",
-                "On the service, in the chosen time range.",
+                "Upstream failures",
+                "Failed attempts to reach the service in the selected time range.",
                 f"sum(increase(edge_upstream_failures_total{{{SCOPE}}}[$__range]))",
                 steps=worse_above(1, 100),
             ),
         ],
         "Clients": [
             lines(
-                "Answers by status",
-                "A second.",
+                "Responses by status",
+                "Responses per second.",
                 (f"sum by (status) (rate(edge_requests_total{{{SCOPE}}}{WINDOW}))", "{{status}}"),
                 unit="reqps",
                 stacked=True,
             ),
             heat(
                 "Durations",
-                "How many requests took how long, from the first byte read to the last one sent.",
+                "Number of requests by duration, from the first byte received to the last byte sent.",
                 f"sum by (le) (increase(edge_request_duration_seconds_bucket{{{SCOPE}}}{WINDOW}))",
             ),
             lines(
-                "Errors",
-                "Share of answers with 5xx.",
-                (of_all("5.."), "{{instance}}"),
+                "Error ratio",
+                "Share of responses with status 5xx.",
+                (share("5.."), "{{instance}}"),
                 unit="percentunit",
                 width=8,
             ),
             lines(
-                "Refused for their number",
-                "Share of answers with 429.",
-                (of_all("429"), "{{instance}}"),
+                "Rate limited",
+                "Share of responses with status 429.",
+                (share("429"), "{{instance}}"),
                 unit="percentunit",
                 width=8,
             ),
             lines(
-                "Attempts that failed",
-                "On the service, a second; nginx tries another host where it may.",
+                "Upstream failures",
+                "Failed attempts per second to reach the service; nginx tries another host if it may.",
                 (f"rate(edge_upstream_failures_total{{{SCOPE}}}{WINDOW})", "{{instance}}"),
                 unit="ops",
                 width=8,
@@ -93,23 +93,23 @@ BOARD = Board(
         ],
         "Connections": [
             lines(
-                "What they do",
-                "Of clients.",
+                "Connections by state",
+                "Client connections by state.",
                 (f"nginx_connections_reading{{{SCOPE}}}", "{{instance}} reading"),
                 (f"nginx_connections_writing{{{SCOPE}}}", "{{instance}} writing"),
                 (f"nginx_connections_waiting{{{SCOPE}}}", "{{instance}} waiting"),
                 width=8,
             ),
             lines(
-                "New ones",
-                "A second.",
+                "New connections",
+                "Accepted connections per second.",
                 (f"rate(nginx_connections_accepted{{{SCOPE}}}{WINDOW})", "{{instance}}"),
                 unit="ops",
                 width=8,
             ),
             lines(
-                "Dropped",
-                "Accepted and not handled, a second: worker_connections is too low.",
+                "Dropped connections",
+                "Accepted but unhandled connections per second: worker_connections is too low.",
                 (
                     f"rate(nginx_connections_accepted{{{SCOPE}}}{WINDOW})"
                     f" - rate(nginx_connections_handled{{{SCOPE}}}{WINDOW})",
@@ -119,17 +119,17 @@ BOARD = Board(
                 width=8,
             ),
         ],
-        "From outside": [
+        "Probes and certificates": [
             lines(
                 "Phases of a request",
-                "Of the probe of each public name.",
+                "Duration of each phase of the probe, by public name.",
                 ('probe_http_duration_seconds{module="site"}', "{{instance}} {{phase}}"),
                 unit="s",
                 stacked=True,
             ),
             listing(
                 "Certificates",
-                "Time until each ends.",
+                "Time until each certificate expires.",
                 f"sort(fastmetal_certificate_expiry_timestamp_seconds{{{SCOPE}}} - time())",
                 ["instance", "path"],
                 unit="s",

@@ -1,4 +1,4 @@
-"""The dashboard to open at three in the morning: is the site up, what is wrong, where to look next."""
+"""The first dashboard to open in an incident: is the site up, what is wrong, where to look next."""
 
 from panels import Board, lines, listing, number, truth, worse_above
 
@@ -12,55 +12,55 @@ BOARD = Board(
         "Now": [
             truth(
                 "Site",
-                "Whether every public name answers as a client expects.",
+                "Yes if every public name returns 200 over verified TLS.",
                 'min(probe_success{module="site"})',
             ),
             number(
                 "Alerts",
-                "Firing alerts that want somebody.",
+                "Firing alerts of severity critical or warning.",
                 f"count({SERIOUS}) or vector(0)",
                 steps=worse_above(1, 3),
             ),
             number(
                 "Targets down",
-                "Exporters and services that do not answer Prometheus.",
+                "Targets that Prometheus cannot scrape.",
                 "count(up == 0) or vector(0)",
                 steps=worse_above(1, 2),
             ),
             number(
                 "Requests",
-                "Answered at the edge, a second, over five minutes.",
+                "Requests per second at the edge over five minutes.",
                 "slo:requests:rate5m",
                 unit="reqps",
                 steps=[(None, "blue")],
             ),
             number(
                 "Errors",
-                "Share of the edge's answers that are errors of ours (5xx), over five minutes.",
+                "Share of the edge's responses that are server errors (5xx) over five minutes.",
                 'slo:bad_requests:ratio{slo="availability",window="5m"}',
                 unit="percentunit",
                 steps=worse_above(0.001, 0.05),
             ),
             number(
                 "Slow",
-                "Share of requests that took longer than 250 ms at the edge, over five minutes.",
+                "Share of requests that took longer than 250 ms at the edge over five minutes.",
                 'slo:bad_requests:ratio{slo="latency",window="5m"}',
                 unit="percentunit",
                 steps=worse_above(0.01, 0.1),
             ),
         ],
-        "What is wrong": [
+        "Alerts": [
             listing(
                 "Firing alerts",
-                "Each has a section in docs/runbooks. Watchdog is always here: alerts work.",
+                "Each alert has a section in docs/runbooks. Watchdog always fires, as a test.",
                 'ALERTS{alertstate="firing"}',
                 ["alertname", "severity", "instance", "name", "route", "slo", "job"],
             ),
         ],
         "Clients": [
             lines(
-                "Answers by status",
-                "At the edge, by the class of the status.",
+                "Responses by status",
+                "Responses per second at the edge by status class.",
                 (
                     "sum by (class) (label_replace(rate(edge_requests_total[$__rate_interval]),"
                     ' "class", "${1}xx", "status", "(.).*"))',
@@ -70,8 +70,8 @@ BOARD = Board(
                 stacked=True,
             ),
             lines(
-                "Time to answer",
-                "At the edge; half, all but a twentieth and all but a hundredth of requests are faster.",
+                "Duration",
+                "At the edge; 50 %, 95 % and 99 % of the requests are faster.",
                 *(
                     (
                         f"histogram_quantile({quantile}, sum by (le)"
@@ -83,10 +83,10 @@ BOARD = Board(
                 unit="s",
             ),
         ],
-        "What runs short": [
+        "Resources": [
             lines(
-                "Processors",
-                "Share of each host's processors that is busy.",
+                "CPU",
+                "Share of each host's CPUs that is busy.",
                 ("instance:node_cpu:utilisation5m", "{{instance}}"),
                 unit="percentunit",
                 width=8,
@@ -100,44 +100,44 @@ BOARD = Board(
             ),
             lines(
                 "Disks",
-                "The fullest file system of each host.",
+                "Used share of the fullest file system of each host.",
                 ("max by (instance) (instance_mountpoint:node_filesystem:utilisation)", "{{instance}}"),
                 unit="percentunit",
                 width=8,
             ),
             lines(
                 "Postgres connections",
-                "Share of the connections that the server accepts.",
+                "Client connections as a share of max_connections.",
                 ("db_server_connections / db_server_max_connections", "{{instance}}"),
                 unit="percentunit",
                 width=8,
             ),
             lines(
                 "Redis memory",
-                "Share of the memory it may take; a full cache is a good cache.",
+                "Used share of maxmemory; a full cache is normal.",
                 ("redis_memory_used_bytes / (redis_memory_max_bytes > 0)", "{{instance}}"),
                 unit="percentunit",
                 width=8,
             ),
             lines(
                 "Workers",
-                "Share of the host's processors that the service uses.",
+                "Share of each host's CPUs that the service uses.",
                 ("instance:app_cpu:utilisation5m", "{{instance}}"),
                 unit="percentunit",
                 width=8,
             ),
         ],
-        "What changed": [
+        "Releases and certificates": [
             listing(
                 "Live releases",
-                "What runs on each host.",
+                "The live release of each host.",
                 "fastmetal_release_info",
                 ["instance", "service", "release"],
                 width=12,
             ),
             listing(
                 "Certificates",
-                "When each certificate ends, the next one first.",
+                "Time until each certificate expires, soonest first.",
                 "sort(fastmetal_certificate_expiry_timestamp_seconds - time())",
                 ["instance", "path"],
                 unit="s",

@@ -1,4 +1,4 @@
-"""Postgres: connections, work, waits, and what grows."""
+"""Postgres: connections, throughput, locks, statements and growth."""
 
 from panels import Board, choice, lines, listing, number, truth, worse_above
 
@@ -7,60 +7,60 @@ WINDOW = "[$__rate_interval]"
 
 
 def per_second(metric: str) -> str:
-    """Return a rate over all databases of each server."""
+    """Return the rate of a counter of pg_stat_database, summed over the databases of each server."""
     return f"sum by (instance) (rate(pg_stat_database_{metric}{{{SCOPE}}}{WINDOW}))"
 
 
 BOARD = Board(
     uid="postgres",
     title="Postgres",
-    text="Connections, work, waits, and what grows.",
+    text="Connections, throughput, locks, statements and growth.",
     variables=[choice("instance", "Host", "pg_up", "instance")],
     rows={
         "Now": [
             truth(
                 "Up",
-                "Whether every server answers.",
+                "Yes if every selected server answers.",
                 f"min(pg_up{{{SCOPE}}})",
             ),
             number(
                 "Connections",
-                "Share of those the server accepts, where it is highest.",
+                "Client connections as a share of max_connections, on the server with the highest share.",
                 f"max(db_server_connections{{{SCOPE}}} / db_server_max_connections{{{SCOPE}}})",
                 unit="percentunit",
                 steps=worse_above(0.7, 0.85),
             ),
             number(
                 "Oldest transaction",
-                "It keeps vacuum from removing rows.",
+                "Its age; an open transaction keeps vacuum from removing dead rows.",
                 f"max(db_transactions_longest_seconds{{{SCOPE}}})",
                 unit="s",
                 steps=worse_above(60, 900),
             ),
             number(
                 "Blocked sessions",
-                "They wait for another session's lock.",
+                "Sessions that wait for a lock of another session.",
                 f"sum(db_transactions_blocked{{{SCOPE}}})",
                 steps=worse_above(1, 10),
             ),
             number(
                 "Size",
-                "Of all databases.",
+                "Size of all databases.",
                 f"sum(pg_database_size_bytes{{{SCOPE}}})",
                 unit="bytes",
                 steps=[(None, "blue")],
             ),
             number(
-                "Transaction age",
-                "Transactions since the oldest that is not frozen; the server stops at two billion.",
+                "Transaction ID age",
+                "Age of the oldest unfrozen transaction ID in transactions; the server stops at two billion.",
                 f"max(db_server_transaction_id_age{{{SCOPE}}})",
                 steps=worse_above(5e8, 1e9),
             ),
         ],
-        "Work": [
+        "Throughput": [
             lines(
                 "Transactions",
-                "A second.",
+                "Transactions per second.",
                 (per_second("xact_commit"), "{{instance}} committed"),
                 (per_second("xact_rollback"), "{{instance}} rolled back"),
                 unit="ops",
@@ -68,14 +68,14 @@ BOARD = Board(
             ),
             lines(
                 "Rows read",
-                "A second, by statements.",
+                "Rows per second that statements fetched.",
                 (per_second("tup_fetched"), "{{instance}}"),
                 unit="ops",
                 width=8,
             ),
             lines(
                 "Rows written",
-                "A second.",
+                "Rows per second.",
                 (per_second("tup_inserted"), "{{instance}} inserted"),
                 (per_second("tup_updated"), "{{instance}} updated"),
                 (per_second("tup_deleted"), "{{instance}} deleted"),
@@ -83,8 +83,8 @@ BOARD = Board(
                 width=8,
             ),
             lines(
-                "Found in memory",
-                "Share of blocks that Postgres did not have to ask the kernel for.",
+                "Buffer hit ratio",
+                "Share of blocks that were found in shared_buffers.",
                 (
                     f"{per_second('blks_hit')} / ({per_second('blks_hit')} + {per_second('blks_read')})",
                     "{{instance}}",
@@ -94,23 +94,23 @@ BOARD = Board(
             ),
             lines(
                 "Temporary files",
-                "Bytes a second: sorts and joins that work_mem does not hold.",
+                "Bytes per second of sorts and joins that exceed work_mem.",
                 (per_second("temp_bytes"), "{{instance}}"),
                 unit="Bps",
                 width=8,
             ),
             lines(
                 "Deadlocks",
-                "A second.",
+                "Deadlocks per second.",
                 (per_second("deadlocks"), "{{instance}}"),
                 unit="ops",
                 width=8,
             ),
         ],
-        "Connections and waits": [
+        "Connections and locks": [
             lines(
                 "Connections by state",
-                "Of all clients.",
+                "Client connections by state.",
                 (
                     f"sum by (instance, state) (pg_stat_activity_count{{{SCOPE}}})",
                     "{{instance}} {{state}}",
@@ -119,20 +119,20 @@ BOARD = Board(
             ),
             lines(
                 "Locks",
-                "Held or waited for, by mode.",
+                "Held and awaited locks by mode.",
                 (f"sum by (mode) (pg_locks_count{{{SCOPE}}})", "{{mode}}"),
                 width=8,
             ),
             lines(
-                "Longest wait for a lock",
-                "Right now.",
+                "Longest lock wait",
+                "The longest current wait for a lock.",
                 (f"db_transactions_longest_lock_wait_seconds{{{SCOPE}}}", "{{instance}}"),
                 unit="s",
                 width=8,
             ),
             lines(
-                "Replication",
-                "How far a standby is behind; 0 without one.",
+                "Replication lag",
+                "Time by which the standbys are behind; 0 without a standby.",
                 (
                     f"max by (instance) (db_standby_lag_seconds{{{SCOPE}}})"
                     f" or max by (instance) (db_server_replay_lag_seconds{{{SCOPE}}})",
@@ -142,25 +142,25 @@ BOARD = Board(
                 width=24,
             ),
         ],
-        "What it spends its time on": [
+        "Statements": [
             listing(
                 "Statements",
-                "Seconds of the chosen time range that each statement took, the costliest first.",
+                "Execution time of each statement in the selected time range, the most expensive first.",
                 f"topk(20, sum by (instance, text) (increase(db_statement_seconds{{{SCOPE}}}[$__range])))",
                 ["instance", "text"],
                 unit="s",
             ),
         ],
-        "What grows": [
+        "Growth": [
             lines(
                 "Largest tables",
-                "With their indexes.",
+                "Size of the ten largest tables with their indexes.",
                 (f"topk(10, db_table_size_bytes{{{SCOPE}}})", "{{instance}} {{name}}"),
                 unit="bytes",
             ),
             lines(
-                "Rows to vacuum",
-                "Dead rows, of the ten tables with the most.",
+                "Dead rows",
+                "The ten tables with the most dead rows.",
                 (f"topk(10, db_table_dead_rows{{{SCOPE}}})", "{{instance}} {{name}}"),
             ),
         ],

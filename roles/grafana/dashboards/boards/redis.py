@@ -1,4 +1,4 @@
-"""Redis as a cache: does it help, and is it full or thrashing."""
+"""Redis as a cache: hit ratio, memory, evictions and commands."""
 
 from panels import Board, choice, lines, number, truth, worse_above
 
@@ -10,50 +10,50 @@ MISSES = f"sum by (instance) (rate(redis_keyspace_misses_total{{{SCOPE}}}{WINDOW
 BOARD = Board(
     uid="redis",
     title="Redis",
-    text="Does the cache help, and is it full or thrashing?",
+    text="Hit ratio, memory, evictions and commands.",
     variables=[choice("instance", "Host", "redis_up", "instance")],
     rows={
         "Now": [
             truth(
                 "Up",
-                "Whether every server answers.",
+                "Yes if every selected server answers.",
                 f"min(redis_up{{{SCOPE}}})",
             ),
             truth(
                 "Used by the service",
-                "Whether every worker uses its cache.",
+                "Yes if every worker is connected to its cache.",
                 "min(cache_up)",
             ),
             number(
                 "Clients",
-                "Connections.",
+                "Client connections.",
                 f"sum(redis_connected_clients{{{SCOPE}}})",
                 steps=[(None, "blue")],
             ),
             number(
                 "Keys",
-                "In all databases.",
+                "Keys in all databases.",
                 f"sum(redis_db_keys{{{SCOPE}}}) or vector(0)",
                 steps=[(None, "blue")],
             ),
             number(
                 "Rejected",
-                "Connections refused for want of room, in the chosen time range.",
+                "Connections above maxclients in the selected time range.",
                 f"sum(increase(redis_rejected_connections_total{{{SCOPE}}}[$__range]))",
                 steps=worse_above(1, 10),
             ),
             number(
-                "Up since",
-                "Time since its last start.",
+                "Uptime",
+                "Time since the most recent start of a server.",
                 f"min(redis_uptime_in_seconds{{{SCOPE}}})",
                 unit="s",
                 steps=[(None, "blue")],
             ),
         ],
-        "Is it any use": [
+        "Hits": [
             lines(
                 "Hits and misses",
-                "Reads a second.",
+                "Reads per second.",
                 (HITS, "{{instance}} hits"),
                 (MISSES, "{{instance}} misses"),
                 unit="ops",
@@ -61,14 +61,14 @@ BOARD = Board(
             ),
             lines(
                 "Hit ratio",
-                "Share of reads that found something.",
+                "Share of reads that found a key.",
                 (f"{HITS} / ({HITS} + {MISSES})", "{{instance}}"),
                 unit="percentunit",
                 width=8,
             ),
             lines(
                 "Commands",
-                "A second.",
+                "Commands per second.",
                 (f"rate(redis_commands_processed_total{{{SCOPE}}}{WINDOW})", "{{instance}}"),
                 unit="ops",
                 width=8,
@@ -77,15 +77,15 @@ BOARD = Board(
         "Memory": [
             lines(
                 "Memory",
-                "In use, and at most.",
+                "Used memory and maxmemory.",
                 (f"redis_memory_used_bytes{{{SCOPE}}}", "{{instance}} used"),
-                (f"redis_memory_max_bytes{{{SCOPE}}}", "{{instance}} at most"),
+                (f"redis_memory_max_bytes{{{SCOPE}}}", "{{instance}} maximum"),
                 unit="bytes",
                 width=8,
             ),
             lines(
-                "Keys that went",
-                "A second: expired by their age, evicted for want of room.",
+                "Removed keys",
+                "Keys per second that expired, or were evicted because memory was full.",
                 (f"rate(redis_expired_keys_total{{{SCOPE}}}{WINDOW})", "{{instance}} expired"),
                 (f"rate(redis_evicted_keys_total{{{SCOPE}}}{WINDOW})", "{{instance}} evicted"),
                 unit="ops",
@@ -93,17 +93,17 @@ BOARD = Board(
             ),
             lines(
                 "Network",
-                "Bytes a second.",
+                "Bytes per second.",
                 (f"rate(redis_net_input_bytes_total{{{SCOPE}}}{WINDOW})", "{{instance}} in"),
                 (f"rate(redis_net_output_bytes_total{{{SCOPE}}}{WINDOW})", "{{instance}} out"),
                 unit="Bps",
                 width=8,
             ),
         ],
-        "What it spends its time on": [
+        "Commands": [
             lines(
                 "Time by command",
-                "Share of a processor.",
+                "Share of one CPU by command.",
                 (
                     f"sum by (cmd) (rate(redis_commands_duration_seconds_total{{{SCOPE}}}{WINDOW}))",
                     "{{cmd}}",
@@ -112,7 +112,7 @@ BOARD = Board(
             ),
             lines(
                 "Calls by command",
-                "A second.",
+                "Calls per second by command.",
                 (f"sum by (cmd) (rate(redis_commands_total{{{SCOPE}}}{WINDOW}))", "{{cmd}}"),
                 unit="ops",
             ),

@@ -1,95 +1,95 @@
-"""Releases: what runs where, how the last change went, and what it did to clients."""
+"""Releases: the live release of each host, the last change, and its effect on clients."""
 
 from panels import Board, lines, listing, number, truth, worse_above
 
 BOARD = Board(
     uid="releases",
     title="Releases",
-    text="What runs where, how the last change went, and what it did to clients.",
+    text="The live release of each host, the last change, and its effect on clients.",
     since="now-6h",
     events={"Release": "fastmetal_deploy_timestamp_seconds"},
     rows={
         "Now": [
             number(
-                "Releases live",
-                "More than one is a release under way, or one that stopped half way.",
+                "Live releases",
+                "More than one: a release is in progress or stopped half way.",
                 "count(count by (service, release) (fastmetal_release_info))",
                 steps=worse_above(2, 3),
             ),
             truth(
                 "Last change",
-                "Whether it ended well on every host.",
+                "Yes if the last deploy, rollback or restart succeeded on every host.",
                 "min(fastmetal_deploy_success)",
             ),
             number(
-                "Took",
-                "The slowest host's last change.",
+                "Duration",
+                "Duration of the last change on the slowest host.",
                 "max(fastmetal_deploy_duration_seconds)",
                 unit="s",
                 steps=[(None, "blue")],
             ),
             number(
-                "Ago",
-                "Since the last change of any host.",
+                "Age",
+                "Time since the last change of any host.",
                 "time() - max(fastmetal_deploy_timestamp_seconds)",
                 unit="s",
                 steps=[(None, "blue")],
             ),
             number(
                 "Hosts",
-                "That serve.",
+                "Hosts on which the service answers.",
                 "count(app_build_info)",
                 steps=[(None, "blue")],
             ),
             number(
                 "Starts",
-                "Of the service's instances that Prometheus has seen, in the chosen time range.",
+                "Starts of service instances in the selected time range.",
                 "sum(changes(app_build_info[$__range])) + count(app_build_info)",
                 steps=[(None, "blue")],
             ),
         ],
         "Each host": [
             listing(
-                "Live",
-                "What runs on each host.",
+                "Live releases",
+                "The live release of each host.",
                 "fastmetal_release_info",
                 ["instance", "service", "release"],
                 width=8,
             ),
             listing(
                 "Last change",
-                "How it ended: 1 is well.",
+                "Result by host: 1 for success, 0 for failure.",
                 "fastmetal_deploy_success",
                 ["instance", "action", "release"],
                 width=8,
             ),
             listing(
-                "Took",
-                "How long it was.",
+                "Duration of the last change",
+                "Duration by host.",
                 "fastmetal_deploy_duration_seconds",
                 ["instance", "action", "release"],
                 unit="s",
                 width=8,
             ),
         ],
-        "What clients saw": [
+        "Clients": [
             lines(
                 "Requests",
-                "At the edge.",
+                "Requests per second at the edge.",
                 ("slo:requests:rate5m", "requests"),
                 unit="reqps",
                 width=8,
             ),
             lines(
-                "Errors",
-                "Share of the edge's answers with 5xx.",
+                "Error ratio",
+                "Share of the edge's responses with status 5xx.",
                 ('slo:bad_requests:ratio{slo="availability",window="5m"}', "errors"),
                 unit="percentunit",
                 width=8,
             ),
             lines(
-                "Service, by release",
-                "Hosts on which each release answers.",
+                "Hosts by release",
+                "Number of hosts on which each release answers.",
                 ("count by (release) (app_build_info)", "{{release}}"),
                 width=8,
                 stacked=True,

@@ -1,0 +1,69 @@
+"""Work out the locations of an edge from its limits, caches and quiet paths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+DOCUMENTATION = r"""
+name: nginx_locations
+short_description: Work out which rate limit and cache apply to each path
+description:
+  - Returns one entry for each path of the limits, caches and quiet paths, as nginx takes one location for each.
+  - Nginx uses only the longest matching location. Each entry therefore includes what shorter paths set, the
+    longest matching limit and cache, and whether its requests are logged.
+  - The path C(/) has no entry, as the server's own limit covers it.
+author: Fastmetal
+positional: cached_paths, quiet_paths
+options:
+  _input: {description: "Rate limits, each with path.", type: list, elements: dict, required: true}
+  cached_paths: {description: "Caches, each with path.", type: list, elements: dict, required: true}
+  quiet_paths: {description: Paths that are not logged., type: list, elements: str, required: true}
+"""
+
+EXAMPLES = r"""
+__nginx_path_locations: >-
+  {{ __nginx_rate_limits | fastmetal.metal.nginx_locations(__nginx_cached_paths, nginx_quiet_paths) }}
+"""
+
+RETURN = r"""
+_value:
+  description: "Locations, each with path, limit and cache (an entry of the input, or none) and quiet (bool)."
+  type: list
+  elements: dict
+"""
+
+
+def longest_match(entries: Iterable[Mapping[str, Any]], path: str) -> Mapping[str, Any] | None:
+    """Return the entry whose path is the longest prefix of a path."""
+    matching = [entry for entry in entries if path.startswith(entry["path"])]
+    return max(matching, key=lambda entry: len(entry["path"]), default=None)
+
+
+def nginx_locations(
+    rate_limits: Iterable[Mapping[str, Any]],
+    cached_paths: Iterable[Mapping[str, Any]],
+    quiet_paths: Iterable[str],
+) -> list[dict[str, Any]]:
+    """Return one location for each path, with everything that applies to it."""
+    limits = [zone for zone in rate_limits if zone["path"] != "/"]
+    caches, quiet = list(cached_paths), list(quiet_paths)
+    # A dictionary for its order: a set would change the file from run to run.
+    paths = dict.fromkeys([*(entry["path"] for entry in [*limits, *caches]), *quiet])
+    return [
+        {
+            "path": path,
+            "limit": longest_match(limits, path),
+            "cache": longest_match(caches, path),
+            "quiet": any(path.startswith(prefix) for prefix in quiet),
+        }
+        for path in paths
+    ]
+
+
+class FilterModule:
+    """Filters of the collection."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters by name."""
+        return {"nginx_locations": nginx_locations}

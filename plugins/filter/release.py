@@ -1,0 +1,120 @@
+"""Filters of the role app: an app's metadata, releases, files and jobs."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from packaging.specifiers import SpecifierSet
+
+SETTINGS = "app/settings.txt"
+UNITS = "/etc/systemd/system"
+# Only warnings of the unit itself count, not those of the units that it depends on.
+VERIFY = "systemd-analyze verify --recursive-errors=no %s"
+
+
+def release_metadata(source: str) -> dict[str, Any]:
+    """Return what an app's source tree or wheel declares, empty where it declares nothing.
+
+    python: The range of Python versions, such as ">=3.11,<4".
+    settings: The names of the settings that the app knows, from app/settings.txt.
+    """
+    path = Path(source)
+    if path.is_dir():
+        texts = [path / name for name in ("pyproject.toml", SETTINGS)]
+        project, settings = (text.read_text() if text.is_file() else "" for text in texts)
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as wheel:
+            names = wheel.namelist()
+            metadata = [name for name in names if name.endswith(".dist-info/METADATA")]
+            project, settings = (
+                "".join(wheel.read(name).decode() for name in names if name in wanted)
+                for wanted in (metadata, [SETTINGS])
+            )
+    else:
+        project = settings = ""
+    python = re.search(r"^requires-python(?:: | *= *[\"'])([^\"'\n]+)", project, re.MULTILINE | re.IGNORECASE)
+    return {"python": python[1] if python else "", "settings": settings.split()}
+
+
+def in_version_range(version: str, versions: str) -> bool:
+    """Return whether a Python version is in a range such as ">=3.11,<4"; an empty range has every version."""
+    return SpecifierSet(versions).contains(version, prereleases=True)
+
+
+def version_of_release(release: str) -> str:
+    """Return the version of a release, which is its id without the hash of its content."""
+    return re.sub(r"-[0-9a-f]{12}$", "", release)
+
+
+def release_of_link(target: str) -> str:
+    """Return the release of the instance that the link `current` points to (…/RELEASE.NUMBER)."""
+    return Path(target).stem if target else ""
+
+
+def failure_message(result: Mapping[str, Any]) -> str:
+    """Return why a task failed: of a loop, why its first item did; without a result, another host failed."""
+    for item in result.get("results", ()):
+        if item.get("failed") and item.get("msg"):
+            return str(item["msg"])
+    return str(result.get("msg") or "another host failed")
+
+
+def job_files(
+    jobs: Iterable[Mapping[str, Any]], service: str, *, scheduled: bool = True
+) -> list[dict[str, Any]]:
+    """Return file_set's entries for the units of a service's jobs.
+
+    jobs: name, command, and either schedule or, optionally, restart.
+    scheduled: Whether this host runs the jobs with a schedule.
+    """
+    files = [job_file(f"{service}-workers.target", "workers.target.j2")]
+    for job in jobs:
+        unit = f"{service}-job-{job['name']}"
+        if "schedule" not in job:
+            files.append(job_file(f"{unit}.service", "job.service.j2", __app_job=job))
+        elif scheduled:
+            files.append(job_file(f"{unit}.service", "job.service.j2", __app_job=job))
+            files.append(job_file(f"{unit}.timer", "job.timer.j2", __app_job=job))
+    return files
+
+
+def job_file(unit: str, template: str, **variables: Any) -> dict[str, Any]:
+    """Return file_set's entry for a unit."""
+    return {"path": f"{UNITS}/{unit}", "template": template, "variables": variables, "validate": VERIFY}
+
+
+def job_units(files: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return unit_set's entries for the entries of job_files; a timer starts the service of a schedule."""
+    paths = [str(file["path"]) for file in files]
+    return [
+        {
+            "name": Path(path).name,
+            # A restart of the target would restart every worker.
+            "files": [] if path.endswith(".target") else [path],
+            "triggered": path.removesuffix(".service") + ".timer" in paths,
+        }
+        for path in paths
+    ]
+
+
+class FilterModule:
+    """Filters of the collection."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters by name."""
+        return {
+            function.__name__: function
+            for function in (
+                release_metadata,
+                in_version_range,
+                version_of_release,
+                release_of_link,
+                failure_message,
+                job_files,
+                job_units,
+            )
+        }

@@ -1,0 +1,125 @@
+"""Filters with which group_vars/all turns groups of hosts into role variables."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible.module_utils.parsing.convert_bool import boolean
+
+Hostvars = Mapping[str, Mapping[str, Any]]
+
+
+def addresses(hosts: Iterable[str], hostvars: Hostvars) -> list[str]:
+    """Return the private address of each host."""
+    return [str(hostvars[host]["private_address"]) for host in hosts]
+
+
+def cidrs(hosts: Iterable[str], hostvars: Hostvars) -> list[str]:
+    """Return the private address of each host as a network of one address (192.0.2.1/32)."""
+    return [f"{address}/32" for address in addresses(hosts, hostvars)]
+
+
+def endpoints(hosts: Iterable[str], hostvars: Hostvars, port: int) -> list[str]:
+    """Return the private address and the port of each host (192.0.2.1:8443)."""
+    return [f"{address}:{port}" for address in addresses(hosts, hostvars)]
+
+
+def scrape_targets(hosts: Iterable[str], hostvars: Hostvars, exporter: str) -> list[dict[str, str]]:
+    """Return the Prometheus target of each host, from the host's own __scrape_addresses and exporter_tls."""
+    targets = []
+    for host in hosts:
+        # Each access to hostvars merges all variables of that host anew.
+        variables = hostvars[host]
+        scheme = "https" if boolean(variables["exporter_tls"]) else "http"
+        address = str(variables["__scrape_addresses"][exporter])
+        targets.append({"address": address, "host": str(host), "scheme": scheme})
+    return targets
+
+
+def sans(names: Iterable[str]) -> list[str]:
+    """Return subject alternative names: IP:… for addresses, DNS:… for host names, each once."""
+    return list(dict.fromkeys(f"{'IP' if _is_address(name) else 'DNS'}:{name}" for name in names))
+
+
+def urls(names: Iterable[str], path: str = "", scheme: str = "https") -> list[str]:
+    """Return the URL of a path for each host name."""
+    return [f"{scheme}://{name}{path}" for name in names]
+
+
+def present(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries that are neither null nor false."""
+    return {key: value for key, value in entries.items() if value is not None and value is not False}
+
+
+def merge_entries(base: Mapping[str, Any], own: Mapping[str, Any], key: str = "name") -> list[dict[str, Any]]:
+    """Merge an operator's entries over the base's, field by field, and return them as a list.
+
+    Each result has its name in the field `key`. Null or false removes an entry, null removes a field. The base's
+    order comes first.
+    """
+    merged = []
+    for name in dict.fromkeys([*base, *own]):
+        layers = [entries[name] for entries in (base, own) if name in entries]
+        if not present({name: layers[-1]}):
+            continue
+        for layer in layers:
+            if not isinstance(layer, Mapping | None) and layer is not False:
+                raise AnsibleFilterError(f"the entry {name} must be a dictionary, or null to remove it")
+        fields = {field: value for layer in layers for field, value in (layer or {}).items()}
+        merged.append({key: name} | {field: value for field, value in fields.items() if value is not None})
+    return merged
+
+
+def console_hosts(host: str, edges: Iterable[str], monitoring: Iterable[str]) -> dict[str, Any]:
+    """Return how a host's operator tools (Grafana, Prometheus) and the edges that show them are paired.
+
+    host: The monitoring host that has the tools: this one, or the first of the group; "" if there is none.
+    edge: The edge that shows them: this one, or the first of the group; "" if there is none.
+    remote: Whether edges reach the tools over the network. One edge on a host without tools is enough.
+    """
+    edges, monitoring = list(edges), list(monitoring)
+    return {
+        "host": host if host in monitoring else next(iter(monitoring), ""),
+        "edge": host if host in edges else next(iter(edges), ""),
+        "remote": not set(edges) <= set(monitoring),
+    }
+
+
+def reboot_time(host: str, hosts: Iterable[str]) -> str:
+    """Return when a host may reboot: one host every 15 minutes from 04:30 to 08:15, then from the start."""
+    minutes = 4 * 60 + 30 + 15 * (sorted(hosts).index(host) % 16)
+    return f"{minutes // 60:02}:{minutes % 60:02}"
+
+
+def pool_size(connections: int, workers: int) -> int:
+    """Return the pool of one worker, 1 to 8, given the database connections that its host may use.
+
+    Each worker has one further connection for the database monitor, and two instances overlap in a release.
+    More than 8 connections for one worker measured no faster.
+    """
+    return max(1, min(8, int(connections) // (2 * int(workers)) - 1))
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+class FilterModule:
+    """Filters of the collection."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        """Return the filters by name."""
+        return {
+            function.__name__: function
+            for function in (
+                *(addresses, cidrs, endpoints, scrape_targets, sans, urls),
+                *(present, merge_entries, console_hosts, reboot_time, pool_size),
+            )
+        }

@@ -1,0 +1,250 @@
+"""The Gunicorn side of an instance: worker, logger, metrics slots and hooks.
+
+gunicorn.conf.py imports it from its own directory: every instance has a copy, like its configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import gc
+import importlib
+import itertools
+import logging
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+from gunicorn import systemd
+from gunicorn.config import validate_callable
+from gunicorn.glogging import Logger
+from gunicorn.workers.gasgi import ASGIWorker
+
+BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class MetricsSlots:
+    """Numbered slots for the metrics of a service's processes, each locked by the process that uses it.
+
+    The library's way is a file per process id: each worker that ends would leave its files for good.
+    Overlapping instances share the slots, so counters go on through a release.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        """Use a directory; without another process in it the metrics begin anew."""
+        self.directory = directory
+        self.number = 0
+        self._lock: TextIO | None = None
+        locks = [self._try_lock(file.stem) for file in directory.glob("*.slot")]
+        if all(locks):
+            for file in directory.glob("*.db"):
+                file.unlink()
+        for lock in filter(None, locks):
+            lock.close()
+
+    def take(self) -> None:
+        """Give this process the first free slot; after a fork the master keeps its own."""
+        for number in itertools.count(1):
+            if lock := self._try_lock(number):
+                self._clear_gauges(number)
+                self.number, self._lock = number, lock
+                return
+
+    def use_for_metrics(self) -> None:
+        """Make prometheus_client, if the app has it, write this process's metrics into its slot."""
+        with contextlib.suppress(ImportError):
+            from prometheus_client import values
+
+            values.ValueClass = values.MultiProcessValue(lambda: self.number)  # type: ignore[no-untyped-call]
+
+    def clear_free(self) -> None:
+        """Remove the gauges of processes that have ended."""
+        for file in self.directory.glob("*.slot"):
+            if lock := self._try_lock(file.stem):
+                self._clear_gauges(file.stem)
+                lock.close()
+
+    def _try_lock(self, number: int | str) -> TextIO | None:
+        lock = (self.directory / f"{number}.slot").open("a")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return None
+        return lock
+
+    @staticmethod
+    def _clear_gauges(number: int | str) -> None:
+        with contextlib.suppress(ImportError):
+            from prometheus_client import multiprocess
+
+            multiprocess.mark_process_dead(number)  # type: ignore[no-untyped-call]
+
+
+class AccessLogger(Logger):
+    """Gunicorn's logger, which builds the fields of an access line even if its level drops the line."""
+
+    @property
+    def access_log_enabled(self) -> bool:
+        """Whether access lines are written."""
+        return bool(super().access_log_enabled) and self.access_log.isEnabledFor(logging.INFO)
+
+
+class Busy(asyncio.Protocol):
+    """Answers 503 to a connection beyond worker_connections, which Gunicorn's ASGI worker only counts."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Answer and close."""
+        transport.write(BUSY)
+        transport.close()
+
+
+class Worker(ASGIWorker):
+    """Gunicorn's ASGI worker with a startup probe, readiness for systemd, and limits.
+
+    It keeps to `backlog` and `worker_connections`, and adds the release to every response.
+    """
+
+    asgi: Any
+    slots: MetricsSlots
+    # systemd's socket. Gunicorn itself would report ready before a worker has loaded the app.
+    notify_socket: str | None = None
+    # Holds the name of the instance that has to probe itself.
+    probe_file = Path("/nonexistent")
+    health_path = "/"
+    # Empty adds no header.
+    release_header = ""
+
+    def load_wsgi(self) -> None:
+        """Load the app."""
+        super().load_wsgi()
+        if self.release_header:
+            header = (self.release_header.lower().encode(), os.environ["RELEASE"].encode())
+            self.asgi = with_header(self.asgi, header)
+
+    def run(self) -> None:
+        """Serve; the worker accepts connections once its startup probe has succeeded."""
+        create_server = self.loop.create_server
+
+        async def listen(protocol: Callable[[], asyncio.Protocol], **options: Any) -> asyncio.Server:
+            def admit() -> asyncio.Protocol:
+                return protocol() if self.nr_conns < self.cfg.worker_connections else Busy()
+
+            await self.startup_probe(protocol)
+            # Without it asyncio shortens the queue of the shared socket to 100.
+            server: asyncio.Server = await create_server(admit, backlog=self.cfg.backlog, **options)
+            self.report_ready()
+            return server
+
+        self.loop.create_server = listen
+        super().run()
+
+    async def startup_probe(self, protocol: Callable[[], asyncio.Protocol]) -> None:
+        """Wait until a new instance answers its own health check; until then the old one serves."""
+        with contextlib.suppress(OSError):
+            while self.alive and self.probe_file.read_text() == os.environ["INSTANCE"]:
+                self.notify()
+                if await self.is_healthy(protocol):
+                    return
+                await asyncio.sleep(0.1)
+
+    async def is_healthy(self, protocol: Callable[[], asyncio.Protocol]) -> bool:
+        """Return whether the app answers 200 on the health path, on a connection inside this process."""
+        theirs, ours = socket.socketpair()
+        await self.loop.connect_accepted_socket(protocol, theirs)
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        request = f"GET {self.health_path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        writer.write(request.encode())
+        try:
+            line = await asyncio.wait_for(reader.readline(), self.cfg.timeout / 3)
+            return line.split()[1:2] == [b"200"]
+        except (OSError, TimeoutError):
+            return False
+        finally:
+            writer.close()
+
+    def report_ready(self) -> None:
+        """Notify systemd once every worker accepts connections."""
+        listening = Path(os.environ["RUNTIME_DIRECTORY"])
+        (listening / f"{self.slots.number}.listens").touch()
+        if self.notify_socket and len(list(listening.glob("*.listens"))) >= self.cfg.workers:
+            os.environ["NOTIFY_SOCKET"] = self.notify_socket
+            systemd.sd_notify("READY=1\nSTATUS=Serving", self.log, unset_environment=True)
+
+
+def with_header(app: Any, header: tuple[bytes, bytes]) -> Any:
+    """Return an ASGI app that adds a header to every response of another one."""
+
+    async def with_header_(scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_header(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                # A copy: an app may send the same message for every request.
+                message = {**message, "headers": [*message.get("headers", ()), header]}
+            await send(message)
+
+        await app(scope, receive, send_with_header)
+
+    return with_header_
+
+
+def start_slots() -> MetricsSlots:
+    """Return the metrics slots of this instance; its master takes the first one."""
+    slots = MetricsSlots(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
+    slots.take()
+    slots.use_for_metrics()
+    return slots
+
+
+def worker(slots: MetricsSlots, *, probe_file: str, health_path: str, release_header: str) -> type[Worker]:
+    """Return the worker class of an instance, and take systemd's socket from Gunicorn."""
+    Worker.slots = slots
+    Worker.notify_socket = os.environ.pop("NOTIFY_SOCKET", None)
+    Worker.probe_file = Path(probe_file)
+    Worker.health_path = health_path
+    Worker.release_header = release_header
+    return Worker
+
+
+def when_ready_hook(app: str, own: Any) -> Callable[[Any], None]:
+    """Return a hook that imports the app's module once for all workers, and then runs the operator's own."""
+    own = validate_callable(1)(own or (lambda _: None))
+
+    def when_ready(server: Any) -> None:
+        # What an import creates stays: no garbage to look for, and no write to memory that workers share.
+        gc.disable()
+        try:
+            importlib.import_module(app.partition(":")[0])
+        except Exception:
+            # Gunicorn reports some errors without their place.
+            server.log.exception("The app cannot be imported")
+            raise SystemExit(1) from None
+        gc.freeze()
+        gc.enable()
+        own(server)
+
+    return when_ready
+
+
+def post_fork_hook(slots: MetricsSlots, own: Any) -> Callable[[Any, Any], None]:
+    """Return a hook that gives a worker its slot, and then runs the operator's own."""
+    own = validate_callable(2)(own or (lambda _, __: None))
+
+    def post_fork(server: Any, worker: Any) -> None:
+        slots.take()
+        own(server, worker)
+
+    return post_fork
+
+
+def child_exit_hook(slots: MetricsSlots, own: Any) -> Callable[[Any, Any], None]:
+    """Return a hook that removes the gauges of a worker that has ended, and then runs the operator's own."""
+    own = validate_callable(2)(own or (lambda _, __: None))
+
+    def child_exit(server: Any, worker: Any) -> None:
+        slots.clear_free()
+        own(server, worker)
+
+    return child_exit

@@ -1,0 +1,140 @@
+"""Print what an environment's variables resolve to, or write all golden files.
+
+    python -m tests.golden single      # print
+    python -m tests.golden --update    # rewrite tests/golden/*.yml
+
+Facts and secrets are stubs, so no host and no vault is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ansible.inventory.manager import InventoryManager
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar
+from ansible.vars.hostvars import HostVars
+from ansible.vars.manager import VariableManager
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = Path(__file__).parent
+INVENTORIES = {
+    "single": ROOT / "inventories/staging",
+    "split": ROOT / "inventories/production",
+    "monitoring_apart": GOLDEN / "monitoring_apart",
+    "own_app": ROOT / "molecule/own_app/inventory",
+}
+# What is in files of a lab that runs.
+LAB = {"ansible_host": "192.0.2.51", "base_admin_authorized_keys": []}
+# Variables of no role.
+SHARED = {"environment_name", "private_address", "public_name", "service_name"}
+FACTS = {"distribution_release": "trixie", "memtotal_mb": 4096, "processor_cores": 4, "processor_vcpus": 4}
+
+
+def stub_secrets(*folders: Path) -> dict[str, str]:
+    """Return a value for every secret that the files of some folders name."""
+    text = "".join(
+        path.read_text() for folder in folders for path in sorted(folder.glob("*.yml")) if path.exists()
+    )
+    return {name: f"stub of {name}" for name in sorted({*re.findall(r"\bsecret_\w+|\btls_ca_\w+", text)})}
+
+
+def resolve(inventory: Path) -> dict[str, dict[str, Any]]:
+    """Return {host: {variable: value}} of what an inventory sets for the roles of each host."""
+    loader = DataLoader()
+    load = loader.load_from_file
+    loader.load_from_file = lambda path, **options: (
+        {} if path.endswith("vault.yml") else load(path, **options)
+    )
+    # Where the plays are: a group_vars folder beside them would win over the environment's.
+    loader.set_basedir(str(ROOT / "playbooks"))
+    manager = InventoryManager(loader=loader, sources=[str(inventory)])
+    variables = VariableManager(loader=loader, inventory=manager)
+    secrets = stub_secrets(ROOT / "group_vars/all", inventory / "group_vars/all")
+    for host in manager.get_hosts():
+        variables.set_host_facts(host.name, FACTS)
+        stubs = secrets | (LAB if "lab" in (group.name for group in host.get_groups()) else {})
+        for name, value in stubs.items():
+            variables.set_host_variable(host.name, name, value)
+    hostvars = HostVars(manager, variables, loader)
+    defaults: dict[str, Any] = {}
+    for path in sorted(ROOT.glob("roles/*/defaults/main.yml")):
+        defaults |= loader.load_from_file(str(path), trusted_as_template=True)
+    resolved = {}
+    for host in sorted(manager.get_hosts(), key=lambda host: host.name):
+        own = variables.get_vars(host=host, include_hostvars=False)
+        templar = Templar(loader, {**defaults, **own, "hostvars": hostvars})
+        prefixes = tuple(f"{role}_" for role in templar.template(own["preflight_roles"]))
+        names = sorted(
+            name for name in own.keys() - secrets.keys() if name in SHARED or name.startswith(prefixes)
+        )
+        resolved[host.name] = {name: templar.template(own[name]) for name in names}
+    plain: dict[str, dict[str, Any]] = json.loads(json.dumps(resolved).replace(str(ROOT), "<checkout>"))
+    return plain
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes short collections in one line, and text of several lines as it is."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        """Indent a list in a mapping, too."""
+        super().increase_indent(flow, indentless and flow)
+
+    def represent_data(self, data: Any) -> yaml.Node:
+        """Choose the style of a value."""
+        node: yaml.Node = super().represent_data(data)
+        if isinstance(node, yaml.CollectionNode):
+            node.flow_style = len(json.dumps(data)) < 110
+        elif isinstance(node, yaml.ScalarNode) and "\n" in node.value:
+            node.style = "|"
+        return node
+
+
+def render(resolved: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a golden file: the values all hosts agree on that have a variable, then each host's own."""
+    found: dict[str, list[Any]] = {}
+    for variables in resolved.values():
+        for name, value in variables.items():
+            found.setdefault(name, []).append(value)
+    shared = {
+        name: values[0] for name, values in sorted(found.items()) if values.count(values[0]) == len(values)
+    }
+    own = {
+        host: {name: value for name, value in variables.items() if name not in shared}
+        for host, variables in resolved.items()
+    }
+    text = yaml.dump({"all": shared, **own}, Dumper=Dumper, sort_keys=False, width=1000)
+    return f"---\n# Written by `python -m tests.golden --update`.\n{text}"
+
+
+def main() -> None:
+    """Print one environment, or write the files of all."""
+    parser = argparse.ArgumentParser(prog="python -m tests.golden", description=__doc__.splitlines()[0])
+    choice = parser.add_mutually_exclusive_group(required=True)
+    choice.add_argument("name", nargs="?", choices=INVENTORIES)
+    choice.add_argument("--update", action="store_true", help="rewrite the golden files")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as collections:
+        # This checkout's filters, whichever collection is installed.
+        checkout = Path(collections, "ansible_collections/fastmetal/metal")
+        checkout.parent.mkdir(parents=True)
+        checkout.symlink_to(ROOT)
+        init_plugin_loader([collections])
+        if arguments.update:
+            for name, inventory in INVENTORIES.items():
+                (GOLDEN / f"{name}.yml").write_text(render(resolve(inventory)))
+        else:
+            sys.stdout.write(render(resolve(INVENTORIES[arguments.name])))
+
+
+if __name__ == "__main__":
+    main()

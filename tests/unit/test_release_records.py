@@ -1,0 +1,127 @@
+"""The records of SERVICE-release: the lock, the canary and the history."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab import ROOT
+
+PROGRAM = ROOT / "roles/app/files/release"
+OURS = "{}.{}".format(*sys.version_info)
+
+
+@pytest.fixture
+def changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The command's object on temporary directories, with stubs for systemd's programs."""
+    monkeypatch.syspath_prepend(str(PROGRAM))
+    spec = importlib.util.spec_from_file_location("release_command", PROGRAM / "__main__.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in ("service", "lint"):
+        monkeypatch.delitem(sys.modules, name)
+    fake = tmp_path / "bin"
+    fake.mkdir()
+    for command in ("systemctl", "systemd-run", "journalctl"):
+        (fake / command).write_text("#!/bin/sh\n")
+        (fake / command).chmod(0o755)
+    monkeypatch.setenv("PATH", str(fake), prepend=":")
+    made = module.Changes("api")
+    made.run_command = module.run_command
+    made.etc, made.srv, made.run = (tmp_path / name for name in ("etc", "srv", "run"))
+    made.instances = made.srv / "instances"
+    made.history_file, made.lock_file = made.srv / "history.jsonl", made.run / "deploy.lock"
+    for release in ("1.0-old", "1.1-new"):
+        home = made.srv / "releases" / release
+        home.mkdir(parents=True)
+        (home / "release.json").write_text(json.dumps({"python": OURS}))
+    for path in (made.instances / "1.0-old.1", made.instances / "1.1-new.1", made.run):
+        path.mkdir(parents=True)
+    made.replace_link(made.srv / "current", "1.0-old.1")
+    return made
+
+
+def metadata(run: str, **more: str) -> dict[str, str]:
+    return {"run": run, "by": "alice", "from": "desk", "action": "deploy", **more}
+
+
+def make_canary(changes: Any, run: str) -> None:
+    (changes.run / "canary.json").write_text(json.dumps(metadata(run)))
+    changes.replace_link(changes.run / "canary", "1.1-new.1")
+
+
+def test_a_run_that_the_lock_refused_rolls_nothing_back(changes: Any) -> None:
+    changes.take_lock(metadata("one"), 60, break_lock=False)
+    make_canary(changes, "one")
+    assert changes.roll_back(metadata("two", release="1.1-new"), "refused") == {"changed": False}
+    changes.drop_lock("two")
+    assert changes.canary == "1.1-new.1"
+    assert changes.lock()["run"] == "one"
+    assert changes.history() == []
+    assert changes.is_candidate("1.1-new")
+
+
+def test_a_run_rolls_its_own_canary_back(changes: Any) -> None:
+    make_canary(changes, "one")
+    assert changes.roll_back(metadata("one"), "a fault")["changed"]
+    assert (changes.canary, changes.current) == ("", "1.0-old.1")
+    assert changes.history()[-1]["result"] == "rolled_back"
+    assert not changes.is_candidate("1.1-new")
+
+
+def test_a_run_that_broke_the_lock_rolls_the_dead_runs_canary_back(changes: Any) -> None:
+    make_canary(changes, "one")
+    changes.take_lock(metadata("two"), 60, break_lock=True)
+    assert changes.roll_back(metadata("two"), "a fault")["changed"]
+    assert changes.canary == ""
+
+
+def test_a_run_that_failed_before_it_reached_this_host_is_recorded(changes: Any) -> None:
+    changes.take_lock(metadata("one"), 60, break_lock=False)
+    assert changes.roll_back(metadata("one", release="1.1-new"), "web1: no") == {"changed": False}
+    last = changes.history()[-1]
+    assert (last["release"], last["result"], last["reason"]) == ("1.1-new", "failed", "web1: no")
+    assert not changes.is_candidate("1.1-new")
+
+
+def test_an_incomplete_line_in_the_history_is_skipped(changes: Any) -> None:
+    changes.record(metadata("one"), release="1.0-old", result="ok")
+    with changes.history_file.open("a") as stream:
+        stream.write('{"time": "2026-')
+    changes.record(metadata("two"), release="1.1-new", result="ok")
+    assert [entry["run"] for entry in changes.history()] == ["one", "two"]
+
+
+def test_a_full_disk_takes_no_record_but_the_lock_is_released(
+    changes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    changes.take_lock(metadata("one"), 60, break_lock=False)
+    make_canary(changes, "one")
+    monkeypatch.setattr(changes, "record", full)
+    with pytest.raises(OSError, match="No space left"):
+        changes.run_command(changes, argparse.Namespace(command="rollback", metadata=metadata("one"), reason="full"))
+    assert (changes.canary, changes.current) == ("", "1.0-old.1")
+    assert changes.lock() == {}
+
+
+def test_a_release_of_another_python_is_neither_started_nor_a_rollback_target(changes: Any) -> None:
+    """The operating system was upgraded since."""
+    changes.record(metadata("1"), release="1.0-old", previous="", result="ok")
+    changes.record(metadata("2"), release="1.1-new", previous="1.0-old", result="ok")
+    assert changes.candidates() == ["1.0-old", "1.1-new"]
+    (changes.srv / "releases/1.1-new/release.json").write_text('{"python": "3.0"}')
+    with pytest.raises(Exception, match=f"1.1-new was installed for Python 3.0, and this host has {OURS}"):
+        changes.prepare("1.1-new")
+    assert changes.candidates() == ["1.0-old"]
