@@ -9,7 +9,7 @@ DOCUMENTATION = r"""
 name: nginx_locations
 short_description: Work out which rate limit and cache apply to each path
 description:
-  - Returns one entry for each path of the limits, caches and quiet paths, as nginx takes one location for each.
+  - Returns one entry for each path of the limits, caches and quiet paths, which becomes one nginx location.
   - Nginx uses only the longest matching location. Each entry therefore includes what shorter paths set, the
     longest matching limit and cache, and whether its requests are logged.
   - The path C(/) has no entry, as the server's own limit covers it.

@@ -1,13 +1,14 @@
-"""Gunicorn as the tests run it: two native ASGI workers, everything said as JSON."""
+"""Gunicorn as the tests run it: the role's worker in two processes, and every log line as JSON."""
 
-from functools import partial
-from typing import Any
-
-from prometheus_client.multiprocess import mark_process_dead
+import gunicorn_worker
 
 from app.logging import logging_config
 
-worker_class = "asgi"
+_slots = gunicorn_worker.start_slots()
+worker_class = gunicorn_worker.worker(
+    _slots, probe_file="/nonexistent", health_path="/health/ready", release_header="X-Release"
+)
+logger_class = gunicorn_worker.AccessLogger
 workers = 2
 asgi_loop = "uvloop"
 asgi_lifespan = "on"
@@ -17,13 +18,5 @@ worker_tmp_dir = "/dev/shm"  # noqa: S108
 graceful_timeout = 5
 keepalive = 75
 logconfig_dict = logging_config("INFO")
-
-
-def post_worker_init(worker: Any) -> None:
-    """Keep the backlog: the ASGI worker listens again with asyncio's default of 100."""
-    worker.loop.create_server = partial(worker.loop.create_server, backlog=worker.cfg.backlog)
-
-
-def child_exit(_server: Any, worker: Any) -> None:
-    """Drop the gauges of a worker that is gone."""
-    mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+post_fork = gunicorn_worker.post_fork_hook(_slots, None)
+child_exit = gunicorn_worker.child_exit_hook(_slots, None)

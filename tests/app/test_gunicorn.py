@@ -1,4 +1,4 @@
-"""A real Gunicorn with two native ASGI workers on a socket handed over as systemd does it."""
+"""A real Gunicorn with two of the role's workers, on a socket passed as systemd does it."""
 
 import json
 import os
@@ -17,7 +17,7 @@ import pytest
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-# What systemd does between fork and exec: the socket becomes descriptor 3 and the pid is announced.
+# What systemd does between fork and exec: the socket becomes descriptor 3, and the environment has the pid.
 HANDOVER = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
@@ -27,12 +27,13 @@ os.execv(sys.executable, [sys.executable, "-m", "gunicorn", *sys.argv[2:]])
 
 
 class Server:
-    """One Gunicorn instance and what it writes."""
+    """A Gunicorn instance and its output."""
 
     def __init__(self, directory: Path, environment: dict[str, str]) -> None:
         self.path = directory / "api.sock"
         self.out, self.err = directory / "out", directory / "err"
-        (directory / "metrics").mkdir()
+        for name in ("metrics", "run"):
+            (directory / name).mkdir()
         notify_path = directory / "notify.sock"
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notify.bind(str(notify_path))
@@ -55,27 +56,29 @@ class Server:
                     **environment,
                     "PATH": os.environ["PATH"],
                     "NOTIFY_SOCKET": str(notify_path),
+                    "PYTHONPATH": str(ROOT / "roles/app/files"),
+                    "RUNTIME_DIRECTORY": str(directory / "run"),
                     "PROMETHEUS_MULTIPROC_DIR": str(directory / "metrics"),
                 },
             )
 
     def client(self) -> httpx.Client:
-        """A client with connections of its own."""
+        """Return a client with connections of its own."""
         return httpx.Client(
             transport=httpx.HTTPTransport(uds=str(self.path), verify=False), base_url="http://api", timeout=20
         )
 
     def lines(self, path: Path) -> list[str]:
-        """What was written to a stream."""
+        """Return the lines of a stream."""
         return path.read_text().splitlines()
 
     def stop(self) -> int:
-        """Ask it to stop and return its status."""
+        """Stop it and return its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
     def close(self) -> None:
-        """Release everything, whatever happened."""
+        """Release all resources."""
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
@@ -117,7 +120,7 @@ def test_two_workers_serve_count_and_log_as_one(server: Server) -> None:
         assert metric(client, counted) == 200
         assert metric(client, "http_requests_in_flight") == 1
         assert metric(client, "cache_up") == 1
-        # A worker that is killed is replaced; what it counted is still counted.
+        # A killed worker is replaced, and its counts stay.
         victim = int(
             Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()[0]
         )
@@ -170,16 +173,16 @@ def test_the_backlog_is_the_configured_one(server: Server) -> None:
     assert listing.stdout.split()[3] == "4096"
 
 
-def test_a_draining_instance_is_not_ready_and_lets_its_connections_go(
+def test_an_instance_before_its_shutdown_is_not_ready_and_closes_its_connections(
     migrated: dict[str, str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     directory = tmp_path_factory.mktemp("g")
-    server = Server(directory, migrated | {"DRAIN_FILE": str(directory / "drain")})
+    server = Server(directory, migrated | {"SHUTDOWN_FILE": str(directory / "shutdown")})
     try:
         assert b"READY=1" in server.notify.recv(1000)
         with server.client() as client:
             assert client.get("/health/ready").status_code == 200
-            (directory / "drain").touch()
+            (directory / "shutdown").touch()
             time.sleep(1)
             for _ in range(20):  # each on a fresh connection, so that both workers answer
                 ready = client.get("/health/ready")
@@ -190,7 +193,7 @@ def test_a_draining_instance_is_not_ready_and_lets_its_connections_go(
         server.close()
 
 
-def test_a_request_that_has_begun_is_answered_when_the_server_stops(
+def test_a_request_whose_body_is_incomplete_is_answered_when_the_server_stops(
     server: Server, writer: dict[str, str]
 ) -> None:
     body = b'{"name": "n", "category": "c", "price": "1"}'
@@ -219,7 +222,7 @@ def test_head_leaves_the_connection_usable(server: Server) -> None:
             assert head.headers["etag"] == whole.headers["etag"]
 
 
-def test_requests_under_way_are_finished_on_stop(server: Server) -> None:
+def test_in_flight_requests_are_finished_on_stop(server: Server) -> None:
     def ask(_: int) -> int:
         with server.client() as client:
             return client.get("/api/v1/products").status_code
@@ -230,7 +233,7 @@ def test_requests_under_way_are_finished_on_stop(server: Server) -> None:
         last = [pool.submit(ask, number) for number in range(8)]
         time.sleep(0.005)
         server.process.send_signal(signal.SIGTERM)
-        # Nothing is cut: what was accepted is answered; the rest waits in the socket's queue for the next.
+        # Accepted requests are answered; the rest waits in the socket's queue for the next instance.
         assert server.process.wait(60) == 0
         server.listener.close()
         for answer in last:
@@ -244,7 +247,7 @@ def test_wrong_settings_stop_gunicorn_with_one_sentence(
 ) -> None:
     server = Server(tmp_path_factory.mktemp("g"), migrated | {"SECRET_KEY": "short"})
     try:
-        # 4 by design; Gunicorn trips over itself and leaves with 1 when both workers fail in one instant.
+        # 4 by design; Gunicorn exits with 1 if both workers fail in the same instant.
         assert server.process.wait(60) in (1, 4)
         assert "The service cannot start: SECRET_KEY is too short" in server.err.read_text()
     finally:

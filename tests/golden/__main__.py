@@ -33,7 +33,7 @@ INVENTORIES = {
     "monitoring_apart": GOLDEN / "monitoring_apart",
     "own_app": ROOT / "molecule/own_app/inventory",
 }
-# What is in files of a lab that runs.
+# Stubs for the files of a running lab.
 LAB = {"ansible_host": "192.0.2.51", "base_admin_authorized_keys": []}
 # Variables of no role.
 SHARED = {"environment_name", "private_address", "public_name", "service_name"}

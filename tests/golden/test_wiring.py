@@ -65,3 +65,9 @@ def test_private_variables_are_used() -> None:
     text = "\n".join([*VARIABLES.values(), *(path.read_text() for path in readers)])
     unused = {name for name in VARIABLES if name.startswith("__") and not re.search(rf"\b{name}\b", text)}
     assert unused == set()
+
+
+def test_public_variables_are_declared() -> None:
+    specs = (yaml.safe_load(path.read_text()) for path in ROOT.glob("roles/*/meta/argument_specs.yml"))
+    declared = {name for spec in specs for name in spec["argument_specs"]["main"]["options"]}
+    assert {name for name in VARIABLES if not name.startswith("__")} - declared == set()

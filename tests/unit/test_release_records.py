@@ -111,7 +111,9 @@ def test_a_full_disk_takes_no_record_but_the_lock_is_released(
     make_canary(changes, "one")
     monkeypatch.setattr(changes, "record", full)
     with pytest.raises(OSError, match="No space left"):
-        changes.run_command(changes, argparse.Namespace(command="rollback", metadata=metadata("one"), reason="full"))
+        changes.run_command(
+            changes, argparse.Namespace(command="rollback", metadata=metadata("one"), reason="full")
+        )
     assert (changes.canary, changes.current) == ("", "1.0-old.1")
     assert changes.lock() == {}
 

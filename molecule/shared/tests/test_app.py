@@ -309,7 +309,7 @@ print(connection.getresponse().status)
 
 def test_a_new_instance_takes_over_without_a_lost_request(service: Service) -> None:
     begin = shlex.join(["python3", "-c", HALVES, service.socket])
-    renew = f"{service.name}-release switch {service.release} --renew > /run/switched"
+    renew = f"{service.name}-release switch {service.release} --force > /run/switched"
     answers = service.ask_during(f"{begin} > /run/begun & sleep 1; {renew} && wait $!")
     assert set(answers) == {200}
     # Without a token: an answer of its own all the same, and not before the whole body has come.
@@ -317,7 +317,7 @@ def test_a_new_instance_takes_over_without_a_lost_request(service: Service) -> N
     switched = json.loads(service.host.file("/run/switched").content)
     assert switched["instance"] not in ("", service.instance)
     # It waited for that request, and within graceful_timeout: nothing had to be cut off.
-    assert 2 < switched["drain_seconds"] < 20
+    assert 2 < switched["stop_seconds"] < 20
     assert not service.host.file(f"/etc/systemd/system/{service.unit}").exists
 
 
@@ -342,23 +342,23 @@ def test_an_instance_that_is_not_ready_never_serves(service: Service) -> None:
     assert service.show("ActiveState") == "active"
 
 
-def test_a_release_on_trial_returns_unless_it_is_confirmed(service: Service) -> None:
+def test_a_canary_rolls_back_unless_it_is_promoted(service: Service) -> None:
     host, name = service.host, service.name
-    host.check_output(f"{name}-release switch {service.release} --renew --confirm-within 3")
-    assert json.loads(host.check_output(f"{name}-release status"))["on_trial"]
-    returned = f"until {name}-release history | tail -1 | grep --quiet returned; do sleep 0.5; done"
-    answers = service.ask_during(f"timeout 60 sh -c '{returned}'")
+    host.check_output(f"{name}-release switch {service.release} --force --promote-within 3")
+    assert json.loads(host.check_output(f"{name}-release status"))["canary"]
+    rolled_back = f"until {name}-release history | tail -1 | grep --quiet rolled_back; do sleep 0.5; done"
+    answers = service.ask_during(f"timeout 60 sh -c '{rolled_back}'")
     assert set(answers) == {200}
     status = json.loads(host.check_output(f"{name}-release status"))
-    assert (status["on_trial"], status["instance"]) == (False, service.instance)
+    assert (status["canary"], status["instance"]) == (False, service.instance)
     last = json.loads(host.check_output(f"{name}-release history").splitlines()[-1])
-    assert (last["result"], last["reason"]) == ("returned", "nobody confirmed it within 3 s")
+    assert (last["result"], last["reason"]) == ("rolled_back", "not promoted within 3 s")
 
 
 def test_a_lock_names_its_holder_and_can_be_broken(service: Service) -> None:
     def lock(run: str, *options: str) -> Any:
-        about = json.dumps({"run": run, "by": "alice", "from": "desk", "action": "deploy"})
-        return service.host.run(f"{service.name}-release lock --about '{about}' {' '.join(options)}")
+        metadata = json.dumps({"run": run, "by": "alice", "from": "desk", "action": "deploy"})
+        return service.host.run(f"{service.name}-release lock --metadata '{metadata}' {' '.join(options)}")
 
     try:
         assert lock("one").rc == 0
@@ -366,7 +366,7 @@ def test_a_lock_names_its_holder_and_can_be_broken(service: Service) -> None:
         refused = lock("two")
         assert refused.rc == 1
         assert "alice on desk holds the lock since" in refused.stderr
-        assert lock("two", "--force").rc == 0
+        assert lock("two", "--break").rc == 0
         assert lock("three", "--seconds", "0").rc == 1
     finally:
         service.host.check_output(f"rm -f /run/{service.name}/deploy.lock")

@@ -9,17 +9,19 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
+from plugins.filter.release import UNITS, VERIFY, job_units
+
 pytestmark = pytest.mark.on("app")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
-WORKER = """\
-== probe-workers.target
+TARGET = """\
 [Unit]
 Description=probe
 
 [Install]
 WantedBy=multi-user.target
-== probe-job-work.service
+"""
+WORKER = """\
 [Unit]
 PartOf=probe-workers.target
 
@@ -31,11 +33,11 @@ ExecStart=/bin/sleep infinity
 WantedBy=probe-workers.target
 """
 SCHEDULED = """\
-== probe-job-work.service
 [Service]
 Type=oneshot
 ExecStart=/bin/true
-== probe-job-work.timer
+"""
+TIMER = """\
 [Timer]
 OnCalendar={}
 
@@ -123,34 +125,58 @@ def test_a_job_that_fails_is_seen(host: Host, job: str, ansible: Run) -> None:
 
 
 def test_jobs_change_and_go(host: Host, ansible: Run) -> None:
-    def bring(units: str) -> dict[str, Any]:
-        arguments = json.dumps({"name": "probe", "units": units})
-        words = ("--module-path", "roles/app/library", "-m", "app_jobs", "-a", arguments)
+    """The role's way: file_set writes and purges the units, unit_set runs them."""
+
+    def module(name: str, **arguments: Any) -> dict[str, Any]:
+        words = ("-m", f"fastmetal.metal.{name}", "-a", json.dumps(arguments))
         done = ansible("ansible", host.backend.hostname, *words)
         answer: dict[str, Any] = json.JSONDecoder().raw_decode(done.stdout.partition("=> ")[2])[0]
         return answer
+
+    def bring(**units: str) -> dict[str, Any]:
+        texts = {name.replace("__", "."): text for name, text in units.items()}
+        files = [
+            {"path": f"{UNITS}/probe-{name.replace('_', '-')}", "content": text, "validate": VERIFY}
+            for name, text in texts.items()
+        ]
+        written = module("file_set", files=files, purge=[f"{UNITS}/probe-job-*"])
+        if "msg" in written:
+            return written
+        run = module(
+            "unit_set", units=job_units(files), changed_files=written["paths"], purge=["probe-job-*"]
+        )
+        return {"changed": written["changed"] or run["changed"]}
 
     def processes() -> str:
         return str(host.run("pgrep --full 'sleep infinity' --uid root").stdout)
 
     try:
-        assert bring(WORKER)["changed"]
+        worker = {"workers__target": TARGET, "job_work__service": WORKER}
+        assert bring(**worker)["changed"]
         first = processes()
         assert first
-        assert not bring(WORKER)["changed"]
+        assert not bring(**worker)["changed"]
         assert processes() == first
-        assert bring(WORKER.replace("PartOf", "# A changed unit.\nPartOf"))["changed"]
-        assert processes() not in ("", first)
-        refused = bring(SCHEDULED.format("whenever"))
+        host.check_output("systemctl stop probe-job-work.service")
+        assert bring(**worker)["changed"]
+        second = processes()
+        assert second not in ("", first)
+        changed = WORKER.replace("PartOf", "# A changed unit.\nPartOf")
+        assert bring(**worker | {"job_work__service": changed})["changed"]
+        assert processes() not in ("", second)
+        scheduled = {"job_work__service": SCHEDULED, "job_work__timer": TIMER.format("whenever")}
+        refused = bring(**scheduled)
         assert "nothing was written" in refused["msg"]
         assert "whenever" in refused["msg"]
         assert processes()
-        assert bring(SCHEDULED.format("hourly"))["changed"]
+        assert bring(**scheduled | {"job_work__timer": TIMER.format("hourly")})["changed"]
         assert not processes()
         assert host.service("probe-job-work.timer").is_running
-        assert not host.file("/etc/systemd/system/probe-workers.target.wants/probe-job-work.service").exists
+        assert not host.file(f"{UNITS}/probe-workers.target.wants/probe-job-work.service").exists
+        assert not bring(**scheduled | {"job_work__timer": TIMER.format("hourly")})["changed"]
     finally:
-        bring("")
+        bring()
+        assert not host.file(f"{UNITS}/probe-job-work.timer").exists
         host.check_output("systemctl disable --now --quiet probe-workers.target")
         host.check_output("rm /etc/systemd/system/probe-workers.target && systemctl daemon-reload")
     assert host.run("systemctl list-units --all --no-legend 'probe-*'").stdout == ""

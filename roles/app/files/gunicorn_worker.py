@@ -50,15 +50,21 @@ class MetricsSlots:
         for number in itertools.count(1):
             if lock := self._try_lock(number):
                 self._clear_gauges(number)
+                self.close()
                 self.number, self._lock = number, lock
                 return
+
+    def close(self) -> None:
+        """Give the slot back, unless a process that this one was forked from has it too."""
+        if self._lock:
+            self._lock.close()
 
     def use_for_metrics(self) -> None:
         """Make prometheus_client, if the app has it, write this process's metrics into its slot."""
         with contextlib.suppress(ImportError):
             from prometheus_client import values
 
-            values.ValueClass = values.MultiProcessValue(lambda: self.number)  # type: ignore[no-untyped-call]
+            values.ValueClass = values.MultiProcessValue(lambda: self.number)
 
     def clear_free(self) -> None:
         """Remove the gauges of processes that have ended."""
@@ -76,12 +82,11 @@ class MetricsSlots:
             return None
         return lock
 
-    @staticmethod
-    def _clear_gauges(number: int | str) -> None:
+    def _clear_gauges(self, number: int | str) -> None:
         with contextlib.suppress(ImportError):
             from prometheus_client import multiprocess
 
-            multiprocess.mark_process_dead(number)  # type: ignore[no-untyped-call]
+            multiprocess.mark_process_dead(number, str(self.directory))
 
 
 class AccessLogger(Logger):

@@ -1,0 +1,252 @@
+"""Gunicorn as an instance runs it: metrics slots, hooks, startup probe, readiness and limits."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import gunicorn_worker
+import jinja2
+import pytest
+
+from tests.lab import ROOT
+
+ROLE = ROOT / "roles/app"
+APP = """
+import os
+from pathlib import Path
+
+
+async def application(scope, receive, send):
+    healthy = scope["path"] != "/health" or Path("healthy").exists()
+    await send({"type": "http.response.start", "status": 200 if healthy else 503, "headers": []})
+    await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
+"""
+HOOKS = """
+bind = "unix:" + str(Path.cwd() / "app.sock")
+
+
+def post_fork(server, worker):
+    (Path.cwd() / f"own-{os.getpid()}").touch()
+
+
+def child_exit(server, worker):
+    (Path.cwd() / "own-exit").touch()
+
+
+def when_ready(server):
+    (Path.cwd() / "own-ready").touch()
+"""
+
+
+def render(**variables: Any) -> str:
+    """Return the role's configuration of Gunicorn."""
+    loader = jinja2.FileSystemLoader(ROLE / "templates")
+    environment = jinja2.Environment(loader=loader, trim_blocks=True, autoescape=jinja2.select_autoescape())
+    environment.filters["to_json"] = json.dumps
+    return environment.get_template("gunicorn.conf.py.j2").render(variables)
+
+
+class Instance:
+    """An instance in a directory of its own."""
+
+    def __init__(self, directory: Path, **settings: Any) -> None:
+        """Write its files and start it."""
+        self.directory = directory
+        self.out = directory / "out"
+        gunicorn = {"workers": 2, "timeout": 30, "worker_connections": 1000, "backlog": 4096}
+        variables = {
+            "app_name": "probe",
+            "app_gunicorn": {},
+            "app_gunicorn_hooks": HOOKS,
+            "app_preload_imports": True,
+            "app_health_path": "/health",
+            "app_release_header": "X-Release",
+            "__app_startup_probe": str(directory / "startup-probe"),
+            "__app_given_gunicorn": gunicorn
+            | {"wsgi_app": "service:application", "control_socket_disable": True}
+            | settings,
+        }
+        (directory / "gunicorn.conf.py").write_text(render(**variables))
+        shutil.copy(ROLE / "files/gunicorn_worker.py", directory)
+        (directory / "service.py").write_text(APP)
+        for name in ("metrics", "run"):
+            (directory / name).mkdir()
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notify.bind(str(directory / "notify.sock"))
+        self.notify.settimeout(30)
+        with self.out.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "gunicorn", "--config", str(directory / "gunicorn.conf.py")],
+                cwd=directory,
+                stdout=out,
+                stderr=out,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "PYTHONPATH": str(directory),
+                    "INSTANCE": "1.0.1",
+                    "RELEASE": "1.0",
+                    "RUNTIME_DIRECTORY": str(directory / "run"),
+                    "PROMETHEUS_MULTIPROC_DIR": str(directory / "metrics"),
+                    "NOTIFY_SOCKET": str(directory / "notify.sock"),
+                },
+            )
+
+    def connect(self) -> socket.socket:
+        """Return a connection of its own."""
+        link = socket.socket(socket.AF_UNIX)
+        link.settimeout(10)
+        link.connect(str(self.directory / "app.sock"))
+        return link
+
+    def get(self, path: str = "/") -> tuple[int, http.client.HTTPMessage]:
+        """Return the status and the headers of an answer, on a connection of its own."""
+        with contextlib.closing(http.client.HTTPConnection("localhost")) as connection:
+            connection.sock = self.connect()
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            answer.read()
+            return answer.status, answer.headers
+
+    def wait_until_ready(self) -> None:
+        """Wait for the notification that systemd would get."""
+        assert b"READY=1" in self.notify.recv(1000), self.out.read_text()
+
+
+Start = Callable[..., Instance]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    started: list[Instance] = []
+
+    def start(probe: str = "", **settings: Any) -> Instance:
+        if probe:
+            (tmp_path / "startup-probe").write_text(probe)
+        started.append(Instance(tmp_path, **settings))
+        return started[-1]
+
+    yield start
+    for instance in started:
+        instance.process.terminate()
+        instance.process.wait(30)
+        instance.notify.close()
+
+
+def test_a_new_instance_is_ready_once_its_health_check_succeeds(start: Start) -> None:
+    instance = start("1.0.1")
+    instance.notify.settimeout(1.5)
+    with pytest.raises(TimeoutError):
+        instance.notify.recv(1000)
+    instance.notify.settimeout(30)
+    (instance.directory / "healthy").touch()
+    instance.wait_until_ready()
+    status, headers = instance.get()
+    assert (status, headers["X-Release"]) == (200, "1.0")
+
+
+def test_an_instance_that_is_not_new_needs_no_probe(start: Start) -> None:
+    instance = start("1.0.2")
+    instance.wait_until_ready()
+    assert instance.get("/health")[0] == 503
+
+
+def test_the_hooks_of_the_role_and_the_operators_run(start: Start) -> None:
+    instance = start()
+    instance.wait_until_ready()
+    directory = instance.directory
+    assert (directory / "own-ready").exists()
+    workers = {int(path.name.removeprefix("own-")) for path in directory.glob("own-[0-9]*")}
+    assert len(workers) == 2
+    assert {path.name for path in (directory / "metrics").glob("*.slot")} == {"1.slot", "2.slot", "3.slot"}
+    assert {path.name for path in (directory / "run").glob("*.listens")} == {"2.listens", "3.listens"}
+    os.kill(workers.pop(), signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while len([*directory.glob("own-[0-9]*")]) < 3 or not (directory / "own-exit").exists():
+        assert time.monotonic() < deadline, instance.out.read_text()
+        time.sleep(0.1)
+    # The new worker has the slot of the one that was killed.
+    assert len([*(directory / "metrics").glob("*.slot")]) == 3
+
+
+def test_a_connection_too_many_is_answered_503(start: Start) -> None:
+    instance = start(workers=1, worker_connections=1)
+    instance.wait_until_ready()
+    with instance.connect() as first:
+        first.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert first.recv(1000).startswith(b"HTTP/1.1 200 ")
+        with instance.connect() as second:
+            assert second.recv(1000) == gunicorn_worker.BUSY
+
+
+def test_settings_of_the_operator_replace_the_roles_worker() -> None:
+    own = {"worker_class": "asgi", "logger_class": "x.Y"}
+    text = render(
+        app_gunicorn=own, __app_given_gunicorn=own, app_gunicorn_hooks="", app_preload_imports=False
+    )
+    assert 'worker_class = "asgi"' in text
+    assert "gunicorn_worker.worker(" not in text
+    assert "AccessLogger" not in text
+    assert "when_ready" not in text
+
+
+@pytest.fixture
+def new_slots(tmp_path: Path) -> Iterator[Callable[[], gunicorn_worker.MetricsSlots]]:
+    with contextlib.ExitStack() as stack:
+
+        def new_slots() -> gunicorn_worker.MetricsSlots:
+            slots = gunicorn_worker.MetricsSlots(tmp_path)
+            stack.callback(slots.close)
+            return slots
+
+        yield new_slots
+
+
+def test_slots_are_taken_in_order_and_reused(new_slots: Callable[[], gunicorn_worker.MetricsSlots]) -> None:
+    first, second, third = new_slots(), new_slots(), new_slots()
+    first.take()
+    second.take()
+    assert (first.number, second.number) == (1, 2)
+    first.close()
+    third.take()
+    assert third.number == 1
+
+
+def test_metrics_begin_anew_only_without_another_process(
+    new_slots: Callable[[], gunicorn_worker.MetricsSlots], tmp_path: Path
+) -> None:
+    counter = tmp_path / "counter_1.db"
+    first = new_slots()
+    first.take()
+    counter.touch()
+    new_slots()
+    assert counter.exists()
+    first.close()
+    new_slots()
+    assert not counter.exists()
+
+
+def test_an_app_that_cannot_be_imported_ends_the_instance() -> None:
+    server = MagicMock()
+    hook = gunicorn_worker.when_ready_hook("no_such_module:app", None)
+    with pytest.raises(SystemExit):
+        hook(server)
+    server.log.exception.assert_called_once_with("The app cannot be imported")
+
+
+def test_a_hook_of_the_wrong_arity_is_refused(tmp_path: Path) -> None:
+    slots = gunicorn_worker.MetricsSlots(tmp_path)
+    with pytest.raises(TypeError, match="arity of: 2"):
+        gunicorn_worker.post_fork_hook(slots, lambda server: server)

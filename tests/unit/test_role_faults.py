@@ -1,0 +1,230 @@
+"""The sentences with which roles refuse variables; tests/repo/test_preflight.py tests whole runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.roles import Role
+
+SECRET = "0123456789abcdef"
+FACTS = {"distribution_release": "bookworm", "memtotal_mb": 4000, "installed_packages": []}
+SOUND: dict[str, dict[str, Any]] = {
+    "base": {"base_admin_authorized_keys": ["ssh-ed25519 AAAAC3NzaC1 ops"]},
+    "nginx": {
+        "nginx_server_names": ["www.example.com"],
+        "nginx_upstreams": ["unix:/run/api/api.sock"],
+    },
+    "postgresql": {
+        "postgresql_base_roles": {"api_owner": {"password": SECRET}, "api": {"password": SECRET}},
+        "postgresql_base_databases": {"api": {"owner": "api_owner", "app_role": "api"}},
+    },
+    "redis": {"redis_base_users": {"api": {"password": SECRET, "keys": ["api:*"]}}},
+}
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("base", {"base_admin_user": "root"}, 'base_admin_user is "root": name a Unix account other than root'),
+    (
+        "base",
+        {"base_admin_authorized_keys": []},
+        "base_admin_authorized_keys is empty: give at least one public",
+    ),
+    ("base", {"base_admin_authorized_keys": ["AAAA"]}, 'is not a public SSH key ("AAAA"): give lines as in'),
+    (
+        "base",
+        {"base_timezone": "Nowhere"},
+        'base_timezone is "Nowhere": give a name from /usr/share/zoneinfo',
+    ),
+    ("base", {"base_locale": "de_AT"}, 'base_locale is "de_AT": give C.UTF-8 or a name such as de_AT.UTF-8.'),
+    ("base", {"base_journal_max_size": "1"}, 'base_journal_max_size is "1": give a size such as 500M or 4G.'),
+    (
+        "base",
+        {"base_sysctl": {"swappiness": 1}},
+        'base_sysctl has "swappiness": give names as sysctl(8) prints',
+    ),
+    (
+        "postgresql",
+        {"ansible_facts": FACTS | {"installed_packages": ["postgresql-13"]}, "inventory_hostname": "db1"},
+        "db1 has postgresql-13, and its release ships PostgreSQL 15: move the database with"
+        " `apt install postgresql-15`, `pg_dropcluster --stop 15 main` and `pg_upgradecluster 13 main`,"
+        " then remove the old package and run again.",
+    ),
+    (
+        "postgresql",
+        {"postgresql_memory_percent": 4},
+        "postgresql_memory_percent is 4: set it between 5 and 90.",
+    ),
+    (
+        "postgresql",
+        {"ansible_facts": FACTS | {"memtotal_mb": 1000}, "postgresql_memory_percent": 5},
+        "postgresql_memory_percent leaves PostgreSQL 49 MiB of this host's memory: it needs at least 128.",
+    ),
+    (
+        "postgresql",
+        {"postgresql_listen_addresses": ["*"]},
+        "postgresql_listen_addresses must name private addresses",
+    ),
+    (
+        "postgresql",
+        {"postgresql_databases": {"api": {"client_addresses": ["10.1.2.3"]}}},
+        "take networks such as 10.1.2.3/32, not 10.1.2.3.",
+    ),
+    (
+        "postgresql",
+        {"postgresql_databases": {"reports": {"owner": "reports"}}},
+        "postgresql_databases uses roles that postgresql_roles does not define: reports.",
+    ),
+    (
+        "postgresql",
+        {"postgresql_databases": {"reports": {"onwer": "reports"}}},
+        "postgresql_databases.reports.onwer is unknown: write owner."
+        " postgresql_databases.reports.owner is missing: set it to a string.",
+    ),
+    (
+        "postgresql",
+        {"postgresql_databases": {"api": {"owner": "api"}}},
+        "must not be both owner and app_role",
+    ),
+    (
+        "postgresql",
+        {"postgresql_roles": {"api": {"password": "short"}}},
+        "Every password in postgresql_roles must",
+    ),
+    (
+        "postgresql",
+        {"postgresql_monitor_role": "api"},
+        "postgresql_monitor_role must name a Unix account that is",
+    ),
+    (
+        "redis",
+        {"redis_maxmemory_mb": 8},
+        "redis_maxmemory_mb is 8: set it to 16 or more, or to 0 for about a tenth",
+    ),
+    ("redis", {"redis_maxmemory_mb": 3500}, "more than three quarters of this host's 4000 MiB: lower it."),
+    (
+        "redis",
+        {"redis_users": {"api": None}},
+        "redis_users and redis_base_users are empty, and the default user is off",
+    ),
+    (
+        "redis",
+        {"redis_users": {"default": {"password": SECRET, "keys": ["*"]}}},
+        "never name the user default.",
+    ),
+    (
+        "redis",
+        {"redis_users": {"api": {"keys": []}}},
+        "Every user in redis_users needs at least one key pattern",
+    ),
+    (
+        "redis",
+        {"redis_users": {"api": {"commands": ["flushall"]}}},
+        "Commands in redis_users look like +@read",
+    ),
+    (
+        "redis",
+        {"redis_users": {"new": {"keys": ["a:*"]}}},
+        "redis_users.new.password is missing: set it to a string.",
+    ),
+    (
+        "redis",
+        {"redis_users": {"api": "secret"}},
+        "redis_users.api must be a dictionary with password, keys,",
+    ),
+    (
+        "nginx",
+        {"nginx_edge": False},
+        "Set nginx_edge or nginx_backend, or leave this host out of both groups.",
+    ),
+    (
+        "nginx",
+        {"nginx_server_names": []},
+        "nginx_server_names is empty: list the host names that the public site",
+    ),
+    (
+        "nginx",
+        {"nginx_upstreams": []},
+        "nginx_upstreams is empty: list the sockets or addresses of the application.",
+    ),
+    (
+        "nginx",
+        {"nginx_upstreams": ["10.1.2.3:8443"]},
+        "nginx_upstream_tls_name is empty: set it to the name in the",
+    ),
+    (
+        "nginx",
+        {"nginx_guard_listen": ["127.0.0.1:8444"]},
+        "Set nginx_guard_listen and nginx_guard_users together",
+    ),
+    (
+        "nginx",
+        {"nginx_trusted_proxies": ["0.0.0.0/0"]},
+        "Name the proxies in nginx_trusted_proxies: with a network",
+    ),
+    (
+        "nginx",
+        {"nginx_tls_key_source": "/none"},
+        "Set nginx_tls_certificate_source and nginx_tls_key_source together.",
+    ),
+    (
+        "nginx",
+        {"nginx_rate_limits": {"search": {"path": "/search", "rate": "5r/s"}}},
+        "nginx_rate_limits.search.burst is missing: set it to a whole number.",
+    ),
+    (
+        "nginx",
+        {"nginx_rate_limits": {"api": {"brust": 5}}},
+        "nginx_rate_limits.api.brust is unknown: write burst.",
+    ),
+    (
+        "nginx",
+        {"nginx_rate_limits": {"api": {"rate": "5"}}},
+        "Write each rate of nginx_rate_limits as 10r/s or 30r/m.",
+    ),
+    (
+        "nginx",
+        {"nginx_rate_limits": {"second": {"path": "/", "rate": "5r/s", "burst": 5}}},
+        "nginx_rate_limits has two zones for one path: merge them, or set one to null.",
+    ),
+    (
+        "nginx",
+        {"nginx_rate_limits": {"connections": {"path": "/x", "rate": "5r/s", "burst": 5}}},
+        "and none of them answers, application, connections, consoles, tls.",
+    ),
+    (
+        "nginx",
+        {"nginx_cached_paths": {"/metrics": {"seconds": 2}}},
+        "/metrics is in nginx_consoles or nginx_private_paths and also in nginx_rate_limits,"
+        " nginx_cached_paths or nginx_quiet_paths: remove it from one of them.",
+    ),
+    (
+        "nginx",
+        {"nginx_cached_paths": {"/x": {"seconds": 3601}}},
+        "name more than the root, and give 1 to 3600 seconds.",
+    ),
+]
+
+
+def role(name: str, variables: dict[str, Any]) -> Role:
+    """Return a role with sound variables but for these."""
+    return Role(name, **{"ansible_facts": FACTS} | SOUND[name] | variables)
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_sound_variables_are_accepted(name: str) -> None:
+    assert role(name, {}).refusals() == []
+
+
+@pytest.mark.parametrize("name", ["nginx", "postgresql"])
+def test_an_unsupported_release_is_refused(name: str) -> None:
+    (sentence,) = role(name, {"ansible_facts": FACTS | {"distribution_release": "bullseye"}}).refusals()
+    assert f"The {name} role does not support" in sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "variables", "part"), REFUSED, ids=[f"{case[0]}: {case[2][:40]}" for case in REFUSED]
+)
+def test_a_fault_gets_one_sentence(name: str, variables: dict[str, Any], part: str) -> None:
+    (sentence,) = role(name, variables).refusals()
+    assert part in sentence
+    assert sentence.endswith(".")
