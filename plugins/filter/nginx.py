@@ -22,7 +22,7 @@ options:
 """
 
 EXAMPLES = r"""
-__nginx_path_locations: >-
+__nginx_prefix_locations: >-
   {{ __nginx_rate_limits | fastmetal.metal.nginx_locations(__nginx_cached_paths, nginx_quiet_paths) }}
 """
 

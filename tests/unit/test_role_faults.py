@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from tests.roles import Role
 
 SECRET = "0123456789abcdef"
+
+
+def make_ca(days: int) -> dict[str, str]:
+    """Return the variables of a CA that expires after some days."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days))
+    certificate = builder.sign(key, hashes.SHA256())
+    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    return {
+        "tls_ca_certificate": certificate.public_bytes(pem).decode(),
+        "tls_ca_key": key.private_bytes(pem, form, serialization.NoEncryption()).decode(),
+    }
+
+
+CA = make_ca(3650)
 FACTS = {"distribution_release": "bookworm", "memtotal_mb": 4000, "installed_packages": []}
 SOUND: dict[str, dict[str, Any]] = {
     "base": {"base_admin_authorized_keys": ["ssh-ed25519 AAAAC3NzaC1 ops"]},
@@ -20,9 +43,36 @@ SOUND: dict[str, dict[str, Any]] = {
         "postgresql_base_roles": {"api_owner": {"password": SECRET}, "api": {"password": SECRET}},
         "postgresql_base_databases": {"api": {"owner": "api_owner", "app_role": "api"}},
     },
+    "tls": {
+        **CA,
+        "tls_certificates": [{"name": "host", "common_name": "web1", "sans": ["DNS:web1", "IP:192.0.2.11"]}],
+    },
     "redis": {"redis_base_users": {"api": {"password": SECRET, "keys": ["api:*"]}}},
 }
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("tls", {"tls_ca_key": "x"}, "tls_ca_certificate and tls_ca_key are not both PEM: make the secrets"),
+    (
+        "tls",
+        {"tls_ca_key": make_ca(9)["tls_ca_key"]},
+        "tls_ca_key does not belong to tls_ca_certificate: put",
+    ),
+    ("tls", make_ca(9), "The CA in the vault expires before a certificate of tls_lifetime_days would"),
+    ("tls", {"tls_lifetime_days": 398}, "tls_lifetime_days is 398: give 1 to 397, browsers refuse more."),
+    (
+        "tls",
+        {"tls_certificates": [{"name": "ca", "common_name": "web1", "sans": ["DNS:web1"]}]},
+        'tls_certificates has the name "ca": use letters, digits and dashes, and not "ca".',
+    ),
+    (
+        "tls",
+        {"tls_certificates": [{"name": "host", "common_name": "web1", "sans": ["web1"]}]},
+        'tls_certificates has the SAN "web1": give DNS:name or IP:address.',
+    ),
+    (
+        "tls",
+        {"tls_certificates": [{"name": "host", "common_name": "x" * 65, "sans": ["DNS:web1"]}]},
+        "tls_certificates has a common_name of more than 64 letters",
+    ),
     ("base", {"base_admin_user": "root"}, 'base_admin_user is "root": name a Unix account other than root'),
     (
         "base",
