@@ -89,8 +89,9 @@ def true_words() -> dict[str, set[str]]:
         "edge_beside_app": ("edge", edge & app),
         "edge_apart": ("edge", edge - app),
         "collector": ("monitoring", first if collected else set()),
-        "complete": ("base", complete_hosts()),
-        "fleet": ("base", set().union(*known.values()) - complete_hosts()),
+        # What does not depend on the topology is tested on hosts with every function, of each Debian release.
+        "complete": ("converge", complete_hosts()),
+        "fleet": ("converge", set().union(*known.values()) - complete_hosts()),
         # What takes long and looks at nothing of a host's own.
         "once": ("monitoring", first & complete_hosts()),
         # The service on another host comes over the network.

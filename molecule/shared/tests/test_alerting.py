@@ -74,7 +74,7 @@ def judge(host: Host, ansible: Run) -> Callable[[str, dict[str, Any]], subproces
     return check
 
 
-@pytest.mark.on("monitoring")
+@pytest.mark.on("monitoring", "complete")
 def test_the_documents_examples_are_accepted(
     judge: Callable[[str, dict[str, Any]], subprocess.CompletedProcess[str]],
 ) -> None:
@@ -97,7 +97,7 @@ def test_the_documents_examples_are_accepted(
     assert "censored" in refused.stdout
 
 
-@pytest.mark.on("monitoring")
+@pytest.mark.on("monitoring", "complete")
 def test_a_silence_covers_one_host_and_ends(host: Host, variables: dict[str, Any], ansible: Run) -> None:
     url = f"http://{variables['alertmanager_listen_address']}"
     for instance in ("worked-on", "left-alone"):
@@ -155,7 +155,7 @@ AT_ONCE = (
 )
 
 
-@pytest.mark.on("monitoring")
+@pytest.mark.on("monitoring", "complete")
 @pytest.mark.parametrize("number", range(len(AT_ONCE)))
 def test_one_fault_is_one_message(host: Host, variables: dict[str, Any], number: int) -> None:
     """The live Alertmanager keeps silent about what follows from another alert, and about nothing else."""

@@ -228,6 +228,7 @@ def test_the_service_has_the_network_it_needs_and_no_more(service: Service) -> N
     assert (len(links) == 1) == service.variables["app_private_network"]
 
 
+@pytest.mark.on("complete")
 def test_the_service_cannot_change_its_code(service: Service) -> None:
     command = f"runuser -u {service.name} -- find /srv/{service.name} /etc/{service.name} -writable ! -type l"
     assert service.host.run(command).stdout == ""
@@ -257,6 +258,7 @@ def test_the_queue_is_as_long_as_configured(service: Service) -> None:
     assert int(listening[3]) == service.variables["app_backlog"]
 
 
+@pytest.mark.on("complete")
 def test_no_worker_sleeps_in_accept(service: Service) -> None:
     pid = service.host.check_output(f"systemctl show --value --property=MainPID {service.unit}")
     shown = service.host.check_output(f"ss --no-header --listening --unix --processes src {service.socket}")
@@ -279,6 +281,7 @@ def test_only_the_web_server_may_connect(service: Service) -> None:
     assert "PermissionError" in service.host.run(f"runuser -u nobody -- {connect}").stderr
 
 
+@pytest.mark.on("complete")
 def test_the_manage_command_passes_the_status_on(service: Service) -> None:
     assert service.host.run(f"{service.manage} check").rc == 0
     assert service.host.run(f"{service.manage} no-such-command").rc != 0
@@ -307,6 +310,7 @@ print(connection.getresponse().status)
 """
 
 
+@pytest.mark.on("complete")
 def test_a_new_instance_takes_over_without_a_lost_request(service: Service) -> None:
     begin = shlex.join(["python3", "-c", HALVES, service.socket])
     renew = f"{service.name}-release switch {service.release} --force > /run/switched"
@@ -321,6 +325,7 @@ def test_a_new_instance_takes_over_without_a_lost_request(service: Service) -> N
     assert not service.host.file(f"/etc/systemd/system/{service.unit}").exists
 
 
+@pytest.mark.on("complete")
 def test_an_instance_that_is_not_ready_never_serves(service: Service) -> None:
     """Its database is somewhere else: it must prove itself, and the live one goes on."""
     host, name = service.host, service.name
@@ -342,6 +347,7 @@ def test_an_instance_that_is_not_ready_never_serves(service: Service) -> None:
     assert service.show("ActiveState") == "active"
 
 
+@pytest.mark.on("complete")
 def test_a_canary_rolls_back_unless_it_is_promoted(service: Service) -> None:
     host, name = service.host, service.name
     host.check_output(f"{name}-release switch {service.release} --force --promote-within 3")
@@ -355,6 +361,7 @@ def test_a_canary_rolls_back_unless_it_is_promoted(service: Service) -> None:
     assert (last["result"], last["reason"]) == ("rolled_back", "not promoted within 3 s")
 
 
+@pytest.mark.on("complete")
 def test_a_lock_names_its_holder_and_can_be_broken(service: Service) -> None:
     def lock(run: str, *options: str) -> Any:
         metadata = json.dumps({"run": run, "by": "alice", "from": "desk", "action": "deploy"})
@@ -383,6 +390,7 @@ def test_every_answer_names_its_release(service: Service) -> None:
     assert f"{service.variables['app_release_header'].lower()}: {service.release}" in head.lower()
 
 
+@pytest.mark.on("complete")
 def test_a_restart_refuses_nobody_and_is_not_ready_first(service: Service) -> None:
     before = service.show("MainPID")
     answers = service.ask_during(f"systemctl restart {service.name}.service")
@@ -391,6 +399,7 @@ def test_a_restart_refuses_nobody_and_is_not_ready_first(service: Service) -> No
     assert service.show("MainPID") not in ("0", before)
 
 
+@pytest.mark.on("complete")
 def test_it_comes_back_after_a_kill(service: Service) -> None:
     before = service.show("MainPID")
     answers = service.ask_during(f"kill -9 {before}; sleep 3")

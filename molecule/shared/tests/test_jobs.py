@@ -55,6 +55,7 @@ def value(host: Host, unit: str, name: str) -> str:
     return str(host.check_output(f"systemctl show --value --property={name} {unit}"))
 
 
+@pytest.mark.on("complete")
 def test_a_worker_runs_the_live_release_in_the_sandbox(
     host: Host, variables: dict[str, Any], job: str
 ) -> None:
@@ -76,6 +77,7 @@ def test_a_worker_runs_the_live_release_in_the_sandbox(
     assert float(exposure[1]) <= 1.5, report
 
 
+@pytest.mark.on("complete")
 def test_workers_go_with_the_release_and_come_back_after_a_kill(
     host: Host, variables: dict[str, Any], job: str
 ) -> None:
@@ -110,6 +112,7 @@ def test_scheduled_jobs_run_on_one_host_only(host: Host, variables: dict[str, An
     assert variables["app_schedule"] == variables["app_migrate"]
 
 
+@pytest.mark.on("complete")
 def test_a_job_that_fails_is_seen(host: Host, job: str, ansible: Run) -> None:
     drop_in = f"/run/systemd/system/{job}idle.service.d"
     text = r"[Service]\nExecStart=\nExecStart=/bin/false\n"
@@ -124,6 +127,7 @@ def test_a_job_that_fails_is_seen(host: Host, job: str, ansible: Run) -> None:
     assert f"{host.backend.hostname}: {job}idle.service is activating (auto-restart): look at" in done.stdout
 
 
+@pytest.mark.on("complete")
 def test_jobs_change_and_go(host: Host, ansible: Run) -> None:
     """The role's way: file_set writes and purges the units, unit_set runs them."""
 

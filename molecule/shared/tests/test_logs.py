@@ -93,7 +93,7 @@ def test_a_slow_request_is_found_by_its_id_with_every_kind_of_line(
     assert {name for _, name, source, _ in rows if source == "nginx"} == {host.backend.hostname}
 
 
-@pytest.mark.on("monitoring")
+@pytest.mark.on("monitoring", "complete")
 def test_an_id_that_is_none_or_of_nothing_is_told(host: Host, ansible: Run) -> None:
     words = ("ansible-playbook", "playbooks/logs.yml", "--limit", host.backend.hostname, "-e")
     bad = ansible(*words, "request_id=a;b")
@@ -104,7 +104,7 @@ def test_an_id_that_is_none_or_of_nothing_is_told(host: Host, ansible: Run) -> N
     assert "No line of the last 48 hours is about the request" in unknown.stdout
 
 
-@pytest.mark.on("postgres")
+@pytest.mark.on("postgres", "complete")
 def test_postgres_logs_json_over_a_rotation(host: Host, variables: dict[str, Any]) -> None:
     tags = [uuid.uuid4().hex for _ in range(2)]
     limit = variables["postgresql_slow_query_ms"] / 1000

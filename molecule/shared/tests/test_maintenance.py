@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-pytestmark = pytest.mark.on("edge")
+pytestmark = pytest.mark.on("edge", "complete")
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 PATH = "/api/v1/products"

@@ -106,7 +106,7 @@ def test_every_exporter_gets_its_figures(host: Host, variables: dict[str, Any], 
     assert wanted <= found
 
 
-@pytest.mark.on("edge")
+@pytest.mark.on("edge", "complete")
 def test_the_edge_is_counted_over_rotations(host: Host) -> None:
     def requests() -> dict[str, int]:
         with host.sudo():
@@ -147,7 +147,7 @@ def run_promtool(host: Host, directory: Path, expression: str | None = None) -> 
     return host.run(script)
 
 
-@pytest.mark.on("monitoring")
+@pytest.mark.on("monitoring", "complete")
 @pytest.mark.timeout(300)
 def test_alerts_fire_and_stay_silent(host: Host, tmp_path: Path) -> None:
     done = run_promtool(host, tmp_path)

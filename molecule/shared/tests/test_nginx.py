@@ -223,7 +223,7 @@ def test_headers_on_misdirected_request(site: Site) -> None:
     assert_headers(site, site.request("/", host="stranger.invalid"))
 
 
-@pytest.mark.on("edge_beside_app")
+@pytest.mark.on("edge_beside_app", "complete")
 def test_headers_when_the_application_is_down(host: Host, site: Site) -> None:
     with dead_application(host, site.settings):
         answer = site.request("/health/live")
@@ -302,7 +302,7 @@ def test_rate_limit_answers_429(site: Site) -> None:
     assert_headers(site, refused[0])
 
 
-@pytest.mark.on("edge")
+@pytest.mark.on("edge", "complete")
 def test_connection_limit_answers_429(site: Site) -> None:
     """Requests whose bodies never arrive stay in progress; the one too many is refused."""
     limit = site.settings["nginx_connections_per_client"]
@@ -321,7 +321,7 @@ def test_connection_limit_answers_429(site: Site) -> None:
     assert int(answer.headers["Retry-After"]) >= 1
 
 
-@pytest.mark.on("edge")
+@pytest.mark.on("edge", "complete")
 def test_body_over_the_limit_answers_413(site: Site) -> None:
     number, unit = re.fullmatch(r"(\d+)([kmg]?)", site.settings["nginx_body_limit"]).groups()  # type: ignore[union-attr]
     limit = int(number) * 1024 ** " kmg".index(unit or " ")
@@ -334,7 +334,7 @@ def test_body_over_the_limit_answers_413(site: Site) -> None:
 # ---- Answers ----
 
 
-@pytest.mark.on("edge")
+@pytest.mark.on("edge", "complete")
 def test_answers_are_compressed(site: Site) -> None:
     path = "/api/openapi.json"
     plain = site.request(path)
@@ -348,7 +348,7 @@ def test_answers_are_compressed(site: Site) -> None:
     assert paths[0] == paths[1]
 
 
-@pytest.mark.on("edge")
+@pytest.mark.on("edge", "complete")
 def test_one_log_line_per_request(host: Host, site: Site) -> None:
     reference = uuid.uuid4().hex
     answer = site.request("/no/such/page?secret=1", headers={"X-Request-ID": reference})
@@ -360,7 +360,7 @@ def test_one_log_line_per_request(host: Host, site: Site) -> None:
     assert "secret" not in json.dumps(line)
 
 
-@pytest.mark.on("edge")
+@pytest.mark.on("edge", "complete")
 def test_harmful_request_id_is_replaced(site: Site) -> None:
     answer = site.request("/metrics", headers={"X-Request-ID": 'a b;"c'})
     assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["X-Request-ID"])
@@ -381,14 +381,14 @@ def test_client_address_cannot_be_chosen(host: Host, site: Site, hosts: dict[str
     assert json.loads(said)["client"] == line["client"]
 
 
-@pytest.mark.on("edge")
+@pytest.mark.on("edge", "complete")
 def test_health_is_not_logged(host: Host, site: Site) -> None:
     reference = uuid.uuid4().hex
     assert site.request("/health/live", headers={"X-Request-ID": reference}).status == 200
     assert log_lines(host, reference) == []
 
 
-@pytest.mark.on("edge")
+@pytest.mark.on("edge", "complete")
 def test_log_goes_on_after_rotation(host: Host, site: Site) -> None:
     with host.sudo():
         host.check_output("logrotate --force /etc/logrotate.d/nginx")
@@ -426,7 +426,7 @@ def readers(host: Host, site: Site) -> Readers:
     return Readers(host, site, f"{route['path']}?category={uuid.uuid4()}", route["seconds"] + 1.1)
 
 
-@pytest.mark.on("edge")
+@pytest.mark.on("edge", "complete")
 def test_an_answer_is_kept_for_a_moment(readers: Readers) -> None:
     first, second = readers.read(), readers.read()
     assert (first.status, second.status) == (200, 200)
@@ -440,7 +440,7 @@ def test_an_answer_is_kept_for_a_moment(readers: Readers) -> None:
 
 @pytest.mark.parametrize("value", ["session=ann", "0"])
 @pytest.mark.parametrize("credential", ["Authorization", "Cookie"])
-@pytest.mark.on("edge")
+@pytest.mark.on("edge", "complete")
 def test_an_answer_to_somebody_is_for_nobody_else(readers: Readers, credential: str, value: str) -> None:
     readers.read(**{credential: value})
     readers.read()
@@ -448,7 +448,7 @@ def test_an_answer_to_somebody_is_for_nobody_else(readers: Readers, credential: 
     assert readers.outcomes() == ["BYPASS", "MISS", "BYPASS"]
 
 
-@pytest.mark.on("edge_beside_app")
+@pytest.mark.on("edge_beside_app", "complete")
 def test_a_kept_answer_outlives_the_application(host: Host, readers: Readers) -> None:
     first = readers.read()
     with dead_application(host, readers.site.settings):

@@ -129,6 +129,7 @@ def test_the_app_role_works_on_rows_of_the_owners_tables_and_no_more(server: Ser
         assert "permission denied" in answer.stderr or "must be owner" in answer.stderr
 
 
+@pytest.mark.on("complete")
 def test_stuck_sessions_of_the_app_role_end(server: Server) -> None:
     for setting, value in server.variables["postgresql_app_role_settings"].items():
         assert server.query(server.app, f"SHOW {setting}").stdout.strip() == str(value)
@@ -147,6 +148,7 @@ def test_passwords_are_stored_as_scram_verifiers_and_found_nowhere_else(server: 
         assert server.host.run("grep -rqF -e %s /var/log/postgresql /etc/postgresql", password).rc == 1
 
 
+@pytest.mark.on("complete")
 def test_statements_are_counted(server: Server) -> None:
     server.admin("SELECT pg_stat_statements_reset()")
     for number in (1, 2, 3):
@@ -155,6 +157,7 @@ def test_statements_are_counted(server: Server) -> None:
     assert server.admin(counted) == "3"
 
 
+@pytest.mark.on("complete")
 def test_slow_statements_are_logged_and_fast_ones_are_not(server: Server) -> None:
     limit = server.variables["postgresql_slow_query_ms"]
     assert limit <= 2000
@@ -192,10 +195,12 @@ def test_the_tuning_is_the_documented_arithmetic_on_this_hosts_memory_and_cores(
     assert server.admin("SELECT count(*) FROM pg_settings WHERE pending_restart") == "0"
 
 
+@pytest.mark.on("complete")
 def test_damaged_pages_are_noticed(server: Server) -> None:
     assert server.admin("SHOW data_checksums") == "on"
 
 
+@pytest.mark.on("complete")
 def test_text_is_utf_8(server: Server) -> None:
     assert server.query(server.app, "SELECT chr(8364)").stdout.strip() == "€"
 

@@ -86,6 +86,7 @@ def test_other_system_users_do_not_reach_the_socket(cache: Cache) -> None:
     assert "Permission denied" in answer.stdout + answer.stderr
 
 
+@pytest.mark.on("complete")
 def test_the_eviction_policy_is_in_force(cache: Cache) -> None:
     cache.say("SET", cache.key, "1", "EX", "60")
     # Redis counts how often a key is used under an LFU policy only, and how long ago under the others.
@@ -95,6 +96,7 @@ def test_the_eviction_policy_is_in_force(cache: Cache) -> None:
     cache.say("DEL", cache.key)
 
 
+@pytest.mark.on("complete")
 def test_the_memory_limit_is_in_force(cache: Cache) -> None:
     limit = cache.variables["redis_maxmemory_mb"]
     policy = cache.variables["redis_maxmemory_policy"]
@@ -110,6 +112,7 @@ def test_the_memory_limit_is_in_force(cache: Cache) -> None:
     assert limit // 4 < kept <= limit
 
 
+@pytest.mark.on("complete")
 def test_data_outlives_a_restart_only_if_it_was_asked_to(cache: Cache) -> None:
     persistent = cache.variables["redis_persistence"] != "none"
     assert cache.say("SET", cache.key, "kept", "EX", "60") == "OK"
@@ -122,6 +125,7 @@ def test_passwords_are_stored_as_hashes(cache: Cache) -> None:
         assert cache.host.run("grep -rqF -e %s /etc/redis /etc/systemd/system", user["password"]).rc == 1
 
 
+@pytest.mark.on("complete")
 def test_the_stock_server_is_off(cache: Cache) -> None:
     stock = cache.host.service("redis-server")
     assert not stock.is_running

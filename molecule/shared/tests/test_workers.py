@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
-pytestmark = pytest.mark.on("app")
+pytestmark = pytest.mark.on("app", "complete")
 
 # Opens requests whose bodies never end, kills the worker that holds most, and reads the metrics around that;
 # then kills some more.
