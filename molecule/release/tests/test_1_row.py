@@ -12,10 +12,7 @@ from tests.load.report import Report, percentile
 from tests.release.fleet import Fleet, Step
 
 RATE = 100
-MOST_PAIRS = 10
-MOST_SECONDS = 300
-LEAST_REQUESTS = 20_000
-QUIET_SECONDS = 20
+QUIET_SECONDS = 12
 # A new instance costs processor time before its first answer, an old one after its last.
 MARGIN_SECONDS = 3
 
@@ -34,15 +31,18 @@ def switching(report: Report, step: Step, before: str) -> Report:
 
 
 @pytest.mark.timeout(900)
-def test_releases_and_rollbacks_lose_nothing(fleet: Fleet, measured: list[str]) -> None:
-    """A release and a rollback in turn, with reads, writes and a long poll going on all the time."""
+@pytest.mark.parametrize(
+    ("pairs", "requests"), [(1, 3_000), pytest.param(10, 20_000, marks=pytest.mark.soak)]
+)
+def test_releases_and_rollbacks_lose_nothing(
+    fleet: Fleet, measured: list[str], pairs: int, requests: int
+) -> None:
+    """Deploy and roll back in turn, while clients read, write and hold a long poll."""
     begun, before, counted = time.time(), fleet.versions[-1], fleet.counted()
     steps: list[Step] = []
     with fleet.load("row", RATE) as load:
         time.sleep(QUIET_SECONDS)
-        while time.time() < begun + MOST_SECONDS and (
-            len(steps) < 2 * MOST_PAIRS or RATE * (time.time() - begun) < LEAST_REQUESTS
-        ):
+        while len(steps) < 2 * pairs or RATE * (time.time() - begun + QUIET_SECONDS) < requests:
             steps += [fleet.deploy(), fleet.rollback()]
         time.sleep(QUIET_SECONDS)
     report = load.report
@@ -70,13 +70,15 @@ def test_releases_and_rollbacks_lose_nothing(fleet: Fleet, measured: list[str]) 
         f"rollback {rollbacks[0]:.1f} to {rollbacks[-1]:.1f} s, median {median(rollbacks):.1f} s",
     ]
     assert not report.failures, report.failures[:5]
-    assert len(report.samples) >= LEAST_REQUESTS
+    assert len(report.samples) >= requests
     assert busy <= 3 * quiet
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(300)
-def test_seconds_on_one_host(fleet: Fleet, measured: list[str]) -> None:
-    """New code that is built already, and the way back, while the edge leaves the other host out."""
+@pytest.mark.parametrize("repetition", range(5))
+def test_seconds_on_one_host(fleet: Fleet, measured: list[str], repetition: int) -> None:
+    """Deploy built code and roll back, while the edge drains the other host."""
     # What the row has deployed and rolled back from at last.
     version = fleet.versions[-2]
     host, other = fleet.apps
@@ -97,7 +99,7 @@ def test_seconds_on_one_host(fleet: Fleet, measured: list[str]) -> None:
         time.sleep(2)
     fleet.ssh(fleet.edge, f"systemctl stop {fleet.drain_unit(other)}")
     deploy, rollback = seconds
-    measured.append(f"on one host: deploy of built code {deploy:.1f} s, rollback {rollback:.1f} s")
+    measured.append(f"one host, {repetition}: deploy of built code {deploy:.1f} s, rollback {rollback:.1f} s")
     # The goals are 10 and 3; a busy machine takes longer.
     assert deploy < 15
     assert rollback < 5

@@ -13,6 +13,7 @@ from tests.lab import ROOT, play
 from tests.load.report import Report
 from tests.release.fleet import Fleet, Step
 
+pytestmark = pytest.mark.soak
 RATE = 100
 TIMES = 2
 # Between switches, so that none pays for the one before it: Nginx leaves a host that failed alone for ten.
