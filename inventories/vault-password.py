@@ -3,7 +3,7 @@
 
 Ansible runs this script without arguments (vault_password_file in ansible.cfg). So it reads the environment
 from its parent's command line: `-i inventories/production`, or a file inside the environment. Without
-one it takes $ANSIBLE_INVENTORY, then the default of ansible.cfg, the lab. docs/adr/0005 has the reasons.
+one it takes $ANSIBLE_INVENTORY, then the default of ansible.cfg, the lab. docs/adr/0007 has the reasons.
 If $FASTMETAL_VAULT_PASSWORD is set, it is the password of every environment.
 """
 

@@ -1,4 +1,4 @@
-"""Judge the variables and the state of every host, strictly, in one sentence for each fault.
+"""Check the variables and the state of every host, and report each fault in one sentence.
 
 Ansible's own validation accepts a port of 99999999, a list from "a,b" and any misspelt name.
 """
@@ -22,7 +22,7 @@ from ansible.template import Templar
 Specs = Mapping[str, Mapping[str, Any]]  # {role: {option: its spec}}
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
-# Names that Ansible itself puts into a host's variables.
+# Variables that Ansible itself sets.
 MAGIC = {
     *("ansible_*", "__*", "molecule_*", "group_names", "groups", "hostvars", "inventory_*", "omit"),
     *(
@@ -37,9 +37,9 @@ MAGIC = {
         "item",
     ),
 }
-# Besides secret_*, `make secrets` makes these.
+# `make secrets` generates these besides secret_*.
 GENERATED = {"tls_ca_certificate", "tls_ca_key"}
-# Bounds by the ending of a name: lowest and highest value.
+# {ending of a name: (lowest, highest value)}
 BOUNDS = {
     "_port": (1, 65535),
     "_percent": (1, 100),
@@ -62,7 +62,7 @@ TRUTH = {"true", "false", "yes", "no", "on", "off", "0", "1"}
 
 
 def fits(kind: str, value: Any) -> bool:
-    """Tell whether a value is of a spec's type; strings pass for scalars, as `-e` knows no others."""
+    """Return whether a value has a spec's type; scalars may be strings, because `-e x=1` gives strings."""
     text = isinstance(value, str)
     if kind == "bool":
         return isinstance(value, bool) or (text and value.lower() in TRUTH)
@@ -86,11 +86,11 @@ def fits(kind: str, value: Any) -> bool:
 
 
 def value_faults(name: str, option: Mapping[str, Any], value: Any) -> Iterator[str]:
-    """Yield a sentence for each way in which a value breaks its option's spec."""
+    """Yield a sentence for each fault of a value against its option's spec."""
     kind = option.get("type", "str")
     shown = "" if option.get("no_log") else f", not {value!r}"
     if value is None:
-        if demanded(option):
+        if is_required(option):
             yield f"{name} is empty: set it to {WORDS.get(kind, kind)}"
         return
     if not fits(kind, value):
@@ -99,7 +99,7 @@ def value_faults(name: str, option: Mapping[str, Any], value: Any) -> Iterator[s
     choices = option.get("choices")
     if choices and kind != "list" and str(value) not in [str(choice) for choice in choices]:
         yield f"{name} must be one of {', '.join(map(str, choices))}{shown}"
-    if kind == "int" and int(value) != option.get("default"):  # 0 may stand for what the role works out
+    if kind == "int" and int(value) != option.get("default"):  # a default of 0 may mean: computed
         for ending, (lowest, highest) in BOUNDS.items():
             if (name.endswith((ending, "." + ending[1:]))) and not lowest <= int(value) <= highest:
                 yield f"{name} must be between {lowest} and {highest}{shown}"
@@ -120,19 +120,19 @@ def value_faults(name: str, option: Mapping[str, Any], value: Any) -> Iterator[s
                 yield f"{name}.{key} is missing: add it"
 
 
-def demanded(option: Mapping[str, Any]) -> bool:
-    """Tell whether a variable must be set: it has no default, and is no secret that only some hosts use."""
+def is_required(option: Mapping[str, Any]) -> bool:
+    """Return whether a variable must be set: it is required, or has no default and is no secret."""
     return bool(option.get("required", "default" not in option and not option.get("no_log")))
 
 
 def advice(name: str, known: Iterable[str]) -> str:
-    """Name the known variable that was probably meant."""
+    """Return a question with the most similar known variable, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
     return f"did you mean {close[0]}?" if close else ""
 
 
 def purpose(option: Mapping[str, Any]) -> str:
-    """Say where to set an option, and what it is for."""
+    """Return where to set an option, and its description."""
     text = option["description"] if isinstance(option["description"], str) else option["description"][0]
     return f"set it in the environment's group_vars ({text.rstrip('.')})"
 
@@ -140,20 +140,20 @@ def purpose(option: Mapping[str, Any]) -> str:
 def variable_faults(
     roles: Iterable[str], specs: Specs, variables: Mapping[str, Any], templar: Templar, own: Iterable[str]
 ) -> Iterator[str]:
-    """Yield a sentence for each unknown, missing or unfit variable of a host."""
+    """Yield a sentence for each unknown, missing or invalid variable of a host."""
     known = {name for options in specs.values() for name in options}
     for name in sorted(set(variables) - known):
         if not any(fnmatch.fnmatchcase(name, pattern) for pattern in (*MAGIC, *own)):
             hint = advice(name, known) or "remove it, or list it in preflight_own_variables"
             yield f"{name} is unknown: {hint}"
     secrets = set()
-    # A variable that is demanded for itself is not reported again for each one that is made of it.
-    demands = {name for role in roles for name, option in specs[role].items() if demanded(option)}
+    # A missing variable is reported once, not again for each variable that uses it.
+    demands = {name for role in roles for name, option in specs[role].items() if is_required(option)}
     for name, option in ((name, option) for role in roles for name, option in specs[role].items()):
         if name not in variables:
-            if name in GENERATED and demanded(option):
+            if name in GENERATED and is_required(option):
                 secrets.add(name)
-            elif demanded(option):
+            elif is_required(option):
                 yield f"{name} is not set: {purpose(option)}"
             continue
         try:
@@ -167,7 +167,7 @@ def variable_faults(
             elif not missing:
                 yield f"{name} cannot be worked out: {str(error).rstrip('.')}"
         else:
-            # What others are made of is not worked out again for each of them.
+            # So that other variables that use it need not template it again.
             templar.available_variables[name] = value
             yield from value_faults(name, option, value)
     if secrets:
@@ -183,7 +183,7 @@ def join(names: Sequence[str]) -> str:
 def host_faults(
     probe: Mapping[str, Any], releases: Mapping[str, str], ports: Iterable[Mapping[str, Any]], needed_mb: int
 ) -> Iterator[str]:
-    """Yield a sentence for each way in which the state of a host is unfit."""
+    """Yield a sentence for each fault in the state of a host."""
     facts, free = probe["ansible_facts"], probe["free_mb"]
     if facts["ansible_distribution_release"] not in releases or facts["ansible_service_mgr"] != "systemd":
         yield (
@@ -206,19 +206,19 @@ def host_faults(
 
 
 def port_holders(listeners: Iterable[str], port: int) -> Iterator[str]:
-    """Yield the names of the programs that listen on a port, out of `ss`'s lines."""
+    """Yield the names of the programs that listen on a port, from the lines of `ss`."""
     for line in listeners:
         if line.split()[3].endswith(f":{port}"):
             yield from re.findall(r'\("([^"]+)"', line) or ["an unknown program"]
 
 
 def listens_to_itself(exporter_address: object, exporter_clients: object) -> bool:
-    """Return whether a host without others serves only itself: through sockets, and its own exporters."""
+    """Return whether the only host of an environment exposes its exporters to no other host."""
     return not exporter_clients and ipaddress.ip_address(str(exporter_address)).is_loopback
 
 
 def address_faults(address: object, *, public: bool) -> Iterator[str]:
-    """Yield a sentence for a private address that other hosts cannot use, or that everybody can."""
+    """Yield a sentence if private_address is not an IPv4 address, or is public without permission."""
     try:
         parsed = ipaddress.IPv4Address(str(address))
     except ValueError:
@@ -236,7 +236,7 @@ def address_faults(address: object, *, public: bool) -> Iterator[str]:
 
 
 def load_specs() -> Specs:
-    """Read the argument specs of every role beside this one."""
+    """Return the argument specs of all roles of this collection."""
     return {
         path.parts[-3]: yaml_load(path.read_text())["argument_specs"]["main"].get("options", {})
         for path in sorted(ROLES.glob("*/meta/argument_specs.yml"))
@@ -244,20 +244,20 @@ def load_specs() -> Specs:
 
 
 class ActionModule(ActionBase):
-    """Action `check_hosts`: hosts (list) that were probed, and the supported releases ({code name: name})."""
+    """Action `check_hosts`: the probed hosts and the supported releases ({code name: name})."""
 
     _requires_connection = False
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
-        """Fail with what is wrong, each fault named once with the hosts that have it."""
+        """Fail with each fault once, after the names of the hosts that have it."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         every = {host: task_vars["hostvars"].raw_get(host) for host in self._task.args["hosts"]}
-        fresh = {
+        unchecked = {
             host: values for host, values in every.items() if "skipped" not in values["__preflight_probe"]
         }
-        specs = load_specs() if fresh else {}
+        specs = load_specs() if unchecked else {}
         hosts_of: dict[str, list[str]] = {}
-        for host, variables in fresh.items():
+        for host, variables in unchecked.items():
             for fault in self.faults(variables, specs, task_vars["hostvars"]):
                 hosts_of.setdefault(fault, []).append(host)
         if hosts_of:
@@ -266,7 +266,7 @@ class ActionModule(ActionBase):
         return result
 
     def faults(self, variables: Mapping[str, Any], specs: Specs, hostvars: Any) -> Iterator[str]:
-        """Yield everything that is wrong with one host."""
+        """Yield the faults of one host."""
         probe = variables["__preflight_probe"]
         if "unreachable_because" in probe:
             reason = (

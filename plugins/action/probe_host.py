@@ -1,6 +1,6 @@
-"""Gather a host's facts, packages, space and listeners; one out of reach is noted, not given up.
+"""Gather facts, packages, free space and listeners of a host, and report an unreachable host as a result.
 
-A host that Ansible itself finds unreachable leaves the play without a word of advice.
+Ansible itself would drop an unreachable host from the play, before preflight can say what to do.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
 
 NEXT = "--- next ---"
-# What Ansible's apt keeps services from starting with; one that was killed leaves it behind.
-GUARD_FILE, GUARD = "/usr/sbin/policy-rc.d", r"#!/bin/sh\nexit 101\n"
+# Ansible's apt module writes this to keep services from starting; a killed run leaves it behind.
+GUARD_FILE = "/usr/sbin/policy-rc.d"
+GUARD = r"#!/bin/sh\nexit 101\n"
 
 
 class ActionModule(ActionBase):
-    """Action `probe_host`: the arguments of `setup`, and the directories whose free space counts."""
+    """Action `probe_host`: the arguments of `setup`, and `directories` for the free space."""
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
-        """Return the facts, free_mb and listeners, or why there are none."""
+        """Return the facts, free_mb and listeners, or unreachable_because or unusable with the reason."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         directories = shlex.join(arguments.pop("directories"))
@@ -28,7 +29,7 @@ class ActionModule(ActionBase):
             gathered = self._execute_module("ansible.builtin.setup", arguments, task_vars=task_vars)
             if gathered.get("failed"):
                 return result | {"unusable": gathered.get("module_stderr") or gathered.get("msg", "")}
-            looked = self._low_level_execute_command(
+            output = self._low_level_execute_command(
                 f"df --block-size=1M --output=avail {directories}; echo '{NEXT}';"
                 f" ss --no-header -l --tcp --numeric --processes; echo '{NEXT}';"
                 f" dpkg-query --show --showformat '${{db:Status-Abbrev}}${{Package}}\\n'; echo '{NEXT}';"
@@ -38,9 +39,9 @@ class ActionModule(ActionBase):
         except AnsibleConnectionFailure as error:
             return result | {"unreachable_because": str(error)}
         space, listeners, packages, interrupted = (
-            part.strip().splitlines() for part in looked["stdout"].split(NEXT)
+            part.strip().splitlines() for part in output["stdout"].split(NEXT)
         )
-        # A task that installs what is there already costs as much as the tasks that do something.
+        # Lets roles skip apt tasks: one that installs nothing takes as long as any other task.
         installed = [line.removeprefix("ii ") for line in packages if line.startswith("ii ")]
         packages_facts = {
             "ansible_installed_packages": installed,
