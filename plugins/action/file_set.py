@@ -44,8 +44,9 @@ class ActionModule(ActionBase):
             return Path(self._find_needle("files", entry["file"])).read_text(encoding="utf-8")
         source = self._find_needle("templates", entry["template"])
         searched = variables.get("ansible_search_path") or [self._loader.get_basedir()]
+        folders = [folder for path in searched for folder in (f"{path}/templates", path)]
         templar = self._templar.copy_with_new_env(
-            searchpath=[folder for path in searched for folder in (f"{path}/templates", path)],
+            searchpath=[str(Path(source).parent), *folders],
             available_variables={**variables, **entry.get("variables", {})},
         )
         text = trust_as_template(self._loader.get_text_file_contents(source))

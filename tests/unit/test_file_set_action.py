@@ -57,6 +57,14 @@ def test_renders_a_template_with_its_includes(role: Path) -> None:
     assert content(role, template="unit.j2") == "# Ansible managed\nName=none\nPort=8080\n"
 
 
+def test_finds_an_include_beside_the_template(role: Path) -> None:
+    folder = role / "templates/units"
+    folder.mkdir()
+    (folder / "own.j2").write_text("{% include 'beside.j2' %}\n")
+    (folder / "beside.j2").write_text("Beside\n")
+    assert content(role, template="units/own.j2") == "Beside\n"
+
+
 def test_gives_a_template_its_own_variables(role: Path) -> None:
     files: list[dict[str, Any]] = [
         {"path": "/etc/x", "template": "part.j2", "variables": {"name": "x"}},

@@ -79,7 +79,7 @@ def test_the_documents_examples_are_accepted(
     judge: Callable[[str, dict[str, Any]], subprocess.CompletedProcess[str]],
 ) -> None:
     known = examples()
-    kinds = {kind for receiver in known["alertmanager_receivers"] for kind in receiver if kind != "name"}
+    kinds = {kind for receiver in known["alertmanager_receivers"].values() for kind in receiver}
     assert kinds == {f"{kind}_configs" for kind in ("email", "slack", "pagerduty", "telegram", "webhook")}
     assert {
         "prometheus_remote_write",
@@ -91,7 +91,7 @@ def test_the_documents_examples_are_accepted(
         done = judge(role, known)
         assert done.returncode == 0, done.stdout
         assert "CHANGED" in done.stdout
-    known["alertmanager_receivers"][0]["slak_configs"] = []
+    next(iter(known["alertmanager_receivers"].values()))["slak_configs"] = []
     refused = judge("alertmanager", known)
     assert refused.returncode != 0
     assert "censored" in refused.stdout
@@ -195,7 +195,7 @@ def another_store(host: Host) -> Iterator[None]:
 @pytest.mark.on("collector")
 def test_another_store_gets_the_samples(host: Host, variables: dict[str, Any]) -> None:
     password = variables["prometheus_secrets"]["store"]
-    count = sum(len(job["targets"]) for job in variables["prometheus_scrape_jobs"])
+    count = sum(len(job["targets"]) for job in variables["prometheus_base_scrape_jobs"].values())
     script = (
         "import base64,sys,urllib.request as r\n"
         "token = base64.b64encode(f'lab:{sys.argv[2]}'.encode()).decode()\n"

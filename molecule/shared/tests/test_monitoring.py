@@ -40,13 +40,14 @@ def wait_for_samples(host: Host, variables: dict[str, Any], query: str) -> list[
 
 
 def wanted_targets(variables: dict[str, Any]) -> set[tuple[str, str]]:
-    """Return (job, instance) of everything that Prometheus is told to look at."""
+    """Return (job, instance) of every target of Prometheus."""
     scraped = {
-        (job["name"], target["host"])
-        for job in variables["prometheus_scrape_jobs"]
+        (name, target["host"])
+        for name, job in variables["prometheus_base_scrape_jobs"].items()
         for target in job["targets"]
     }
-    return scraped | {("probe", url) for probe in variables["prometheus_probes"] for url in probe["urls"]}
+    probes = variables["prometheus_base_probes"].values()
+    return scraped | {("probe", url) for probe in probes for url in probe["urls"]}
 
 
 @pytest.mark.on("monitoring")
