@@ -17,7 +17,7 @@ from tests.lab import ROOT
 @cache
 def load(name: str) -> tuple[DataLoader, dict[str, Any]]:
     """Return a loader with the role's directory as its base, and the role's defaults and variables."""
-    if not AnsibleCollectionConfig.collection_finder:  # Only once in a process.
+    if not AnsibleCollectionConfig.collection_finder:  # tests/unit has done it already.
         init_plugin_loader()
     directory = ROOT / "roles" / name
     loader = DataLoader()

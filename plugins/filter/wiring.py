@@ -57,8 +57,8 @@ def present(entries: Mapping[str, Any]) -> dict[str, Any]:
 def merge_entries(base: Mapping[str, Any], own: Mapping[str, Any], key: str = "name") -> list[dict[str, Any]]:
     """Merge an operator's entries over the base's, field by field, and return them as a list.
 
-    Each result has its name in the field `key`. Null or false removes an entry, null removes a field. The order of
-    the base comes first.
+    Each result has its name in the field `key`. The base's order comes first. Null or false removes an entry,
+    and null removes a field.
     """
     merged = []
     for name in dict.fromkeys([*base, *own]):

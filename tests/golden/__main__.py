@@ -13,7 +13,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from ansible.template import Templar
 from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
 
+from plugins.action import check_hosts
+
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent
 INVENTORIES = {
@@ -33,23 +35,28 @@ INVENTORIES = {
     "monitoring_apart": GOLDEN / "monitoring_apart",
     "own_app": ROOT / "molecule/own_app/inventory",
 }
-# Stubs for the files of a running lab.
+# Values that the files of a running lab have.
 LAB = {"ansible_host": "192.0.2.51", "base_admin_authorized_keys": []}
+CA = {"tls_ca_certificate", "tls_ca_key"}
 # Variables of no role.
 SHARED = {"environment_name", "private_address", "public_name", "service_name"}
-FACTS = {"distribution_release": "trixie", "memtotal_mb": 4096, "processor_cores": 4, "processor_vcpus": 4}
+FACTS = {
+    "ansible_distribution_release": "trixie",
+    "ansible_memtotal_mb": 4096,
+    "ansible_processor_cores": 4,
+    "ansible_processor_vcpus": 4,
+}
 
 
 def stub_secrets(*folders: Path) -> dict[str, str]:
-    """Return a value for every secret that the files of some folders name."""
-    text = "".join(
-        path.read_text() for folder in folders for path in sorted(folder.glob("*.yml")) if path.exists()
-    )
-    return {name: f"stub of {name}" for name in sorted({*re.findall(r"\bsecret_\w+|\btls_ca_\w+", text)})}
+    """Return a value for every secret that the files of some folders name, and for the CA."""
+    files = (path for folder in folders for path in folder.glob("*.yml") if path.exists())
+    names = {name for path in files for name in re.findall(r"\bsecret_\w+", path.read_text())}
+    return {name: f"stub of {name}" for name in {*names, *CA}}
 
 
-def resolve(inventory: Path) -> dict[str, dict[str, Any]]:
-    """Return {host: {variable: value}} of what an inventory sets for the roles of each host."""
+def hosts(inventory: Path) -> Iterator[tuple[str, dict[str, Any], Templar]]:
+    """Yield the name and the variables of each host, as written, and what resolves them."""
     loader = DataLoader()
     load = loader.load_from_file
     loader.load_from_file = lambda path, **options: (
@@ -69,15 +76,25 @@ def resolve(inventory: Path) -> dict[str, dict[str, Any]]:
     defaults: dict[str, Any] = {}
     for path in sorted(ROOT.glob("roles/*/defaults/main.yml")):
         defaults |= loader.load_from_file(str(path), trusted_as_template=True)
-    resolved = {}
     for host in sorted(manager.get_hosts(), key=lambda host: host.name):
         own = variables.get_vars(host=host, include_hostvars=False)
-        templar = Templar(loader, {**defaults, **own, "hostvars": hostvars})
-        prefixes = tuple(f"{role}_" for role in templar.template(own["preflight_roles"]))
-        names = sorted(
-            name for name in own.keys() - secrets.keys() if name in SHARED or name.startswith(prefixes)
-        )
-        resolved[host.name] = {name: templar.template(own[name]) for name in names}
+        yield host.name, own, Templar(loader, {**defaults, **own, "hostvars": hostvars})
+
+
+def resolve(inventory: Path) -> dict[str, dict[str, Any]]:
+    """Return {host: {variable: value}} of what an inventory sets for the roles of each host.
+
+    Raises SystemExit if preflight would refuse a variable.
+    """
+    resolved = {}
+    specs = check_hosts.load_specs()
+    for host, variables, templar in hosts(inventory):
+        roles = templar.template(variables["preflight_roles"])
+        if faults := [*check_hosts.variable_faults(roles, specs, variables, templar, [])]:
+            raise SystemExit("\n".join(f"{host}: {fault}" for fault in faults))
+        prefixes = tuple(f"{role}_" for role in roles)
+        names = (name for name in sorted(variables) if name in SHARED or name.startswith(prefixes))
+        resolved[host] = {name: templar.template(variables[name]) for name in names if name not in CA}
     plain: dict[str, dict[str, Any]] = json.loads(json.dumps(resolved).replace(str(ROOT), "<checkout>"))
     return plain
 

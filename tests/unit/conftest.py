@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible.plugins.loader import init_plugin_loader
+
+# Before a test imports ansible_collections: templates would find no filters of the collection after that.
+init_plugin_loader()
 
 RunModule = Callable[..., dict[str, Any]]
 FakeCommand = Callable[[str, str], None]

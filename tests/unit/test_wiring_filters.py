@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.fastmetal.metal.plugins.filter import wiring
+
+from plugins.filter import wiring
 
 HOSTVARS: dict[str, dict[str, Any]] = {
     "web1": {
