@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Write docs/roles.md, the reference of every role's variables, from the roles' argument specs.
+"""Write docs/roles.md, the reference of all role variables, from the roles' argument specs.
 
-With --check nothing is written, and the status tells whether the file is up to date.
+With --check, write nothing and exit with 1 if the file is out of date.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 TARGET = ROOT / "docs/roles.md"
-# Its spec also declares what belongs to no role: the shared variables and the secrets.
+# Its spec also declares the variables of no role: shared ones and secrets.
 SHARED_ROLE = "preflight"
 INTRODUCTION = """\
 # Variables
@@ -24,9 +24,9 @@ INTRODUCTION = """\
 <!-- Written by docs/reference.py from roles/*/meta/argument_specs.yml; run it after changing one. -->
 
 Set them in `inventories/<environment>/group_vars/all/main.yml`, or for one host in `host_vars/<host>.yml`.
-A role's default gives way to the shared `group_vars/all`, this to the environment, the environment to the
-host, and all of them to `-e`. `group_vars/all/wiring.yml` sets who talks to whom from the inventory's groups.
-An unknown or unfit variable ends a run before anything changes.
+Precedence, lowest first: role default, shared `group_vars/all`, environment, host, `-e`. The shared
+`group_vars/all` derive addresses and connections from the inventory's groups. An unknown or invalid variable
+ends a run before anything changes. A dictionary `<role>_<name>` is merged over `<role>_base_<name>`.
 """
 
 
@@ -38,7 +38,7 @@ def text(value: Any) -> str:
 
 
 def default(option: Mapping[str, Any]) -> str:
-    """Return a default as code; what is nested goes on one line, as YAML allows."""
+    """Return a default as code, nested values on one line."""
     if "default" not in option:
         return "**required**" if option.get("required") else ""
     flow = yaml.safe_dump(option["default"], default_flow_style=True, width=10**6, sort_keys=False)
@@ -65,7 +65,7 @@ def rows(options: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 def section(title: str, introduction: str, options: Mapping[str, Any]) -> str:
     """Return a chapter with the table of some options."""
-    table = ["| variable | type | default | what it is |", "|---|---|---|---|", *rows(options)]
+    table = ["| variable | type | default | description |", "|---|---|---|---|", *rows(options)]
     return "\n".join([f"## {title}", "", introduction, "", *table, ""])
 
 
@@ -96,7 +96,7 @@ def reference() -> str:
 
 
 def main() -> int:
-    """Write the reference, or compare it with what is there."""
+    """Write the reference, or compare it with the file."""
     wanted = reference()
     if sys.argv[1:] == ["--check"]:
         return int(not TARGET.exists() or TARGET.read_text() != wanted)
