@@ -52,7 +52,7 @@ VACUUM ANALYZE products;
 CHECKPOINT;
 SQL
 rm $file $file.ids"""
-EDGE_CACHE = {"nginx_cached_paths": [{"path": PRODUCTS, "seconds": 1}]}
+EDGE_CACHE = {"nginx_cached_paths": {PRODUCTS: {"seconds": 1}}}
 
 BY_KEY = Load("by_key", "uncached", f"/uncached{PRODUCTS}/:id", 2000, ROWS)
 REFERENCE_BY_KEY = Load("by_key", "reference", f"/reference{PRODUCTS}/:id", 2000, ROWS)

@@ -38,6 +38,23 @@ TESTS = {
     },
 }
 
+# What roles make of an environment's entries and their own.
+MERGED = (
+    *("__nginx_cached_paths", "__nginx_own_headers", "__nginx_private_paths", "__nginx_rate_limits"),
+    *("__postgresql_databases", "__postgresql_roles", "__redis_users"),
+)
+FACTS = ["!all", "!min", "distribution", "hardware", "platform", "python", "service_mgr"]
+WRITE_VARIABLES = {
+    "ansible.builtin.copy": {
+        "content": "{{ dict(variable_names"
+        " | zip(query('ansible.builtin.vars', *variable_names, default=None))) | to_json }}",
+        "dest": "{{ variables_directory }}/{{ inventory_hostname }}.json",
+        "mode": "0600",
+    },
+    "delegate_to": "localhost",
+    "no_log": True,
+}
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Point testinfra at the hosts of the scenario's lab."""
@@ -160,17 +177,30 @@ def all_variables(
     ansible_on_all: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, dict[str, Any]]:
-    """Return {host: {variable: value}}, resolved by Ansible itself, once."""
-    names = sorted(
+    """Return {host: {variable: value}} of every role variable, resolved by Ansible itself, once."""
+    roles = sorted(path.name for path in ROOT.glob("roles/*") if path.name != "lab")
+    names = [
         name
-        for path in ROOT.glob("roles/*/meta/argument_specs.yml")
-        for name in yaml.safe_load(path.read_text())["argument_specs"]["main"]["options"]
-        # The lab's are no host's, and the default of app_source is known inside the role only.
-        if not name.startswith("lab_") and name != "app_source"
-    )
+        for role in roles
+        for name in yaml.safe_load((ROOT / "roles" / role / "meta/argument_specs.yml").read_text())[
+            "argument_specs"
+        ]["main"]["options"]
+        if name != "app_source"  # The role alone knows its default.
+    ]
     directory = tmp_path_factory.mktemp("variables")
-    arguments = json.dumps({"variable_names": ["group_names", *names], "variables_directory": str(directory)})
-    ansible_on_all("ansible-playbook", "molecule/shared/variables.yml", "-e", arguments).check_returncode()
+    wanted = {"variable_names": ["group_names", *MERGED, *names], "variables_directory": str(directory)}
+    # Listed for their variables; nothing of the roles runs.
+    play = {
+        "hosts": "all",
+        "gather_facts": False,
+        "pre_tasks": [{"ansible.builtin.setup": {"gather_subset": FACTS}}],
+        "roles": [{"role": role, "tags": ["never"]} for role in roles],
+        "tasks": [WRITE_VARIABLES],
+        "vars": wanted,
+    }
+    playbook = directory / "play.yml"
+    playbook.write_text(yaml.safe_dump([play]))
+    ansible_on_all("ansible-playbook", str(playbook)).check_returncode()
     return {path.stem: json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))}
 
 

@@ -105,17 +105,18 @@ def test_clients_are_told_operators_let_through_and_a_run_changes_nothing(
         connection.close()
         return response, body
 
+    headers = variables["__nginx_own_headers"]
     for method in ("GET", "POST", "DELETE"):
         answer, body = ask(PATH, method)
         assert answer.status == 503
         assert answer.headers["Content-Type"] == "application/problem+json"
         assert (json.loads(body)["status"], json.loads(body)["detail"]) == (503, MESSAGE)
         assert int(answer.headers["Retry-After"]) > 0
-        for name in (*variables["nginx_headers"], "X-Request-ID", "Strict-Transport-Security"):
+        for name in (*headers, "X-Request-ID", "Strict-Transport-Security"):
             assert len(answer.headers.get_all(name) or []) == 1, name
     answer, body = ask("/", accept="text/html,application/xhtml+xml,*/*;q=0.8")
     assert (answer.status, answer.headers["Content-Type"]) == (503, "text/html; charset=utf-8")
-    assert answer.headers["Content-Security-Policy"] == variables["nginx_headers"]["Content-Security-Policy"]
+    assert answer.headers["Content-Security-Policy"] == headers["Content-Security-Policy"]
     assert "Back at six, &lt;b&gt;" in body
     assert "<b>" not in body
     # This process lives, but there is nothing to be had from it; and what is private stays so.

@@ -186,7 +186,7 @@ def test_unknown_host_is_refused(site: Site, port: int) -> None:
 
 
 def assert_headers(site: Site, answer: Answer, *, tls: bool = True) -> None:
-    for name in site.settings["nginx_headers"]:
+    for name in site.settings["__nginx_own_headers"]:
         assert len(answer.headers.get_all(name) or []) == 1, f"{name} on a {answer.status}"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["Strict-Transport-Security"] == (site.settings["nginx_hsts"] if tls else None)
@@ -238,7 +238,7 @@ def test_headers_when_the_application_is_down(host: Host, site: Site) -> None:
 
 @pytest.mark.on("edge")
 def test_private_paths_do_not_exist(site: Site) -> None:
-    for path in site.settings["nginx_private_paths"]:
+    for path in site.settings["__nginx_private_paths"]:
         disguises = [
             path,
             f"{path}/",
@@ -292,7 +292,7 @@ def test_private_listener_is_closed_to_strangers(
 
 @pytest.mark.on("edge")
 def test_rate_limit_answers_429(site: Site) -> None:
-    zone = min(site.settings["nginx_rate_limits"], key=lambda zone: zone["burst"])
+    zone = min(site.settings["__nginx_rate_limits"], key=lambda zone: zone["burst"])
     answers = [site.request(f"{zone['path']}{uuid.uuid4()}") for _ in range(zone["burst"] + 5)]
     refused = [answer for answer in answers if answer.status == 429]
     assert answers[0].status != 429
@@ -421,7 +421,7 @@ class Readers:
 
 @pytest.fixture
 def readers(host: Host, site: Site) -> Readers:
-    (route,) = site.settings["nginx_cached_paths"]
+    (route,) = site.settings["__nginx_cached_paths"]
     # nginx counts whole seconds of the clock.
     return Readers(host, site, f"{route['path']}?category={uuid.uuid4()}", route["seconds"] + 1.1)
 

@@ -25,8 +25,8 @@ class Server:
     def __post_init__(self) -> None:
         self.port: int = self.variables["postgresql_port"]
         self.addresses: list[str] = self.variables["postgresql_listen_addresses"]
-        self.passwords = {role["name"]: role["password"] for role in self.variables["postgresql_roles"]}
-        database = self.variables["postgresql_databases"][0]
+        self.passwords = {role["name"]: role["password"] for role in self.variables["__postgresql_roles"]}
+        database = self.variables["__postgresql_databases"][0]
         self.database, self.owner, self.app = database["name"], database["owner"], database["app_role"]
 
     def query(
@@ -82,7 +82,7 @@ def table(server: Server) -> Iterator[str]:
 
 
 def test_every_role_gets_in_with_its_password(server: Server) -> None:
-    databases = server.variables["postgresql_databases"]
+    databases = server.variables["__postgresql_databases"]
     for role in server.passwords:
         own = {one["name"] for one in databases if role in {one["owner"], one.get("app_role")}}
         for database in (one["name"] for one in databases):

@@ -22,7 +22,7 @@ class Cache:
     def __post_init__(self) -> None:
         self.port: int = self.variables["redis_port"]
         self.addresses: list[str] = self.variables["redis_listen_addresses"]
-        self.user: dict[str, Any] = self.variables["redis_users"][0]
+        self.user: dict[str, Any] = self.variables["__redis_users"][0]
         self.key: str = self.user["keys"][0].replace("*", "fastmetal-probe")
 
     def say(self, *command: str, password: str | None = None, target: str = f"-s {SOCKET}") -> str:
@@ -121,7 +121,7 @@ def test_data_outlives_a_restart_only_if_it_was_asked_to(cache: Cache) -> None:
 
 
 def test_passwords_are_stored_as_hashes(cache: Cache) -> None:
-    for user in cache.variables["redis_users"]:
+    for user in cache.variables["__redis_users"]:
         assert cache.host.run("grep -rqF -e %s /etc/redis /etc/systemd/system", user["password"]).rc == 1
 
 
