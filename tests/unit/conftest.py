@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible.plugins.loader import init_plugin_loader
+from ansible.utils.collection_loader import AnsibleCollectionConfig
 
-# Before a test imports ansible_collections: templates would find no filters of the collection after that.
-init_plugin_loader()
+# Before the first import of ansible_collections: without Ansible's importer, no filter would be found later.
+if not AnsibleCollectionConfig.collection_finder:
+    init_plugin_loader()
 
 RunModule = Callable[..., dict[str, Any]]
 FakeCommand = Callable[[str, str], None]

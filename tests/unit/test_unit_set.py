@@ -19,12 +19,22 @@ class Systemd:
         self.states.mkdir()
         self.log = folder / "commands"
         self.log.touch()
+        unknown = folder / "unknown-unit"
+        unknown.write_text("ActiveState=inactive\nUnitFileState=\n")
         fake_command(
             "systemctl",
             f"""
             if [ "$1" = show ]; then
                 shift 2
-                for unit; do cat {self.states}/$unit; echo; done
+                for unit; do cat {self.states}/$unit 2>/dev/null || cat {unknown}; echo; done
+            elif [ "$1" = list-units ]; then
+                shift 4
+                for pattern; do
+                    for file in {self.states}/$pattern; do
+                        [ -e $file ] && echo "$(basename $file) loaded active running A description"
+                    done
+                done
+                true
             elif [ "$*" = "start broken.service" ]; then
                 echo "Job for broken.service failed." >&2
                 exit 1
@@ -108,6 +118,46 @@ def test_a_unit_whose_file_was_removed_is_stopped(systemd: Systemd, run_module: 
     changed = [str(unit_set.UNITS / name) for name in ("gone.timer", "kept.service", "a.service.d/x.conf")]
     assert run_module(unit_set, units=[], changed_files=changed)["commands"] == ["stop gone.timer"]
     assert systemd.commands == ["stop gone.timer", "daemon-reload"]
+
+
+def enable(unit: str) -> None:
+    """Link a unit as systemctl enable does."""
+    wants = unit_set.UNITS / "timers.target.wants"
+    wants.mkdir(exist_ok=True)
+    (wants / unit).symlink_to(f"/etc/systemd/system/{unit}")
+
+
+def test_purge_stops_loaded_and_enabled_units_that_are_not_listed(
+    systemd: Systemd, run_module: RunModule
+) -> None:
+    for name in ("api-job-kept.timer", "api-job-old.timer", "api.service"):
+        systemd.set(name, "active", "enabled")
+    # An interrupted run has removed the file of api-job-left.timer, but not the link that enables it.
+    for name in ("api-job-left.timer", "other.timer"):
+        enable(name)
+    result = run_module(unit_set, units=[{"name": "api-job-kept.timer"}], purge=["api-job-*.timer"])
+    assert sorted(result["commands"]) == ["disable api-job-left.timer", "stop api-job-old.timer"]
+
+
+@pytest.mark.parametrize(
+    ("active", "enabled", "commands"),
+    [
+        ("inactive", False, []),
+        # Its timer has just started it.
+        ("activating", False, []),
+        # It was a worker before it got a schedule.
+        ("active", True, ["stop a.service", "disable a.service"]),
+    ],
+)
+def test_a_triggered_unit_is_left_to_its_trigger(
+    systemd: Systemd, run_module: RunModule, active: str, enabled: bool, commands: list[str]
+) -> None:
+    systemd.set("a.service", active, "enabled" if enabled else "static")
+    if enabled:
+        enable("a.service")
+    units = [{"name": "a.service", "triggered": True, "files": ["/etc/a"]}]
+    result = run_module(unit_set, units=units, changed_files=["/etc/a"])
+    assert result["commands"] == commands
 
 
 def test_one_command_serves_several_units(systemd: Systemd, run_module: RunModule) -> None:
