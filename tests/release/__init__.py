@@ -1,1 +1,1 @@
-"""What proves releases: variants of the service, and the fleet they are deployed to under load."""
+"""Helpers for tests of releases: variants of the service, and a fleet under load."""

@@ -1,4 +1,4 @@
-"""What goes wrong on purpose in the middle of a release."""
+"""Faults that are injected during a release."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SMALL_DISK = "/var/tmp/small"  # noqa: S108 - on a lab host
 
 
 class Deploy:
-    """A deploy that runs while the test goes on."""
+    """A deploy that runs beside the test."""
 
     def __init__(self, fleet: Fleet, log: Path, **extra: Any) -> None:
         playbook: list[str | Path] = ["ansible-playbook", "-i", fleet.inventory, "playbooks/deploy.yml"]
@@ -32,7 +32,7 @@ class Deploy:
             )
 
     def wait_for(self, task: str, times: int = 1) -> None:
-        """Wait until a task has begun, in as many batches."""
+        """Wait until a task has begun, in this many batches."""
         deadline = time.monotonic() + 400
         while self.log.read_text().count(f"TASK [app : {task}") < times:
             assert self.process.poll() is None, f"ended before {task}: {self.log.read_text()}"
@@ -40,13 +40,13 @@ class Deploy:
             time.sleep(0.05)
 
     def end(self, how: signal.Signals) -> None:
-        """Tell every process of the group, as Ctrl-C does; again, as Python drops a SIGINT amid a fork."""
+        """Signal every process of the group, as Ctrl-C does; again, as Python loses a SIGINT in a fork."""
         while self.process.poll() is None:
             os.killpg(self.process.pid, how)
             time.sleep(0.5)
 
     def wait(self) -> Run:
-        """Wait for the end and return what came of it."""
+        """Wait for the end and return the result."""
         return Run(self.process.wait(200), self.log.read_text())
 
 
@@ -64,7 +64,7 @@ def deploying(fleet: Fleet, given: dict[str, str], **extra: Any) -> Iterator[Dep
 
 @contextmanager
 def transaction(fleet: Fleet, statement: str) -> Iterator[None]:
-    """Hold what a statement locks while the block runs."""
+    """Hold the locks of a statement while the block runs."""
     psql = f"runuser -u postgres -- psql -d {fleet.service}"
     held = f'{psql} -c "BEGIN" -c "{statement}" -c "SELECT pg_sleep(300)"'
     command: list[str | Path] = ["ssh", "-F", fleet.lab.directory / "ssh_config", fleet.edge, held]
@@ -81,24 +81,24 @@ def transaction(fleet: Fleet, statement: str) -> Iterator[None]:
 
 @contextmanager
 def small_disk(fleet: Fleet, host: str) -> Iterator[Callable[[], None]]:
-    """Put the host's releases onto a small disk meanwhile, and hand out what fills it up."""
-    place = f"/srv/{fleet.service}"
+    """Put the host's releases on a small disk while the block runs; yields a function that fills it."""
+    home = f"/srv/{fleet.service}"
     mount = f"mkdir -p {SMALL_DISK} && mount -t tmpfs -o size=1g small {SMALL_DISK}"
-    fleet.ssh(host, f"{mount} && cp -a {place}/. {SMALL_DISK} && mount --bind {SMALL_DISK} {place}")
+    fleet.ssh(host, f"{mount} && cp -a {home}/. {SMALL_DISK} && mount --bind {SMALL_DISK} {home}")
 
     def fill() -> None:
-        fleet.ssh(host, f"cat /dev/zero > {place}/filler || test -s {place}/filler")
+        fleet.ssh(host, f"cat /dev/zero > {home}/filler || test -s {home}/filler")
 
     try:
         yield fill
     finally:
-        fleet.ssh(host, f"rm -f {place}/filler && umount -l {place} && cp -au {SMALL_DISK}/. {place}")
+        fleet.ssh(host, f"rm -f {home}/filler && umount -l {home} && cp -au {SMALL_DISK}/. {home}")
         fleet.ssh(host, f"umount {SMALL_DISK}")
 
 
 @contextmanager
 def unreachable(fleet: Fleet) -> Iterator[None]:
-    """Let nothing of SSH pass between this machine and the application hosts; clients do not notice."""
+    """Drop SSH between this machine and the app hosts while the block runs; clients are not affected."""
     addresses = ", ".join(fleet.lab.state["hosts"][host]["address"] for host in fleet.apps)
     table = f"cut_{fleet.lab.name.replace('-', '_')}"
     rules = f"""

@@ -1,4 +1,4 @@
-"""The hosts of the scenario `release`: deploy to them, load them, look at them."""
+"""The hosts of the scenario `release`: deployments, load and checks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.load.background import Load, loaded
 from tests.load.report import OK, Report
 from tests.release.variant import make
 
-# Three of four requests read, every fourth writes; capitals take a fresh connection.
+# Three of four requests read, one writes. Upper case uses a new connection.
 MIX = "rrwrRlrwrrWrrlrwRrrw"
 
 METRICS = """
@@ -35,7 +35,7 @@ print(connection.getresponse().read().decode())
 
 @dataclass
 class Step:
-    """One release or rollback, and the version that is live after it."""
+    """A release or rollback, and the version that is live after it."""
 
     version: str
     begun: float
@@ -43,7 +43,7 @@ class Step:
 
     @property
     def seconds(self) -> float:
-        """How long the playbook ran."""
+        """The run time of the playbook."""
         return self.ended - self.begun
 
 
@@ -67,30 +67,30 @@ class Fleet:
         return play("-i", self.inventory, f"playbooks/{name}.yml", *words, "-e", json.dumps(extra))
 
     def build(self, fault: str = "") -> dict[str, str]:
-        """Write the tree of the next version, and return what tells a deploy of it."""
+        """Write the tree of the next version, and return the variables of its deploy."""
         self.built += 1
         version = f"1.0.{self.built}"
         make(self.scratch / "trees", version, fault)
         return self.source(version)
 
     def source(self, version: str) -> dict[str, str]:
-        """Return what tells a deploy of a version that was written before."""
+        """Return the variables that deploy a version whose tree was written before."""
         return {
             "app_source": str(self.scratch / "trees" / version),
             "app_artifacts": str(ROOT / ".artifacts"),
         }
 
     def deploy(self, **extra: Any) -> Step:
-        """Deploy the next version and see that every host runs it."""
+        """Deploy the next version and check that every host runs it."""
         given = self.build()
         return self.deploy_version(Path(given["app_source"]).name, **given, **extra)
 
     def deploy_version(self, version: str, **extra: Any) -> Step:
-        """Deploy a version from what is given and see that every host runs it."""
+        """Deploy a version with these variables and check that every host runs it."""
         return self._step("deploy", version, **extra)
 
     def rollback(self) -> Step:
-        """Return to the version before and see that every host runs it."""
+        """Roll back to the version before and check that every host runs it."""
         return self._step("rollback", self.versions[-2])
 
     def _step(self, playbook: str, version: str, **extra: Any) -> Step:
@@ -99,7 +99,7 @@ class Fleet:
         step = Step(version, begun, time.time())
         assert run.status == 0, run.output
         self.versions.append(version)
-        # Nobody waits for the old instance's last answer, a long poll's here; then it must be gone.
+        # A deploy does not wait for the old instance's last answer, here a long poll; then it must be gone.
         self.wait_until_live(10)
         return step
 
@@ -109,24 +109,24 @@ class Fleet:
 
     @cached_property
     def url(self) -> str:
-        """Where clients find the service."""
+        """The URL of the service."""
         return f"https://{self.lab.state['hosts'][self.edge]['address']}"
 
     @cached_property
     def ca(self) -> Path:
-        """The authority that clients trust."""
+        """The CA certificate that clients trust."""
         path = self.scratch / "ca.crt"
         path.write_text(host_variables(self.inventory, self.edge)["tls_ca_certificate"])
         return path
 
     @cached_property
     def token(self) -> str:
-        """A token that may write."""
+        """A bearer token with write access."""
         arguments = "token --subject proof --scope products:write --lifetime 86400"
         return self.ssh(self.apps[0], f"{self.service}-manage {arguments}")
 
     def answers(self) -> bool:
-        """Tell whether the edge has a host again: it leaves those that failed alone for a while."""
+        """Return whether the edge uses a host again: it avoids failed ones for a while."""
         edge = http.client.HTTPSConnection(
             self.url.removeprefix("https://"), timeout=5, context=ssl.create_default_context(cafile=self.ca)
         )
@@ -136,7 +136,7 @@ class Fleet:
         return False
 
     def traffic(self) -> dict[str, Any]:
-        """Return what clients ask: reads, lists and writes, and one long poll all the time."""
+        """Return the requests of the load: reads, lists and writes, and a permanent long poll."""
         products = "/api/v1/products"
         product = {"name": "{key}", "category": "proof", "price": "1.00", "stock": 1}
         write = {
@@ -150,14 +150,14 @@ class Fleet:
         requests = {
             "r": {"path": f"{products}/{self.product}", "expect": '"name":"Lamp"'},
             "l": {"path": f"{products}?category=lamps", "expect": '"name":"Lamp"'},
-            "s": {"path": "/api/v1/wait", "expect": "patience"},
+            "s": {"path": "/api/v1/wait", "expect": "waited"},
             "w": write,
         }
         return {"mix": MIX, "always": "s", "requests": requests}
 
     @cached_property
     def product(self) -> int:
-        """The product that is read all the time."""
+        """The id of the product that the load reads."""
         values = "(name, category, price, stock) VALUES ('Lamp', 'lamps', 1, 1)"
         return int(self.sql(f"INSERT INTO products {values} RETURNING id"))
 
@@ -169,7 +169,7 @@ class Fleet:
 
     @contextmanager
     def load(self, run: str, rate: float) -> Iterator[Load]:
-        """Load the service while the block runs; then look for every acknowledged write."""
+        """Load the service while the block runs; then check that every acknowledged write is stored."""
         name, run = run, f"{run}-{time.time():.0f}"
         service = {"url": self.url, "ca": str(self.ca), "header": "x-version"}
         plan = {"run": run, "rate": rate, **service, **self.traffic()}
@@ -184,7 +184,7 @@ class Fleet:
         self.check_writes(run, load.report)
 
     def check_writes(self, run: str, report: Report) -> None:
-        """Every acknowledged write is there once; one without an answer at most once."""
+        """Check that acknowledged writes are stored once, and those without an answer at most once."""
         writes = [sample for sample in report.samples if sample.kind == "w"]
         if not writes:
             return
@@ -195,18 +195,18 @@ class Fleet:
         assert not lost, f"acknowledged and lost: {lost}"
         assert rows.keys() <= {sample.key for sample in writes}
 
-    def check_returned(self, run: Run, says: str) -> None:
-        """The run failed in words that help, and every host is back on the old release."""
+    def check_rolled_back(self, run: Run, says: str) -> None:
+        """Check that the run failed with this reason and that every host runs the old release."""
         assert run.status not in (0, None), run.output
         assert says in run.sentences[-1], run.sentences
         assert set(self.live().values()) == {self.versions[-1]}, run.output
 
     def wait_until_live(self, seconds: float) -> None:
-        """Wait until every host runs the release that should be live, and nothing else."""
+        """Wait until every host runs the expected release and nothing else."""
         self.wait_until(seconds, lambda: set(self.live().values()) == {self.versions[-1]})
 
     def wait_until(self, seconds: float, holds: Callable[[], bool]) -> None:
-        """Wait until something holds; what stood in its way at last is the failure."""
+        """Wait until a condition holds; the failure is its last AssertionError."""
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -219,48 +219,48 @@ class Fleet:
                 return
 
     def drain_unit(self, host: str) -> str:
-        """Return the unit of the edge that leaves a host out while it runs."""
+        """Return the edge's unit that drains a host while it runs."""
         return f"nginx-drain@{self.lab.state['hosts'][host]['address'].replace('.', '-')}-8443.service"
 
     def runs(self, host: str, version: str) -> bool:
-        """Tell whether a host runs a version and nothing else."""
+        """Return whether a host runs a version and nothing else."""
         return self.live_on(host) == version
 
     def ran(self, host: str, version: str) -> bool:
-        """Tell whether a host started a version; an earlier session may have used its number."""
+        """Return whether a host started a version in this session; an earlier one may have used it."""
         said = self.ssh(host, f"journalctl --since @{self.begun:.0f} --identifier systemd --output cat")
         return f"{self.service}: release {version}-" in said
 
     def digest(self, version: str) -> dict[str, str]:
-        """Return what is installed of a version on each host: every name, mode, link and byte."""
+        """Return a digest of a version's files on each host: names, modes, links and contents."""
         place = f"cd /srv/{self.service}/releases/{version}-*"
         files = "find . -type f -exec sha256sum {} + | sort -k 2"
         names = "find . -printf '%p %M %u %g %l\\n' | sort"
         return {host: self.ssh(host, f"{place} && ({files}; {names}) | sha256sum") for host in self.apps}
 
     def counted(self) -> float:
-        """Return how many lists the hosts' services have counted: nobody but the load asks for them."""
+        """Return the number of lists that the services have counted; only the load requests them."""
         series = 'http_requests_total{method="GET",route="/api/v1/products",status="200"}'
         command = shlex.join(["python3", "-c", METRICS, f"/run/{self.service}/{self.service}.sock"])
         texts = "".join(self.ssh(host, command) + "\n" for host in self.apps)
         return sum(float(line.split()[-1]) for line in texts.splitlines() if line.startswith(series))
 
     def directory_of(self, version: str) -> str:
-        """Return where a version is installed."""
+        """Return the directory of a version."""
         return self.ssh(self.apps[0], f"ls -dt /srv/{self.service}/releases/{version}-* | head -1")
 
     def live(self) -> dict[str, str]:
-        """Return what each application host runs: one confirmed release, and one instance of it."""
+        """Return the version of each app host, which is promoted and runs as one instance."""
         return {host: self.live_on(host) for host in self.apps}
 
     def live_on(self, host: str) -> str:
-        """Return the version of a host's one instance; anything half-done is an error."""
+        """Return the version of a host's one instance; fail if there is a canary or another instance."""
         service = self.service
         units = f"systemctl list-units --plain --no-legend --all '{service}@*.service'"
         looked = self.ssh(
             host,
             f"readlink /srv/{service}/current; cat /srv/{service}/current/release.json | tr -d '\\n'; echo;"
-            f" ls /run/{service} | grep trial; {units}",
+            f" ls /run/{service} | grep canary; {units}",
         )
         current, release, *others = looked.splitlines()
         assert [line.split()[:4] for line in others] == [

@@ -1,4 +1,4 @@
-"""app/proof.py of a release under test: tells its version, can wait, and fails as it was built to."""
+"""app/proof.py of a release under test: names its version, can wait, and has the fault it was built with."""
 
 import asyncio
 
@@ -27,7 +27,7 @@ class Proof:
         if scope["type"] == "http":
             if scope["path"] == "/api/v1/wait":
                 await asyncio.sleep(3)
-                app = PlainTextResponse("patience")
+                app = PlainTextResponse("waited")
             elif FAULT == "never gets ready" and scope["path"] == "/health/ready":
                 app = PlainTextResponse("not yet", 503)
             elif FAULT == "loses writes" and scope["method"] == "POST":

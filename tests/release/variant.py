@@ -1,4 +1,4 @@
-"""Source trees of our service that differ in their version and, where asked, in one fault."""
+"""Source trees of the service that differ in their version and, on request, in one fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A release is installed from its archives, and shares its dependencies with one that has the same."""
+"""Releases are installed from their archives, and share equal dependencies."""
 
 from __future__ import annotations
 
@@ -9,17 +9,10 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.lab import ROOT
-
-SPEC = importlib.util.spec_from_file_location("app_release", ROOT / "roles/app/library/app_release.py")
-assert SPEC
-assert SPEC.loader
-app_release: Any = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(app_release)
+from plugins.modules.release_install import install, is_installed
 
 PACKAGES = "venv/lib/python{}.{}/site-packages".format(*sys.version_info)
 DEPENDENCIES = {f"{PACKAGES}/dependency.py": "VALUE = 1\n", f"{PACKAGES}/app.pth": "../../../../code\n"}
@@ -36,16 +29,16 @@ def pack(path: Path, files: dict[str, str]) -> Path:
 
 def app(folder: Path, version: str, dependencies: str) -> Path:
     python = "{}.{}".format(*sys.version_info)
-    about = json.dumps({"id": version, "python": python, "dependencies": dependencies})
+    release = json.dumps({"id": version, "python": python, "dependencies": dependencies})
     code = f"from dependency import VALUE\nprint('{version}', VALUE)\n"
-    return pack(folder / f"{version}.tar.gz", {"release.json": about, "code/service.py": code})
+    return pack(folder / f"{version}.tar.gz", {"release.json": release, "code/service.py": code})
 
 
 def test_a_second_release_links_the_dependencies_of_the_first(tmp_path: Path) -> None:
     dependencies = pack(tmp_path / "dependencies.tar.gz", DEPENDENCIES)
     first, second = tmp_path / "releases/1.0", tmp_path / "releases/1.1"
-    app_release.install([app(tmp_path, "1.0", "abc"), dependencies], first, "abc")
-    app_release.install([app(tmp_path, "1.1", "abc")], second, "abc")
+    install([app(tmp_path, "1.0", "abc"), dependencies], first, "abc")
+    install([app(tmp_path, "1.1", "abc")], second, "abc")
     for release in (first, second):
         done = subprocess.run(
             [release / "venv/bin/python", "-m", "service"], cwd=tmp_path, capture_output=True, text=True
@@ -60,20 +53,20 @@ def test_a_second_release_links_the_dependencies_of_the_first(tmp_path: Path) ->
     assert not (first / "code/service.py").samefile(second / "code/service.py")
 
 
-def test_a_release_whose_dependencies_nobody_has_is_not_installed(tmp_path: Path) -> None:
+def test_a_release_whose_dependencies_no_release_has_is_not_installed(tmp_path: Path) -> None:
     directory = tmp_path / "releases/1.1"
     with pytest.raises(OSError, match="no release has its dependencies abd any more"):
-        app_release.install([app(tmp_path, "1.1", "abd")], directory, "abd")
+        install([app(tmp_path, "1.1", "abd")], directory, "abd")
     assert not (directory / "release.json").exists()
 
 
-def test_a_release_of_another_python_is_installed_anew_and_keeps_its_migration(tmp_path: Path) -> None:
+def test_a_release_of_another_python_is_installed_again_and_keeps_its_migration(tmp_path: Path) -> None:
     directory = tmp_path / "releases/1.0"
     directory.mkdir(parents=True)
     (directory / "release.json").write_text('{"id": "1.0", "python": "3.0", "dependencies": "abc"}')
     (directory / "migration.sql").write_text("ALTER TABLE")
-    assert not app_release.is_installed(directory)
+    assert not is_installed(directory)
     dependencies = pack(tmp_path / "dependencies.tar.gz", DEPENDENCIES)
-    app_release.install([app(tmp_path, "1.0", "abc"), dependencies], directory, "abc")
-    assert app_release.is_installed(directory)
+    install([app(tmp_path, "1.0", "abc"), dependencies], directory, "abc")
+    assert is_installed(directory)
     assert (directory / "migration.sql").read_text() == "ALTER TABLE"

@@ -1,8 +1,7 @@
-"""What an app's tree or wheel says about itself, and what a git ref is turned into."""
+"""The metadata of an app's tree or wheel, and the tree of a git ref."""
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import zipfile
 from pathlib import Path
@@ -10,21 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.lab import ROOT
-
-
-def load(path: str) -> Any:
-    """Load a plugin, which Ansible finds by its folder."""
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "roles/app" / path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-app_source = load("filter_plugins/app_source.py")
-app_tree = load("action_plugins/app_tree.py")
+from plugins.action.release_source import SourceError, find
+from plugins.filter.release import in_version_range, release_metadata
 
 SETTINGS = "DEBUG\nDATABASE_URL\n"
 
@@ -45,21 +31,21 @@ def make_wheel(path: Path) -> str:
 
 @pytest.mark.parametrize("make", [make_tree, make_wheel])
 def test_reads_python_and_settings(tmp_path: Path, make: Any) -> None:
-    about = app_source.app_about(make(tmp_path / "x-1-py3-none-any.whl"))
-    assert about == {"python": ">=3.11,<4", "settings": ["DEBUG", "DATABASE_URL"]}
+    metadata = release_metadata(make(tmp_path / "x-1-py3-none-any.whl"))
+    assert metadata == {"python": ">=3.11,<4", "settings": ["DEBUG", "DATABASE_URL"]}
 
 
-def test_an_app_that_says_nothing_is_let_pass(tmp_path: Path) -> None:
-    assert app_source.app_about(str(tmp_path)) == {"python": "", "settings": []}
-    assert app_source.app_runs_on("3.10.12", "")
+def test_an_app_without_metadata_passes(tmp_path: Path) -> None:
+    assert release_metadata(str(tmp_path)) == {"python": "", "settings": []}
+    assert in_version_range("3.10.12", "")
 
 
-def test_compares_versions() -> None:
-    assert app_source.app_runs_on("3.11.2", ">=3.11,<4")
-    assert not app_source.app_runs_on("3.10.12", ">=3.11,<4")
+def test_python_versions_are_compared() -> None:
+    assert in_version_range("3.11.2", ">=3.11,<4")
+    assert not in_version_range("3.10.12", ">=3.11,<4")
 
 
-def test_a_ref_is_its_commit_and_not_the_work_tree(tmp_path: Path) -> None:
+def test_a_ref_is_its_commit_without_the_work_tree(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     make_tree(checkout)
 
@@ -75,16 +61,16 @@ def test_a_ref_is_its_commit_and_not_the_work_tree(tmp_path: Path) -> None:
     (checkout / "app/settings.txt").write_text("CHANGED\n")
     commit = git("rev-parse", "--short=12", "HEAD")
     cache = checkout / ".artifacts"
-    tree, found = app_tree.find("v1", checkout, cache)
+    tree, found = find("v1", checkout, cache)
     assert found == commit
     assert (tree / "app/settings.txt").read_text() == SETTINGS
-    assert app_tree.find(str(checkout), checkout, cache)[1] == f"{commit}+"
-    with pytest.raises(app_tree.TreeError, match="is no directory, wheel or git ref of"):
-        app_tree.find("v9", checkout, cache)
-    with pytest.raises(app_tree.TreeError, match=r"cannot be read: .*too long"):
-        app_tree.find("v" * 300, checkout, cache)
+    assert find(str(checkout), checkout, cache)[1] == f"{commit}+"
+    with pytest.raises(SourceError, match="is no directory, wheel or git ref of"):
+        find("v9", checkout, cache)
+    with pytest.raises(SourceError, match=r"cannot be read: .*too long"):
+        find("v" * 300, checkout, cache)
     (checkout / "out").symlink_to("/" + "far/" * 50)
     git("add", "out")
     git("commit", "--quiet", "--message", "A link out of the tree")
-    with pytest.raises(app_tree.TreeError, match=r"cannot be read: .*out"):
-        app_tree.find("HEAD", checkout, cache)
+    with pytest.raises(SourceError, match=r"cannot be read: .*out"):
+        find("HEAD", checkout, cache)

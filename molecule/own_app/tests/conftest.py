@@ -1,4 +1,4 @@
-"""The host that serves somebody else's application."""
+"""The host that serves a foreign app."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Beacon(Fleet):
         return {"app_source": str(tree)}
 
     def traffic(self) -> dict[str, Any]:
-        """Return what clients ask; there is nothing to write."""
+        """Return the requests of the load; the app has nothing to write."""
         requests = {
             "r": {"path": "/", "expect": '"knows_its_key":true'},
-            "s": {"path": "/wait", "expect": "patience"},
+            "s": {"path": "/wait", "expect": "waited"},
         }
         return {"mix": "rrR", "always": "s", "requests": requests}
 
 
 @pytest.fixture(scope="session")
 def beacon(tmp_path_factory: pytest.TempPathFactory) -> Beacon:
-    """One host with edge and application."""
+    """One host with edge and app."""
     scratch = tmp_path_factory.mktemp("own_app")
     inventory = ROOT / "molecule/own_app/inventory"
     lab = Lab("molecule-own_app")

@@ -1,4 +1,4 @@
-"""An application that shares nothing with ours is served, and released without a loss, by the same roles."""
+"""The roles serve an unrelated app, and release it without a lost request."""
 
 from __future__ import annotations
 
@@ -67,15 +67,15 @@ def test_its_metrics_are_not_public(beacon: Fleet) -> None:
 
 
 def test_a_prometheus_elsewhere_reads_all_figures(beacon: Fleet, tmp_path: Path) -> None:
-    """From this machine's address, with a certificate of the environment's authority."""
+    """From this machine's address, with a certificate of the environment's CA."""
     for name in ("host.crt", "host.key"):
         (tmp_path / name).write_text(beacon.ssh("beacon1", f"cat /etc/fastmetal/tls/{name}") + "\n")
-    known, stranger = (ssl.create_default_context(cafile=beacon.ca) for _ in range(2))
-    known.load_cert_chain(tmp_path / "host.crt", tmp_path / "host.key")
+    trusted, untrusted = (ssl.create_default_context(cafile=beacon.ca) for _ in range(2))
+    trusted.load_cert_chain(tmp_path / "host.crt", tmp_path / "host.key")
     host = beacon.url.removeprefix("https://")
     for port, figure in ((9100, "node_load1 "), (8443, "beacon_flashes_total ")):
         answers = []
-        for context in (known, stranger):
+        for context in (trusted, untrusted):
             link = http.client.HTTPSConnection(host, port, context=context, timeout=5)
             with closing(link), suppress(ssl.SSLError, ConnectionError):
                 link.request("GET", "/metrics")

@@ -1,4 +1,4 @@
-"""The fleet under test, and what was measured on it."""
+"""The fleet under test, and the figures measured on it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def fleet(tmp_path_factory: pytest.TempPathFactory, measured: list[str]) -> Fleet:
-    """Two application hosts that serve a variant of the service, behind their edge."""
+    """Two app hosts that serve a variant of the service, behind an edge."""
     scratch = tmp_path_factory.mktemp("release")
     inventory = ROOT / "molecule/release/inventory"
     fleet = Fleet(Lab("molecule-release"), inventory, "edge1", ("web1", "web2"), scratch, measured=measured)

@@ -1,4 +1,4 @@
-"""Releases and rollbacks in a row, under load: a client must not notice one of them."""
+"""Releases and rollbacks in a row, under load: clients must not notice any of them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from tests.release.fleet import Fleet, Step
 
 RATE = 100
 QUIET_SECONDS = 12
-# A new instance costs processor time before its first answer, an old one after its last.
+# A new instance uses processor time before its first answer, an old one after its last.
 MARGIN_SECONDS = 3
 
 
 def p99(report: Report) -> float:
-    """Return it for what comes and goes at once; a long poll takes its time anyway."""
+    """Return the 99th percentile of all requests but the long polls."""
     return percentile((sample.seconds for sample in report.samples if sample.kind != "s"), 0.99)
 
 
 def switching(report: Report, step: Step, before: str) -> Report:
-    """Return the part of the load in which both releases were at work."""
+    """Return the part of the load in which both releases ran."""
     within = report.between(step.begun, step.ended + 5)
     new = [sample.at for sample in within.samples if sample.release == step.version]
     old = [sample.at + sample.seconds for sample in within.samples if sample.release == before]
@@ -46,7 +46,7 @@ def test_releases_and_rollbacks_lose_nothing(
             steps += [fleet.deploy(), fleet.rollback()]
         time.sleep(QUIET_SECONDS)
     report = load.report
-    # No counter began anew with an instance, and what an old one answered last is counted too.
+    # No counter restarts with an instance, and the last answers of an old one are counted, too.
     assert fleet.counted() - counted == sum(sample.kind == "l" for sample in report.samples)
     steady = [
         *report.between(begun, steps[0].begun).samples,
@@ -65,7 +65,7 @@ def test_releases_and_rollbacks_lose_nothing(
     deploys, rollbacks = (sorted(step.seconds for step in steps[first::2]) for first in (0, 1))
     measured += [
         f"{len(steps)} releases and rollbacks at {RATE}/s: {report.figures}",
-        f"p99 {quiet * 1000:.0f} ms in quiet, {busy * 1000:.0f} ms while two releases are at work",
+        f"p99 {quiet * 1000:.0f} ms in quiet, {busy * 1000:.0f} ms while two releases run",
         f"deploy to two hosts {deploys[0]:.1f} to {deploys[-1]:.1f} s, median {median(deploys):.1f} s",
         f"rollback {rollbacks[0]:.1f} to {rollbacks[-1]:.1f} s, median {median(rollbacks):.1f} s",
     ]
@@ -79,7 +79,7 @@ def test_releases_and_rollbacks_lose_nothing(
 @pytest.mark.parametrize("repetition", range(5))
 def test_seconds_on_one_host(fleet: Fleet, measured: list[str], repetition: int) -> None:
     """Deploy built code and roll back, while the edge drains the other host."""
-    # What the row has deployed and rolled back from at last.
+    # The release that the row has deployed last and rolled back from.
     version = fleet.versions[-2]
     host, other = fleet.apps
     fleet.ssh(host, f"rm -r /srv/{fleet.service}/releases/{version}-*")
@@ -95,7 +95,7 @@ def test_seconds_on_one_host(fleet: Fleet, measured: list[str], repetition: int)
         assert run.status == 0, run.output
         assert host in run.changed
         fleet.wait_until(10, partial(fleet.runs, host, live))
-        # When somebody wants to go back the host has removed what is old, which its next change waits for.
+        # An operator who rolls back finds the old instance removed, which the next change waits for.
         time.sleep(2)
     fleet.ssh(fleet.edge, f"systemctl stop {fleet.drain_unit(other)}")
     deploy, rollback = seconds

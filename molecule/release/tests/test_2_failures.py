@@ -1,6 +1,6 @@
 """A failure at each step of a release.
 
-Every time the service goes on, every host ends on the old release, and the next deploy works.
+Each time the service stays up, every host ends on the old release, and the next deploy works.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.release.fleet import Fleet
 
 pytestmark = pytest.mark.timeout(600)
 RATE = 20
-SWITCH = "Put the release in the live one's place"
+SWITCH = "Switch to the release as a canary"
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_a_bad_release_never_serves(fleet: Fleet, fault: str, says: str) -> None
     with fleet.load(fault.replace(" ", "-"), RATE) as load:
         bad = fleet.build(fault)
         run = fleet.play("deploy", **bad, app_start_timeout=10)
-        fleet.check_returned(run, says)
+        fleet.check_rolled_back(run, says)
         fleet.deploy()
     assert not load.report.failures
     assert {sample.release for sample in load.report.samples} == {old, fleet.versions[-1]}
@@ -48,30 +48,30 @@ def test_a_bad_release_never_serves(fleet: Fleet, fault: str, says: str) -> None
         ("fails behind the edge", "The check from outside failed", ["web1", "web2"]),
     ],
 )
-def test_a_release_that_fails_its_check_goes_back(
+def test_a_release_that_fails_its_check_is_rolled_back(
     fleet: Fleet, fault: str, says: str, seen: list[str]
 ) -> None:
-    """It did serve, as only that shows the fault, so its own answers are the clients' only loss."""
+    """Only serving shows the fault, so the bad release's own answers are the clients' only loss."""
     with fleet.load(fault.replace(" ", "-"), RATE) as load:
         bad = fleet.build(fault)
         version = Path(bad["app_source"]).name
         run = fleet.play("deploy", **bad)
-        fleet.check_returned(run, says)
-        returned = time.time()
+        fleet.check_rolled_back(run, says)
+        rolled_back = time.time()
         time.sleep(3)
-    # What the first host shows stays there: the second batch never begins.
+    # A fault that the first host shows stays there: the second batch never begins.
     assert [host for host in fleet.apps if fleet.ran(host, version)] == seen
     assert {sample.release for sample in load.report.failures} <= {version}
-    assert not load.report.between(returned).failures
-    assert {sample.release for sample in load.report.between(returned).samples} == {fleet.versions[-1]}
+    assert not load.report.between(rolled_back).failures
+    assert {sample.release for sample in load.report.between(rolled_back).samples} == {fleet.versions[-1]}
     fleet.deploy()
 
 
 def test_a_migration_behind_a_lock_gives_up(fleet: Fleet) -> None:
-    """A reader's transaction stays open; nobody may have to queue behind the migration for long."""
+    """A reader's transaction stays open; no request may queue behind the migration for long."""
     with fleet.load("lock", RATE) as load, transaction(fleet, "SELECT 1 FROM products LIMIT 1"):
         run = fleet.play("deploy", **fleet.build("migration waits behind a held lock"))
-        fleet.check_returned(run, "lock")
+        fleet.check_rolled_back(run, "lock")
     fleet.deploy()
     assert not load.report.failures
     assert max(sample.seconds for sample in load.report.samples if sample.kind != "s") < 2
@@ -86,19 +86,19 @@ def test_a_host_that_loses_power_in_the_second_batch(fleet: Fleet) -> None:
         assert fleet.live_on("web1") == fleet.versions[-1]
         labctl("start", fleet.lab.name, "web2")
         fleet.wait_until_live(20)
-        fleet.check_returned(deploy.wait(), "web2")
+        fleet.check_rolled_back(deploy.wait(), "web2")
         fleet.deploy()
-    # What was under way on the host is lost with it, and a POST is never sent twice.
+    # In-flight requests are lost with the host, and a POST is never sent twice.
     assert load.report.outage < 5
     assert not load.report.between(lost + 5).failures
 
 
-def test_a_boot_forgets_the_trial_and_the_lock(fleet: Fleet) -> None:
-    about = json.dumps({"run": "cut", "by": "alice", "from": "desk", "action": "deploy"})
+def test_a_boot_forgets_the_canary_and_the_lock(fleet: Fleet) -> None:
+    metadata = json.dumps({"run": "cut", "by": "alice", "from": "desk", "action": "deploy"})
     release = Path(fleet.directory_of(fleet.versions[-2])).name
-    fleet.ssh("web1", f"api-release lock --about '{about}'")
-    fleet.ssh("web1", f"api-release switch {release} --confirm-within 600 --about '{about}'")
-    assert json.loads(fleet.ssh("web1", "api-release status"))["on_trial"]
+    fleet.ssh("web1", f"api-release lock --metadata '{metadata}'")
+    fleet.ssh("web1", f"api-release switch {release} --promote-within 600 --metadata '{metadata}'")
+    assert json.loads(fleet.ssh("web1", "api-release status"))["canary"]
     labctl("kill", fleet.lab.name, "web1")
     labctl("start", fleet.lab.name, "web1")
     fleet.wait_until_live(20)
@@ -110,7 +110,7 @@ def test_a_disk_that_fills_up_while_the_release_is_installed(fleet: Fleet) -> No
         with deploying(fleet, fleet.build()) as deploy:
             deploy.wait_for("Install the release")
             fill()
-        fleet.check_returned(deploy.wait(), "No space left")
+        fleet.check_rolled_back(deploy.wait(), "No space left")
     fleet.deploy()
     assert not load.report.failures
 
@@ -125,10 +125,10 @@ def test_a_disk_that_fills_up_while_the_release_is_installed(fleet: Fleet) -> No
     ],
 )
 def test_a_run_that_ends_in_the_middle(fleet: Fleet, how: signal.Signals, task: str, batch: int) -> None:
-    """By Ctrl-C or SIGKILL: the lock stays and says whose it is, hosts on trial give up by themselves."""
+    """By Ctrl-C or SIGKILL: the lock stays and names its holder, and canaries roll back."""
     with fleet.load(f"{how.name}-{task.split()[0]}-{batch}", RATE) as load:
         # Long enough for the next run to find the lock.
-        with deploying(fleet, fleet.build(), app_confirm_seconds=20) as deploy:
+        with deploying(fleet, fleet.build(), app_promote_timeout_seconds=20) as deploy:
             deploy.wait_for(task, times=batch)
             deploy.end(how)
         time.sleep(2)
@@ -140,13 +140,13 @@ def test_a_run_that_ends_in_the_middle(fleet: Fleet, how: signal.Signals, task: 
     assert not load.report.failures
 
 
-def test_a_control_host_that_loses_its_network(fleet: Fleet) -> None:
+def test_a_control_node_that_loses_its_network(fleet: Fleet) -> None:
     with fleet.load("network", RATE) as load:
-        with deploying(fleet, fleet.build(), app_confirm_seconds=20) as deploy:
+        with deploying(fleet, fleet.build(), app_promote_timeout_seconds=20) as deploy:
             deploy.wait_for(SWITCH, times=2)
             with unreachable(fleet):
                 deploy.wait()
         fleet.wait_until_live(40)
-        fleet.check_returned(deploy.wait(), "reached")
+        fleet.check_rolled_back(deploy.wait(), "reached")
         fleet.deploy(app_break_lock=True)
     assert not load.report.failures

@@ -1,4 +1,4 @@
-"""The same hosts, service and load, switched by a symlink and systemctl, as Ansistrano and Trellis do."""
+"""The same hosts, service and load, with releases by symlink and systemctl, as Ansistrano and Trellis do."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from tests.release.fleet import Fleet, Step
 pytestmark = pytest.mark.soak
 RATE = 100
 TIMES = 2
-# Between switches, so that none pays for the one before it: Nginx leaves a host that failed alone for ten.
+# Between switches, so that none affects the next: Nginx avoids a failed host for ten seconds.
 PAUSE_SECONDS = 8
 UNIT = ROOT / "tests/release/plain.service"
 
 
 @pytest.fixture
 def plain(fleet: Fleet) -> Iterator[None]:
-    """Serve on the same path from Gunicorn's own unit instead, which starts what the symlink points at."""
+    """Serve on the same path from the unit of Gunicorn's documentation, which starts the link's release."""
     unit = "/etc/systemd/system/plain.service"
     directory = fleet.directory_of(fleet.versions[-1])
     for host in fleet.apps:
@@ -76,7 +76,7 @@ def test_symlink(fleet: Fleet, measured: list[str], action: str) -> None:
 
 @pytest.mark.timeout(600)
 def test_ours(fleet: Fleet, measured: list[str]) -> None:
-    """The same work: between two releases that are on the hosts already."""
+    """The same work: a switch between two releases that are installed already."""
     with fleet.load("ours", RATE) as load:
         time.sleep(PAUSE_SECONDS)
         steps = []

@@ -1,4 +1,4 @@
-"""A release is what it was built from: a directory, a git ref or a wheel, the same bytes every time."""
+"""Releases from a directory, a git ref and a wheel; the same source gives the same bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.release.fleet import Fleet
 pytestmark = pytest.mark.timeout(300)
 
 
-def test_a_version_that_is_deployed_again_is_the_same(fleet: Fleet) -> None:
+def test_a_version_that_is_deployed_again_has_the_same_files(fleet: Fleet) -> None:
     given = fleet.build()
     version = Path(given["app_source"]).name
     fleet.deploy_version(version, **given)
@@ -24,7 +24,7 @@ def test_a_version_that_is_deployed_again_is_the_same(fleet: Fleet) -> None:
     marks = "/srv/api/releases/*/release.json"
     for host in fleet.apps:
         fleet.ssh(host, f"rm -r /srv/api/releases/{version}-*")
-        # No release has the same dependencies, so this time they are brought.
+        # No release has the same dependencies any more, so their archive is copied.
         fleet.ssh(host, f"""sed -i 's/"dependencies"/"hidden"/' {marks}""")
     cache = Path(given["app_artifacts"])
     for archive in cache.glob(f"app-{version}-*.tar.gz"):
@@ -39,7 +39,7 @@ def test_a_version_that_is_deployed_again_is_the_same(fleet: Fleet) -> None:
 
 
 def test_a_host_without_a_release_takes_the_one_that_the_fleet_runs(fleet: Fleet) -> None:
-    """By itself, while the others are out of the run."""
+    """In a run without the other hosts."""
     host, live = fleet.apps[-1], fleet.versions[-1]
     fleet.ssh(host, "systemctl stop api.service api.socket 'api@*' && rm -r /srv/api")
     refused = fleet.play("app", "--limit", host, **fleet.build())

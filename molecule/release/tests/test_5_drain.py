@@ -1,4 +1,4 @@
-"""The edge leaves a host out while it switches, on request."""
+"""On request the edges drain a host while it switches."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from tests.release.fleet import Fleet
 
 RATE = 50
-# A request that was on its way at the edge's look at the drain.
+# A request that the edge has sent before it sees the drain.
 MARGIN_SECONDS = 0.1
 
 
 def drains(fleet: Fleet, host: str, begun: float) -> list[tuple[float, float]]:
-    """Return from when until when the edge left a host out since then."""
+    """Return the start and the end of each drain of a host since a time."""
     since = f"--since @{begun:.0f} --output json"
     lines = fleet.ssh(fleet.edge, f"journalctl --unit {fleet.drain_unit(host)} {since}")
     at = {"Started": [], "Stopping": []}  # type: dict[str, list[float]]
@@ -44,15 +44,15 @@ def test_a_drained_host_gets_no_request(fleet: Fleet) -> None:
         assert [at for at in begun if at > back]
 
 
-def test_a_drain_that_nobody_ends_lapses(fleet: Fleet) -> None:
-    """Its unit ends by itself, and takes along what nginx looks for."""
-    unit = "nginx-drain@nobody.service"
+def test_a_drain_that_is_not_ended_expires(fleet: Fleet) -> None:
+    """Its unit ends after a time and removes the directory that Nginx looks for."""
+    unit = "nginx-drain@probe.service"
     fleet.ssh(
-        fleet.edge, f"systemctl start {unit} && test -d /run/nginx-drain/nobody && systemctl kill {unit}"
+        fleet.edge, f"systemctl start {unit} && test -d /run/nginx-drain/probe && systemctl kill {unit}"
     )
     fleet.ssh(fleet.edge, f"timeout 5 sh -c 'while systemctl is-active --quiet {unit}; do sleep 0.1; done'")
     fleet.ssh(
         fleet.edge,
-        f"! test -e /run/nginx-drain/nobody; systemctl cat {unit} | grep -qx 'ExecStart=/usr/bin/sleep 300'",
+        f"! test -e /run/nginx-drain/probe; systemctl cat {unit} | grep -qx 'ExecStart=/usr/bin/sleep 300'",
     )
     fleet.ssh(fleet.edge, f"systemctl reset-failed {unit} || true")

@@ -20,7 +20,7 @@ latest = 0
 
 
 async def flash(_: Request) -> Response:
-    """Answer what only this service knows: its setting, and that it holds its secret."""
+    """Return the setting, and whether the secret has arrived."""
     global latest
     latest = next(flashes)
     return JSONResponse(
@@ -30,13 +30,13 @@ async def flash(_: Request) -> Response:
 
 
 async def wait(_: Request) -> Response:
-    """Take a while, as a long poll does."""
+    """Answer after three seconds, as a long poll does."""
     await asyncio.sleep(3)
-    return PlainTextResponse("patience", headers={"X-Version": VERSION})
+    return PlainTextResponse("waited", headers={"X-Version": VERSION})
 
 
 async def echo(socket: WebSocket) -> None:
-    """Say everything again."""
+    """Return every message."""
     await socket.accept()
     try:
         while True:
@@ -46,8 +46,8 @@ async def echo(socket: WebSocket) -> None:
 
 
 async def healthy(_: Request) -> Response:
-    """Answer whether this worker can serve."""
-    return PlainTextResponse("lit")
+    """Answer that this worker can serve."""
+    return PlainTextResponse("ready")
 
 
 async def metrics(_: Request) -> Response:
