@@ -89,6 +89,12 @@ class Fleet:
         """Deploy a version with these variables and check that every host runs it."""
         return self._step("deploy", version, **extra)
 
+    def redeploy(self, **extra: Any) -> Step:
+        """Deploy the version that was live before, which needs no build, and check that every host runs it."""
+        trees = {path.name for path in (self.scratch / "trees").iterdir()}
+        version = next(v for v in reversed(self.versions) if v != self.versions[-1] and v in trees)
+        return self.deploy_version(version, **self.source(version), **extra)
+
     def rollback(self) -> Step:
         """Roll back to the version before and check that every host runs it."""
         return self._step("rollback", self.versions[-2])

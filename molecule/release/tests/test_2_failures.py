@@ -35,7 +35,7 @@ def test_a_bad_release_never_serves(fleet: Fleet, fault: str, says: str) -> None
         bad = fleet.build(fault)
         run = fleet.play("deploy", **bad, app_start_timeout=10)
         fleet.check_rolled_back(run, says)
-        fleet.deploy()
+        fleet.redeploy()
     assert not load.report.failures
     assert {sample.release for sample in load.report.samples} == {old, fleet.versions[-1]}
     assert not fleet.ran("web2", Path(bad["app_source"]).name)
@@ -64,7 +64,7 @@ def test_a_release_that_fails_its_check_is_rolled_back(
     assert {sample.release for sample in load.report.failures} <= {version}
     assert not load.report.between(rolled_back).failures
     assert {sample.release for sample in load.report.between(rolled_back).samples} == {fleet.versions[-1]}
-    fleet.deploy()
+    fleet.redeploy()
 
 
 def test_a_migration_behind_a_lock_gives_up(fleet: Fleet) -> None:
@@ -72,7 +72,7 @@ def test_a_migration_behind_a_lock_gives_up(fleet: Fleet) -> None:
     with fleet.load("lock", RATE) as load, transaction(fleet, "SELECT 1 FROM products LIMIT 1"):
         run = fleet.play("deploy", **fleet.build("migration waits behind a held lock"))
         fleet.check_rolled_back(run, "lock")
-    fleet.deploy()
+    fleet.redeploy()
     assert not load.report.failures
     assert max(sample.seconds for sample in load.report.samples if sample.kind != "s") < 2
 
@@ -87,7 +87,7 @@ def test_a_host_that_loses_power_in_the_second_batch(fleet: Fleet) -> None:
         labctl("start", fleet.lab.name, "web2")
         fleet.wait_until_live(20)
         fleet.check_rolled_back(deploy.wait(), "web2")
-        fleet.deploy()
+        fleet.redeploy()
     # In-flight requests are lost with the host, and a POST is never sent twice.
     assert load.report.outage < 5
     assert not load.report.between(lost + 5).failures
@@ -111,7 +111,7 @@ def test_a_disk_that_fills_up_while_the_release_is_installed(fleet: Fleet) -> No
             deploy.wait_for("Install the release")
             fill()
         fleet.check_rolled_back(deploy.wait(), "No space left")
-    fleet.deploy()
+    fleet.redeploy()
     assert not load.report.failures
 
 
@@ -136,7 +136,7 @@ def test_a_run_that_ends_in_the_middle(fleet: Fleet, how: signal.Signals, task: 
         assert refused.status
         assert "app_break_lock" in refused.output
         fleet.wait_until_live(40)
-        fleet.deploy(app_break_lock=True)
+        fleet.redeploy(app_break_lock=True)
     assert not load.report.failures
 
 
@@ -148,5 +148,5 @@ def test_a_control_node_that_loses_its_network(fleet: Fleet) -> None:
                 deploy.wait()
         fleet.wait_until_live(40)
         fleet.check_rolled_back(deploy.wait(), "reached")
-        fleet.deploy(app_break_lock=True)
+        fleet.redeploy(app_break_lock=True)
     assert not load.report.failures
