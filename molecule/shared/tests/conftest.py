@@ -119,6 +119,12 @@ def true_words() -> dict[str, set[str]]:
     return {word: hosts if playbook in built else set() for word, (playbook, hosts) in words.items()}
 
 
+def pytest_itemcollected(item: pytest.Function) -> None:
+    """Keep the tests of a host together where hosts are tested side by side."""
+    host: Any = item.callspec.params["_testinfra_host"]
+    item.add_marker(pytest.mark.xdist_group(host.backend.hostname))
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
     """Deselect other playbooks' tests and what does not concern a host, and put the reboot last."""
@@ -133,7 +139,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
         concerns = all(host.backend.hostname in words[word] for word in wanted)
         # Molecule names every file, so none can be left out of the collection.
         own = SCENARIO not in TESTS or item.path.name in TESTS[SCENARIO]
-        item.add_marker(pytest.mark.xdist_group(host.backend.hostname))
         (kept if concerns and own else deselected).append(item)
     config.hook.pytest_deselected(items=deselected)
     items[:] = sorted(kept, key=lambda item: item.path.name == "test_reboot.py")

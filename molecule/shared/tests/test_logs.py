@@ -98,7 +98,7 @@ def test_an_id_that_is_none_or_of_nothing_is_told(host: Host, ansible: Run) -> N
     words = ("ansible-playbook", "playbooks/logs.yml", "--limit", host.backend.hostname, "-e")
     bad = ansible(*words, "request_id=a;b")
     assert bad.returncode
-    assert "the X-Request-ID of an answer: 8 to 64 letters" in bad.stdout
+    assert "the X-Request-ID of a response: 8 to 64 letters" in bad.stdout
     unknown = ansible(*words, f"request_id={uuid.uuid4().hex}")
     assert unknown.returncode
     assert "No line of the last 48 hours is about the request" in unknown.stdout
