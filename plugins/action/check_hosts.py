@@ -165,7 +165,7 @@ def variable_faults(
             elif missing and missing[1] not in demands:
                 yield f"{missing[1]} is not set, and {name} needs it"
             elif not missing:
-                yield f"{name} cannot be worked out: {str(error).rstrip('.')}"
+                yield f"{name} cannot be evaluated: {str(error).rstrip('.')}"
         else:
             # So that other variables that use it need not template it again.
             templar.available_variables[name] = value
@@ -229,9 +229,9 @@ def address_faults(address: object, *, public: bool) -> Iterator[str]:
     else:
         if parsed.is_global and not public:
             yield (
-                f"private_address is {address}, which the whole internet reaches, and what serves other"
-                " hosts and monitoring listens there: set it to the address in a private network, or have a"
-                " firewall in front and set preflight_public_addresses to true"
+                f"private_address is {address}, a public address, and services for other hosts would listen"
+                " on it: set it to the address in a private network, or put a firewall in front and set"
+                " preflight_public_addresses to true"
             )
 
 
@@ -279,7 +279,7 @@ class ActionModule(ActionBase):
             return
         if "unusable" in probe:
             reason = probe["unusable"].strip().splitlines()[-1]
-            yield f"cannot be worked on ({reason}): it needs python3, and ansible_user needs sudo"
+            yield f"cannot be managed ({reason}): it needs python3, and ansible_user needs sudo"
             return
         defaults: dict[str, Any] = {}
         for path in sorted(ROLES.glob("*/defaults/main.yml")):

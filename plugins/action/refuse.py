@@ -27,12 +27,10 @@ options:
 """
 
 EXAMPLES = r"""
-# vars/main.yml
-__nginx_faults:
-  - when: nginx_edge and not nginx_server_names
-    say: "nginx_server_names is empty: list the host names of the public site."
-
-# tasks/preflight.yml
+# vars/main.yml:
+# __nginx_faults:
+#   - when: nginx_edge and not nginx_server_names
+#     say: "nginx_server_names is empty: list the host names of the public site."
 - name: Refuse variables that cannot work
   fastmetal.metal.refuse:
     faults: __nginx_faults

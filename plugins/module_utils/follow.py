@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-# A writer keeps the renamed file open until it is told to reopen its log.
+# A writer goes on with the renamed file until it reopens its log.
 RENAMED_SECONDS = 60
 
 

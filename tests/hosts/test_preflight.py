@@ -71,7 +71,7 @@ VARIABLES = {
     "address": ("private_address=db.internal", "private_address is db.internal, not an IPv4 address"),
     "public": (
         "private_address=9.9.9.9",
-        "private_address is 9.9.9.9, which the whole internet reaches, and what serves other hosts",
+        "private_address is 9.9.9.9, a public address, and services for other hosts would listen on it",
     ),
 }
 

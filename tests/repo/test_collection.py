@@ -31,13 +31,8 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> str:
     """Run a tool of this environment and return its output."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
     path = f"{Path(sys.executable).parent}:{variables.pop('PATH', os.environ['PATH'])}"
-    environment = {
-        **kept,
-        "PATH": path,
-        "ANSIBLE_NOCOLOR": "1",
-        "ANSIBLE_HOME": str(cwd / "home"),
-        **variables,
-    }
+    own = {"ANSIBLE_HOME": str(cwd / "home"), "ANSIBLE_REMOTE_TEMP": str(cwd / "remote-tmp")}
+    environment = {**kept, **own, "PATH": path, "ANSIBLE_NOCOLOR": "1", **variables}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -1,4 +1,4 @@
-"""The vault password client, and the secrets it is there for: real runs in a copy of the tree."""
+"""The vault password client and the playbook of the secrets, run in a copy of the tree."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GIVEN = "FASTMETAL_VAULT_PASSWORD"
 
 
 def make_tree(root: Path) -> Path:
-    """Lay out what the client and the playbook need, with two environments that have no secrets."""
+    """Copy the files of the client and the playbook, with two environments that have no secrets."""
     (root / "playbooks").mkdir()
     for file in ("ansible.cfg", "inventories/vault-password.py", "playbooks/secrets.yml"):
         (root / file).parent.mkdir(exist_ok=True)
@@ -38,7 +38,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Return this process's environment without what would steer the client, and with the variables."""
+    """Return this process's environment with the variables, and without others that the client reads."""
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "FASTMETAL_"))
     }
@@ -79,13 +79,13 @@ def test_the_callers_command_line_names_the_environment(tree: Path, arguments: l
     assert ask(tree, *filled, ANSIBLE_INVENTORY="inventories/lab").stdout == "production password\n"
 
 
-def test_paths_count_from_the_callers_directory(tree: Path) -> None:
+def test_paths_are_relative_to_the_callers_directory(tree: Path) -> None:
     give_passwords(tree)
     answer = ask(tree, "view", "group_vars/all/vault.yml", cwd="inventories/production")
     assert answer.stdout == "production password\n"
 
 
-def test_the_inventory_variable_names_it_too(tree: Path) -> None:
+def test_ansible_inventory_names_the_environment_too(tree: Path) -> None:
     give_passwords(tree)
     assert ask(tree, "site.yml", ANSIBLE_INVENTORY="inventories/production").stdout == "production password\n"
 
@@ -148,7 +148,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, dict
     return tree, run.stdout + run.stderr, yaml.safe_load(vault(tree, "view"))
 
 
-def test_secrets_are_encrypted_and_closed(generated: tuple[Path, str, dict[str, str]]) -> None:
+def test_secrets_are_encrypted_and_private(generated: tuple[Path, str, dict[str, str]]) -> None:
     tree, _, _ = generated
     secrets = tree / "inventories/production" / VAULT
     assert secrets.read_text().startswith("$ANSIBLE_VAULT;1.1;AES256\n")
@@ -165,7 +165,7 @@ def test_nothing_secret_is_printed(generated: tuple[Path, str, dict[str, str]]) 
         assert line not in output
 
 
-def test_every_secret_is_its_own(generated: tuple[Path, str, dict[str, str]]) -> None:
+def test_every_secret_is_different(generated: tuple[Path, str, dict[str, str]]) -> None:
     _, _, secrets = generated
     assert set(secrets) == {
         "tls_ca_key",
@@ -183,7 +183,7 @@ def test_every_secret_is_its_own(generated: tuple[Path, str, dict[str, str]]) ->
         assert re.fullmatch("[A-Za-z0-9]{48}", secrets[name])
 
 
-def test_the_authority_signs_hosts_and_nothing_below(generated: tuple[Path, str, dict[str, str]]) -> None:
+def test_the_ca_signs_hosts_and_no_other_ca(generated: tuple[Path, str, dict[str, str]]) -> None:
     _, _, secrets = generated
     certificate = x509.load_pem_x509_certificate(secrets["tls_ca_certificate"].encode())
     constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
@@ -193,7 +193,7 @@ def test_the_authority_signs_hosts_and_nothing_below(generated: tuple[Path, str,
     assert (certificate.not_valid_after_utc - certificate.not_valid_before_utc).days == 3650
 
 
-def test_nothing_is_written_where_nothing_is_missing(generated: tuple[Path, str, dict[str, str]]) -> None:
+def test_nothing_is_written_if_no_secret_is_missing(generated: tuple[Path, str, dict[str, str]]) -> None:
     tree, _, _ = generated
     secrets = tree / "inventories/production" / VAULT
     before = secrets.read_bytes()
@@ -203,10 +203,10 @@ def test_nothing_is_written_where_nothing_is_missing(generated: tuple[Path, str,
     assert secrets.read_bytes() == before
 
 
-def test_an_older_environment_gets_what_it_lacks(
+def test_an_older_environment_gets_its_missing_secrets(
     generated: tuple[Path, str, dict[str, str]], tmp_path: Path
 ) -> None:
-    """What is there stays to the letter, the operator's own lines included."""
+    """Existing lines stay unchanged, the operator's own included."""
     tree = tmp_path / "tree"
     shutil.copytree(generated[0], tree)
     vault(tree, "decrypt")
@@ -229,7 +229,7 @@ def test_an_older_environment_gets_what_it_lacks(
     assert not [value for value in added.values() if value in run.stdout + run.stderr]
 
 
-def test_secrets_of_another_password_are_left_alone(
+def test_secrets_with_another_password_are_left_unchanged(
     generated: tuple[Path, str, dict[str, str]], tmp_path: Path
 ) -> None:
     tree = tmp_path / "tree"
@@ -247,7 +247,7 @@ def test_secrets_of_another_password_are_left_alone(
     assert not password.exists()
 
 
-def test_an_unknown_environment_names_those_that_exist(tree: Path) -> None:
+def test_an_unknown_environment_lists_the_existing_ones(tree: Path) -> None:
     run = generate(tree, "-e", "env=prodution")
     assert run.returncode != 0
     assert 'no environment "prodution": give -e env=NAME with one of lab, production' in " ".join(

@@ -116,7 +116,7 @@ def test_a_host_that_is_watched_from_outside_listens_there(
         ("10.1.2.3", False, None),
         ("100.64.0.1", False, None),
         ("9.9.9.9", True, None),
-        ("9.9.9.9", False, "set it to the address in a private network, or have a firewall in front"),
+        ("9.9.9.9", False, "set it to the address in a private network, or put a firewall in front"),
         ("db.internal", True, "not an IPv4 address"),
     ],
 )
