@@ -131,7 +131,7 @@ class Metrics:
             text = generate_latest(self.registry)
         else:
             registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+            MultiProcessCollector(registry)
             text = generate_latest(registry)
             file = Path(self._directory, "statistics")
             written, statistics = (file.stat().st_mtime, file.read_bytes()) if file.exists() else (0, b"")

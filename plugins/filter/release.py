@@ -63,6 +63,11 @@ def failure_message(result: Mapping[str, Any]) -> str:
     return str(result.get("msg") or "another host failed")
 
 
+def load_credentials(names: Iterable[str], directory: str) -> list[str]:
+    """Return the unit properties that load the secrets of a directory, each once and in order."""
+    return [f"LoadCredential={name}:{directory}/{name}" for name in sorted(set(names))]
+
+
 def job_files(
     jobs: Iterable[Mapping[str, Any]], service: str, *, scheduled: bool = True
 ) -> list[dict[str, Any]]:
@@ -114,6 +119,7 @@ class FilterModule:
                 version_of_release,
                 release_of_link,
                 failure_message,
+                load_credentials,
                 job_files,
                 job_units,
             )

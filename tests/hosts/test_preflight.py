@@ -224,12 +224,12 @@ APP: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "request timeout": (
         {"app_settings": {"REQUEST_TIMEOUT": 20}},
-        "REQUEST_TIMEOUT is 20 and an instance that stops waits graceful_timeout, 20 seconds, for requests it"
-        " has begun: set app_settings.REQUEST_TIMEOUT above 0 and below that, or raise app_gunicorn.",
+        "REQUEST_TIMEOUT is 20, and an instance that stops waits 20 seconds (graceful_timeout) for in-flight"
+        " requests: set app_settings.REQUEST_TIMEOUT above 0 and below that, or raise app_gunicorn.",
     ),
     "graceful timeout": (
         {"app_gunicorn": {"graceful_timeout": 1}},
-        "REQUEST_TIMEOUT is 1 and an instance that stops waits graceful_timeout, 1 seconds",
+        "REQUEST_TIMEOUT is 1, and an instance that stops waits 1 seconds (graceful_timeout)",
     ),
 }
 APP_CASES = list(APP)

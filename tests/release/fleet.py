@@ -90,7 +90,7 @@ class Fleet:
         return self._step("deploy", version, **extra)
 
     def redeploy(self, **extra: Any) -> Step:
-        """Deploy the version that was live before, which needs no build, and check that every host runs it."""
+        """Deploy the version that was live before, without a build, and check that every host runs it."""
         trees = {path.name for path in (self.scratch / "trees").iterdir()}
         version = next(v for v in reversed(self.versions) if v != self.versions[-1] and v in trees)
         return self.deploy_version(version, **self.source(version), **extra)

@@ -11,6 +11,7 @@ from plugins.filter.release import (
     failure_message,
     job_files,
     job_units,
+    load_credentials,
     release_of_link,
     version_of_release,
 )
@@ -40,6 +41,13 @@ def test_the_release_of_a_link_has_no_number() -> None:
 )
 def test_a_failure_has_one_message(result: dict[str, object], message: str) -> None:
     assert failure_message(result) == message
+
+
+def test_secrets_are_loaded_once_and_in_order() -> None:
+    assert load_credentials(["b", "a", "b"], "/etc/api/credentials") == [
+        "LoadCredential=a:/etc/api/credentials/a",
+        "LoadCredential=b:/etc/api/credentials/b",
+    ]
 
 
 def test_a_scheduled_job_has_a_timer_and_runs_on_one_host() -> None:

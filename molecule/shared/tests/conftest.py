@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import pytest
 import testinfra
 import yaml
 from testinfra.host import Host
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parents[3]
 SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "default")
@@ -119,10 +121,17 @@ def true_words() -> dict[str, set[str]]:
     return {word: hosts if playbook in built else set() for word, (playbook, hosts) in words.items()}
 
 
-def pytest_itemcollected(item: pytest.Function) -> None:
-    """Keep the tests of a host together where hosts are tested side by side."""
-    host: Any = item.callspec.params["_testinfra_host"]
-    item.add_marker(pytest.mark.xdist_group(host.backend.hostname))
+class HostScheduling(LoadScopeScheduling):
+    """Keep the tests of a host in one process, in their order."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        found = re.search(r"ssh://(\w+)", nodeid)
+        return found[1] if found else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> HostScheduling:
+    """Test hosts side by side."""
+    return HostScheduling(config, log)
 
 
 @pytest.hookimpl(trylast=True)

@@ -1,0 +1,148 @@
+"""The sentences with which the role app refuses variables, its jobs and its units."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.lab import ROOT
+from tests.roles import Role
+
+FACTS = {"python_version": "3.13.5", "processor_vcpus": 2, "architecture": "x86_64"}
+SOUND = {"ansible_facts": FACTS, "role_path": str(ROOT / "roles/app"), "inventory_hostname": "web1"}
+PURGE = {"purge": {"command": "python -m app.manage purge", "schedule": "daily"}}
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"app_name": "Api"}, "app_name 'Api' is not a service name"),
+    ({"app_workers": 257}, "app_workers is 257: set 1 to 256"),
+    ({"app_backlog": 100}, "app_backlog is 100: set 128 to 65535."),
+    ({"app_promote_timeout_seconds": 5}, "app_promote_timeout_seconds is 5: set 10 to 86400."),
+    ({"app_shutdown_grace_seconds": 301}, "app_shutdown_grace_seconds is 301: set 0 to 300."),
+    ({"app_drain": True}, "app_drain needs two app hosts behind an edge on another host"),
+    ({"app_keep_releases": 1}, "app_keep_releases is 1: set 2 to 1000"),
+    ({"app_start_timeout": 4}, "app_start_timeout is 4: set 5 to 3600 seconds."),
+    ({"app_health_path": "ready"}, "app_health_path 'ready' is not a path: start it with a slash."),
+    ({"app_factory": "app.main"}, "app_factory 'app.main' is not a factory"),
+    ({"app_manage_command": "python -c 'x'"}, "app_manage_command and app_migrate_arguments are plain words"),
+    ({"app_settings": {"LOG_LEVEL": "a\nb"}}, "app_settings has a value of several lines"),
+    ({"app_gunicorn": {"keep_alive": 1}}, "Gunicorn has no setting keep_alive: correct app_gunicorn."),
+    ({"app_settings": {"NO_SUCH": 1}}, "The app knows no setting NO_SUCH: correct app_settings"),
+    (
+        {"app_settings": {"REQUEST_TIMEOUT": 20}},
+        "REQUEST_TIMEOUT is 20, and an instance that stops waits 20 seconds (graceful_timeout)",
+    ),
+    (
+        {"ansible_facts": FACTS | {"python_version": "3.9.2"}},
+        "The app needs Python >=3.11 and web1 has 3.9.2: use a host with a newer release",
+    ),
+    (
+        {"app_worker_connections": 9, "app_connections_limit": 35},
+        "web1 may need 36 database connections during a release (2 instances of 2 workers with 9 each)",
+    ),
+    ({"app_jobs": {"Mail": {"command": "x"}}}, "app_jobs has a name that is no job name"),
+    ({"app_jobs": {"mail": {}}}, "app_jobs.mail.command is missing: set it to a string."),
+    (
+        {"app_jobs": {"mail": {"comand": "x", "command": "x"}}},
+        "app_jobs.mail.comand is unknown: write",
+    ),
+    ({"app_jobs": {"mail": {"command": "x; y"}}}, "app_jobs has a command that is not plain words"),
+    ({"app_jobs": {"purge": {"schedule": "$x"}}}, "app_jobs has an invalid schedule"),
+    (
+        {"app_jobs": {"mail": {"command": "x", "restart": "never"}}},
+        "has a job with an invalid restart",
+    ),
+    ({"app_jobs": {"purge": {"restart": "always"}}}, "app_jobs has a job with both schedule and restart"),
+]
+
+
+def role(**variables: Any) -> Role:
+    """Return the role with sound variables but for these."""
+    return Role("app", **SOUND | {"app_base_jobs": PURGE} | variables)
+
+
+def value(name: str, **variables: Any) -> Any:
+    """Return a variable of the role."""
+    templar = role(**variables).templar
+    return templar.template(templar.available_variables[name])
+
+
+def names(**variables: Any) -> list[str]:
+    """Return the units of the jobs."""
+    return [file["path"].rpartition("/")[2] for file in value("__app_job_list", **variables)]
+
+
+def test_sound_variables_are_accepted() -> None:
+    assert role().refusals() == []
+
+
+@pytest.mark.parametrize(("variables", "part"), REFUSED, ids=[part[:50] for _, part in REFUSED])
+def test_a_fault_gets_one_sentence(variables: dict[str, Any], part: str) -> None:
+    (sentence,) = role(**variables).refusals()
+    assert part in sentence
+    assert sentence.endswith(".")
+
+
+def test_an_operators_job_keeps_the_base_jobs() -> None:
+    purge = ["api-job-purge.service", "api-job-purge.timer"]
+    assert names() == ["api-workers.target", *purge]
+    assert names(app_jobs={"mail": {"command": "x"}}) == [
+        "api-workers.target",
+        *purge,
+        "api-job-mail.service",
+    ]
+
+
+def test_null_or_false_removes_a_job() -> None:
+    assert names(app_jobs={"purge": None}) == ["api-workers.target"]
+    assert names(app_jobs={"purge": False}) == ["api-workers.target"]
+
+
+def test_a_field_of_a_base_job_is_changed_alone() -> None:
+    (purge,) = value("__app_jobs", app_jobs={"purge": {"schedule": "hourly"}})
+    assert purge == {"name": "purge", "command": "python -m app.manage purge", "schedule": "hourly"}
+
+
+BEFORE = {
+    "release": "1.1-0123456789ab",
+    "previous": "1.0-0123456789ab",
+    "candidates": ["1.0-0123456789ab", "1.1-0123456789ab"],
+    "barriers": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("variables", "before", "part"),
+    [
+        ({}, {}, ""),
+        ({"app_rollback_release": "1.0"}, {}, ""),
+        ({"__app_operation": "restart"}, {"previous": ""}, ""),
+        ({}, {"release": "", "previous": ""}, "No release is live on this host, run deploy.yml."),
+        ({}, {"previous": ""}, "The history knows no earlier release that is still on this host"),
+        (
+            {"app_rollback_release": "7"},
+            {},
+            "app_rollback_release 7 fits 0 releases of this host; it has",
+        ),
+        (
+            {},
+            {"barriers": {"1.0-0123456789ab": "1.1 brought it to revision 0005"}},
+            "1.1 brought it to revision",
+        ),
+    ],
+)
+def test_a_target_that_cannot_work_is_refused(
+    variables: dict[str, Any], before: dict[str, Any], part: str
+) -> None:
+    state = BEFORE | before
+    fleet = {"__app_fleet": [{"__app_before": state}], "__app_before": state}
+    made = role(**{"__app_operation": "rollback", **fleet, **variables})
+    made.faults = made.templar.available_variables["__app_target_faults"]
+    assert [part in sentence for sentence in made.refusals()] == ([True] if part else [])
+
+
+def test_hosts_that_disagree_need_a_named_release() -> None:
+    fleet = [{"__app_before": BEFORE}, {"__app_before": BEFORE | {"previous": "0.9-0123456789ab"}}]
+    made = role(__app_operation="rollback", __app_fleet=fleet, __app_before=BEFORE)
+    made.faults = made.templar.available_variables["__app_target_faults"]
+    (sentence,) = made.refusals()
+    assert sentence.endswith("name it with -e app_rollback_release=.")
