@@ -1,4 +1,4 @@
-# The verbs of the repository; `make help` lists them.
+# `make help` lists the targets.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -11,9 +11,9 @@ BIN := $(CURDIR)/$(VENV)/bin
 LAB_SECRETS := inventories/lab/group_vars/all/vault.yml
 export PATH := $(BIN):$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
-# Machines behind a private authority trust it system-wide; uv would look at its own list alone.
+# Machines behind a private CA trust it system-wide; uv uses only its own list by default.
 export UV_SYSTEM_CERTS := true
-# What the caller's shell sets must not leak into a run: these would override ansible.cfg.
+# Set in the caller's shell, it would override ansible.cfg.
 unexport ANSIBLE_INVENTORY
 
 .PHONY: help venv lock lab demo demo-down secrets reference check lint-ansible lint-python test test-unit test-app test-machines test-demo test-hosts \
@@ -22,7 +22,7 @@ unexport ANSIBLE_INVENTORY
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# The environment is complete when its stamp is there and newer than what it was built from.
+# The environment is complete if its stamp exists and is newer than its sources.
 venv: $(VENV)/.complete ## Install the tools into .venv, from hash-pinned requirements
 $(VENV)/.complete: requirements-bootstrap.txt requirements-dev.txt requirements-app.txt galaxy.yml
 	@echo "Installing the tools into $(VENV)"
@@ -32,7 +32,7 @@ $(VENV)/.complete: requirements-bootstrap.txt requirements-dev.txt requirements-
 	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.txt
 	@$(VENV)/bin/uv pip install --quiet --require-hashes -r requirements-dev.txt
-	@# uv leaves it to the first import, and each of a run's processes would compile anew where that may not write.
+	@# uv leaves compilation to the first import; processes that may not write there would compile every time.
 	@cd $(VENV)/lib/python3*/site-packages && $(BIN)/python -m compileall -q -j 0 ansible cryptography jinja2 markupsafe packaging yaml
 	@# On Ansible's default search path for collections.
 	@cd $(VENV)/lib/python3*/site-packages && mkdir -p ansible_collections/fastmetal && ln -sfn $(CURDIR) ansible_collections/fastmetal/metal
@@ -45,30 +45,30 @@ lock: ## Refresh the hash-pinned requirements from pyproject.toml
 
 # --- demo ---------------------------------------------------------------------
 
-# Again when the playbook may know new ones.
+# A newer playbook may generate additional secrets.
 $(LAB_SECRETS): playbooks/secrets.yml | venv
 	@ansible-playbook playbooks/secrets.yml -e env=lab
 	@touch $@
 
-# Under sudo, what is made here belongs to the checkout's owner, who needs no sudo for Ansible; a host's files stay its own.
+# Under sudo, give new files to the checkout's owner, who runs Ansible without sudo; files of lab hosts keep their owners.
 HAND_OVER := [ -O . ] || find . -path './.lab/*/hosts' -prune -o -user 0 -exec chown --no-dereference --reference=. {} +
 
 demo: venv $(LAB_SECRETS) ## Build the whole stack on one lab host of this machine
 	@trap "$(HAND_OVER)" EXIT; ansible-playbook playbooks/lab.yml; ansible-playbook site.yml; ansible-playbook playbooks/demo.yml
 	@cat .lab/demo.txt
 
-demo-down: ## Take the demo away again
+demo-down: ## Remove the demo
 	@python3 roles/lab/files/labctl.py down demo
 	@rm -f .lab/demo.env .lab/demo.txt
 
 # --- environments ---------------------------------------------------------------
 
-secrets: venv ## Generate the secrets that an environment lacks: make secrets ENV=production
+secrets: venv ## Generate the missing secrets of an environment: make secrets ENV=production
 	@ansible-playbook playbooks/secrets.yml -e env=$(ENV)
 
-# --- proof ----------------------------------------------------------------------
+# --- tests ----------------------------------------------------------------------
 
-# A plugin is found by its folder, not by a package.
+# Their modules are no packages, so each folder is checked on its own.
 MYPY_FOLDERS := $(wildcard roles/app/files/release roles/grafana/dashboards molecule/*/tests)
 
 check: venv $(LAB_SECRETS) ## Run the linters and every test that needs neither root nor hosts
@@ -92,7 +92,7 @@ lint-python: venv
 test-unit: venv $(LAB_SECRETS)
 	pytest tests/unit tests/golden tests/repo
 
-# CONTRIBUTING.md has a table of what each part takes.
+# CONTRIBUTING.md has a table of each part's duration.
 PARTS := check test-app test-machines scenario-default scenario-split scenario-release
 test: venv lab $(LAB_SECRETS) $(VENV)/.compiled ## Run every test, as CI does, and print how long each part took
 	@trap 'printf "\nmin:sec  part\n"; cat .lab/times' EXIT; mkdir -p .lab; : > .lab/times; \
@@ -103,7 +103,7 @@ test: venv lab $(LAB_SECRETS) $(VENV)/.compiled ## Run every test, as CI does, a
 	  [ $$status = 0 ] || exit $$status; \
 	done
 
-# What only tests import; the reason is at $(VENV)/.complete.
+# Packages that only tests import; see $(VENV)/.complete for the reason.
 $(VENV)/.compiled: $(VENV)/.complete
 	@cd $(VENV)/lib/python3*/site-packages && $(BIN)/python -m compileall -q -j 0 -x '/(ansible_collections|ansible_test|grafana_foundation_sdk)/' .
 	@touch $@
@@ -113,7 +113,7 @@ reference: venv ## Write docs/roles.md, docs/settings.md and the dashboards from
 	python docs/settings.py
 	python roles/grafana/dashboards
 
-lab: venv ## Install what lab hosts need on this machine
+lab: venv ## Install the packages for lab hosts on this machine
 	@ansible-playbook playbooks/lab.yml -e lab_state=prepared
 
 test-app: venv lab $(LAB_SECRETS) ## Test the service against Postgres and Redis on a lab host, and the load driver
@@ -122,8 +122,8 @@ test-app: venv lab $(LAB_SECRETS) ## Test the service against Postgres and Redis
 	coverage combine --quiet
 	coverage report --fail-under=95
 
-# None of these has a deadline that the others could break, and each leaves half of the machine idle.
-test-machines: venv lab $(LAB_SECRETS) $(VENV)/.compiled ## Test the lab, preflight, the demo in a clone, and an application of your own
+# These run in parallel: each uses half of the machine, and none has a deadline that load could break.
+test-machines: venv lab $(LAB_SECRETS) $(VENV)/.compiled ## Test the lab, preflight, the demo in a clone, and another application
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-demo test-hosts
 
 test-demo: venv lab
@@ -137,12 +137,12 @@ test-hosts: venv lab $(LAB_SECRETS)
 scenario-%: venv lab $(LAB_SECRETS) ## Run one Molecule scenario: make scenario-split
 	molecule test --scenario-name $*
 
-soak: venv lab $(LAB_SECRETS) $(VENV)/.compiled ## Measure many releases, other ways to release, and each step's time: for a release or a night
+soak: venv lab $(LAB_SECRETS) $(VENV)/.compiled ## Measure many releases, other release methods and the time of each step: before a release, or nightly
 	SOAK=1 molecule test --scenario-name release
 
-# Not a part of `make test`: it needs a quiet machine for twenty minutes.
-bench: venv $(LAB_SECRETS) ## Measure the service beside a tutorial's on one lab host
+# Not part of `make test`: it needs an idle machine for twenty minutes.
+bench: venv $(LAB_SECRETS) ## Benchmark the service against a tutorial's on one lab host
 	@python -m tests.bench
 
-clean: demo-down ## Remove everything that was built here
+clean: demo-down ## Remove all build results
 	rm -rf $(VENV) .lab .artifacts

@@ -1,4 +1,4 @@
-"""What all tests share: lab hosts, and figures worth a line at the end."""
+"""Fixtures for all tests: lab hosts, and measurements that are printed at the end."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ MEASURED = pytest.StashKey[list[str]]()
 
 @pytest.fixture(scope="session")
 def measured(pytestconfig: pytest.Config) -> list[str]:
-    """Lines to print when the session ends."""
+    """Return the list of measurements to print when the session ends."""
     return pytestconfig.stash.setdefault(MEASURED, [])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print what was measured."""
+    """Print the measurements."""
     for line in config.stash.get(MEASURED, []):
         terminalreporter.write_line(f"measured: {line}")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Give tests of the service its servers, and the first of them the time to build these."""
+    """Give tests of the service its servers, and the first test the time to build them."""
     items = [
         item
         for item in session.items
@@ -44,14 +44,14 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @contextmanager
 def started(name: str, measured: list[str], **releases: str) -> Iterator[Lab]:
-    """Start a lab for the session; what an earlier session left is used only when that was asked for."""
+    """Start a lab for the session; FASTMETAL_KEEP_LAB=1 reuses and keeps its hosts."""
     lab = Lab(name)
     lab.directory.parent.mkdir(exist_ok=True)
     with lab.directory.with_suffix(".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            pytest.fail(f"Another test run uses the lab {name}: wait until it has ended.", pytrace=False)
+            pytest.fail(f"Another test run uses the lab {name}: wait until it ends.", pytrace=False)
         if not KEEP:
             lab.down()
         measured.append(f"{len(releases)} lab host(s) answered SSH after {lab.up(**releases):.1f} s")
@@ -62,43 +62,43 @@ def started(name: str, measured: list[str], **releases: str) -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def lab(measured: list[str]) -> Iterator[Lab]:
-    """A bare host of each Debian release; tests leave them as they are."""
+    """Return a lab with a bare host of each Debian release; tests must not change the hosts."""
     with started("pytest", measured, db12="bookworm", db13="trixie") as lab:
         yield lab
 
 
 @pytest.fixture(scope="session")
 def service_lab(measured: list[str]) -> Iterator[None]:
-    """Postgres and Redis on a lab host, told to the service's tests in TEST_* unless they know others."""
+    """Run Postgres and Redis on a lab host and set TEST_*, unless TEST_* names other servers."""
     if os.environ.get("TEST_DATABASE_URL") and os.environ.get("TEST_REDIS_URL"):
         yield
         return
     with started("pytest-service", measured, data="trixie") as lab:
         start = time.monotonic()
-        os.environ.update(build_servers(lab))
+        os.environ.update(configure_servers(lab))
         measured.append(f"Postgres and Redis on it were ready after {time.monotonic() - start:.0f} s")
         yield
 
 
-def build_servers(lab: Lab) -> dict[str, str]:
-    """Apply the playbooks of the servers, and return how to reach these."""
+def configure_servers(lab: Lab) -> dict[str, str]:
+    """Apply the playbooks of the servers, and return the TEST_* variables for them."""
     if not (LAB_GROUP_VARS / "all/vault.yml").exists():
         assert play("playbooks/secrets.yml", "-e", "env=lab").status == 0
     inventory = ROOT / "tests/inventory"
     run = play("-i", inventory, *(f"playbooks/{name}.yml" for name in ("base", "postgres", "redis")))
     assert run.status == 0, run.output
     values = host_variables(inventory, "data")
-    authority = Path(lab.directory / "ca.crt")
-    authority.write_text(values["tls_ca_certificate"])
+    ca = Path(lab.directory / "ca.crt")
+    ca.write_text(values["tls_ca_certificate"])
     address, service = lab.state["hosts"]["data"]["address"], values["service_name"]
     return {
         "TEST_DATABASE_URL": f"postgresql://{service}@{address}:5432/{service}",
         "TEST_DATABASE_PASSWORD": values["secret_database_app_password"],
-        "TEST_DATABASE_SSL_CA": str(authority),
+        "TEST_DATABASE_SSL_CA": str(ca),
         "TEST_DATABASE_OWNER": f"{service}_owner",
         "TEST_DATABASE_OWNER_PASSWORD": values["secret_database_owner_password"],
         "TEST_REDIS_URL": f"rediss://{address}:6379/0",
         "TEST_REDIS_USERNAME": service,
         "TEST_REDIS_PASSWORD": values["secret_redis_app_password"],
-        "TEST_REDIS_SSL_CA": str(authority),
+        "TEST_REDIS_SSL_CA": str(ca),
     }

@@ -55,7 +55,7 @@ def queries(board: Mapping[str, Any], scrape_seconds: int) -> Iterator[Query]:
     seconds = duration(board["time"]["from"])
     chosen = {item["name"]: item["allValue"] for item in board["templating"].get("list", [])}
 
-    def ask(where: str, target: Mapping[str, Any], width: int) -> Query:
+    def make_query(where: str, target: Mapping[str, Any], width: int) -> Query:
         exact = max(seconds / (SCREEN * width / 24), scrape_seconds)
         step = min(STEPS, key=lambda known: abs(known - exact))
         words = {
@@ -70,9 +70,9 @@ def queries(board: Mapping[str, Any], scrape_seconds: int) -> Iterator[Query]:
     for panel in panels(board):
         for target in panel["targets"]:
             where = f"{board['title']}: {panel['title']} {target['refId']}"
-            yield ask(where, target, panel["gridPos"]["w"])
+            yield make_query(where, target, panel["gridPos"]["w"])
     for annotation in board["annotations"].get("list", []):
-        yield ask(f"{board['title']}: event {annotation['name']}", annotation, 24)
+        yield make_query(f"{board['title']}: event {annotation['name']}", annotation, 24)
 
 
 def variables(board: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

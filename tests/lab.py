@@ -23,14 +23,14 @@ GROUPS = ("edge", "app", "postgres", "redis", "monitoring")
 
 
 def clean_environment(**variables: str) -> dict[str, str]:
-    """Return this process's environment without what would steer Ansible, and with its own tools first."""
+    """Return the environment without ANSIBLE_* variables, with this interpreter's tools first in PATH."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     return {**kept, "PATH": path, "ANSIBLE_NOCOLOR": "1", **variables}
 
 
 def labctl(*arguments: str) -> str:
-    """Run labctl and return its output; its own words become the failure."""
+    """Run labctl and return its output; raise RuntimeError with its message if it fails."""
     done = subprocess.run([LABCTL, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"labctl {' '.join(arguments)}: {done.stderr.strip()}")
@@ -45,19 +45,19 @@ class Lab:
         self.directory = ROOT / ".lab" / name
 
     def up(self, **releases: str) -> float:
-        """Bring exactly these hosts up, and return the seconds until all of them answered SSH."""
+        """Start exactly these hosts ({name: Debian release}); return the seconds until SSH works on all."""
         start = time.monotonic()
         hosts = [word for name, release in releases.items() for word in ("--host", f"{name}:{release}")]
         labctl("up", self.name, *hosts)
         return time.monotonic() - start
 
     def down(self) -> None:
-        """Take every trace of the lab away."""
+        """Remove the lab."""
         labctl("down", self.name)
 
     @property
     def state(self) -> dict[str, Any]:
-        """What labctl knows about the lab."""
+        """Return labctl's state of the lab."""
         state: dict[str, Any] = json.loads((self.directory / "state.json").read_text())
         return state
 
@@ -74,13 +74,13 @@ class Lab:
         return done.stdout
 
     def digest(self, host: str) -> str:
-        """Return a digest of a host's packages and configuration, down to the moment of each change."""
+        """Return a digest of a host's packages and files, including the time of each file's last change."""
         files = r"find /etc /opt /root/.ssh /srv /usr/local -xdev -printf '%p %C@ %m %u %g\n'"
         return self.ssh(host, f"{{ dpkg-query -W; {files}; }} | sha256sum")
 
 
 def make_environment(directory: Path, hosts: Mapping[str, Mapping[str, Any]], **variables: Any) -> Path:
-    """Write an environment whose hosts, of the lab "pytest", are in every group; return its directory."""
+    """Write an environment with the hosts of lab "pytest" in every group, and return its directory."""
     folder = directory / "group_vars/all"
     folder.mkdir(parents=True)
     (folder / "00-shared").symlink_to(SHARED_GROUP_VARS)
@@ -95,27 +95,27 @@ def make_environment(directory: Path, hosts: Mapping[str, Mapping[str, Any]], **
 
 @dataclass
 class Run:
-    """What came of a playbook."""
+    """The result of a playbook run."""
 
     status: int
     output: str
 
     @property
     def sentences(self) -> list[str]:
-        """The messages of failed tasks; a host out of reach may be without one."""
+        """Return the messages of failed tasks; "" for a failure without message."""
         decode = json.JSONDecoder().raw_decode
         starts = re.finditer(r"^fatal: \[.*?\]: [A-Z!]+ => ", self.output, re.MULTILINE)
         return [decode(self.output, start.end())[0].get("msg", "") for start in starts]
 
     @property
     def changed(self) -> dict[str, int]:
-        """How many tasks changed each host."""
+        """Return {host: number of tasks that changed it}."""
         found = re.findall(r"^(\S+) +: ok=.* changed=(\d+)", self.output, re.MULTILINE)
         return {host: int(count) for host, count in found}
 
 
 def play(*arguments: str | Path, root: Path = ROOT, **variables: str) -> Run:
-    """Run ansible-playbook in a checkout."""
+    """Run ansible-playbook in a checkout and return its result."""
     environment = clean_environment(ANSIBLE_CALLBACK_RESULT_FORMAT="json", **variables)
     command = ["ansible-playbook", *arguments]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
@@ -123,7 +123,7 @@ def play(*arguments: str | Path, root: Path = ROOT, **variables: str) -> Run:
 
 
 def host_variables(inventory: Path, host: str) -> dict[str, Any]:
-    """Return what an inventory says about a host, secrets included."""
+    """Return a host's variables in an inventory, including secrets."""
     command: list[str | Path] = ["ansible-inventory", "-i", inventory, "--host", host]
     done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, check=True)
     values: dict[str, Any] = json.loads(done.stdout)

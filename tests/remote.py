@@ -1,4 +1,4 @@
-"""What is asked of a tool from its own host, which need not have curl."""
+"""HTTP requests from a host, which may lack curl."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ SCRIPT = "import sys,urllib.request as r; print(r.urlopen(sys.argv[1], timeout=1
 
 
 def fetch(host: Host, url: str) -> str:
-    """Return the body that an address answers with to the host; an error status fails the test."""
+    """Return the body of a GET request that the host sends; fail the test on an error status."""
     return str(host.check_output(shlex.join(["python3", "-c", SCRIPT, url])))

@@ -1,4 +1,4 @@
-"""A role's variables, faults and templates, evaluated without a host."""
+"""Roles' variables, faults and templates, evaluated without a host."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.lab import ROOT
 
 @cache
 def load(name: str) -> tuple[DataLoader, dict[str, Any]]:
-    """Return a loader with the role's directory as its base, and the role's defaults and variables."""
-    if not AnsibleCollectionConfig.collection_finder:  # tests/unit has done it already.
+    """Return a loader for the role's directory, and the role's defaults and variables."""
+    if not AnsibleCollectionConfig.collection_finder:  # tests/unit initialises it, too.
         init_plugin_loader()
     directory = ROOT / "roles" / name
     loader = DataLoader()
@@ -38,11 +38,11 @@ class Role:
         self.templar = Templar(loader, values | variables)
 
     def refusals(self) -> list[str]:
-        """Return the sentences with which the role refuses the variables."""
+        """Return the messages with which the role rejects the variables."""
         return list(sentences(self.faults, self.templar))
 
     def render(self, template: str) -> str:
-        """Return the text of a template."""
+        """Return the rendered text of a template."""
         path = self.directory / "templates" / template
         expression = f"{{{{ lookup('ansible.builtin.template', '{path}') }}}}"
         return str(self.templar.template(trust_as_template(expression)))

@@ -1,8 +1,8 @@
-"""`make bench`: the service as deployed beside a tutorial's, on one lab host, and what the host can do.
+"""`make bench`: measure the deployed service, a tutorial's service and the host's limits on one lab host.
 
-BENCH_ROUNDS (5) and BENCH_SECONDS (8) make it shorter, BENCH_PARTS (rounds,limits,edge_cache,growth) leave
-parts out or ask for "choices" (the figures are then in .lab/bench-PARTS.json), BENCH_KEEP=1 keeps the host
-for the next run, BENCH_BUSY=1 measures on a busy machine.
+BENCH_ROUNDS (5) and BENCH_SECONDS (8) set the length. BENCH_PARTS (rounds,limits,edge_cache,growth) selects
+parts; "choices" is one more. The results of a selection are in .lab/bench-PARTS.json. BENCH_KEEP=1 keeps the
+host for the next run. BENCH_BUSY=1 measures on a busy machine.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GROWTH = (1_000, ROWS, 5_000_000)
 BUSY = 0.1
 PRODUCTS = "/api/v1/products"
 PRODUCT = b'{"name":"Lamp","category":"bench","price":"19.90","stock":3}'
-# Indexes are built when the rows are there.
+# Creates the indexes after the rows, which is faster.
 SEED = r"""set -eu
 file=$(mktemp)
 chmod 644 $file
@@ -60,7 +60,7 @@ CACHED = Load("cached", "api", f"{PRODUCTS}/:id", 100, ROWS)
 LIST = Load("list", "api", f"{PRODUCTS}?page_size=20")
 REFERENCE_CACHED = Load("cached", "reference", "/reference/api/v1/cached/:id", 100, ROWS)
 REFERENCE_LIST = Load("list", "reference", f"/reference{PRODUCTS}?limit=20")
-# In the order of a round.
+# The order of a round.
 LOADS = (
     Load("no_io", "api", "/api/v1/nothing"),
     Load("no_io", "reference", "/reference/api/v1/nothing"),
@@ -76,13 +76,13 @@ LOADS = (
 )
 
 
-def say(what: str) -> None:
-    """Tell how far the run is."""
+def log(what: str) -> None:
+    """Print progress with the time to standard error."""
     print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def play(*arguments: str) -> None:
-    """Run a playbook; what it says is shown only if it fails."""
+    """Run a playbook; print its output only if it fails."""
     command = ["ansible-playbook", "-i", str(INVENTORY), *arguments]
     done = subprocess.run(
         command, cwd=ROOT, env=clean_environment(), capture_output=True, text=True, check=False
@@ -101,36 +101,36 @@ class Bench:
         self.token = ""
 
     def build(self) -> None:
-        """Deploy the service and what it is compared with."""
+        """Deploy the service and the services it is compared with."""
         self.host.pin()
-        say("deploying the service with site.yml")
+        log("deploying the service with site.yml")
         play("site.yml")
-        say("deploying what it is compared with")
+        log("deploying the services for comparison")
         play("tests/bench/services.yml")
-        mint = "api-manage token --subject bench --scope products:write --lifetime 86400"
-        self.token = self.host.ssh(mint).strip()
+        token_command = "api-manage token --subject bench --scope products:write --lifetime 86400"
+        self.token = self.host.ssh(token_command).strip()
 
-    def ask(self, path: str, data: bytes | None = None) -> Any:
-        """Return the JSON that a path answers with."""
+    def request(self, path: str, data: bytes | None = None) -> Any:
+        """Return the JSON of a path; POST the data if there are any."""
         context = ssl.create_default_context()
         context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE  # wrk does not look at it either
+        context.verify_mode = ssl.CERT_NONE  # wrk does not verify certificates either
         connection = http.client.HTTPSConnection(self.host.address, timeout=10, context=context)
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self.token}"}
         connection.request("POST" if data else "GET", path, data, headers if data else {})
         response = connection.getresponse()
         body = response.read()
         if response.status not in (200, 201):
-            raise RuntimeError(f"{path} answers {response.status} {body.decode()}")
+            raise RuntimeError(f"{path} responded {response.status} {body.decode()}")
         return json.loads(body)
 
     def wait(self, load: Load) -> None:
-        """Return once a service that was just started answers; its first worker is up before the others."""
+        """Wait until a new service responds, and 2 s more for its other workers."""
         deadline = time.monotonic() + 60
         while True:
             time.sleep(1)
             try:
-                self.ask(load.path.replace(":id", "1"))
+                self.request(load.path.replace(":id", "1"))
             except (OSError, RuntimeError):
                 if time.monotonic() > deadline:
                     raise
@@ -139,34 +139,34 @@ class Bench:
         time.sleep(2)
 
     def check(self, loads: Iterable[Load]) -> None:
-        """Refuse to measure a service whose answers are wrong."""
+        """Exit if a service's response is wrong."""
         for load in loads:
-            body = self.ask(load.path.replace(":id", "1"), PRODUCT if load.method == "POST" else None)
+            body = self.request(load.path.replace(":id", "1"), PRODUCT if load.method == "POST" else None)
             if load.route == "list":
                 items = body["items"] if load.service == "api" else body
-                right = [item["id"] for item in items] == [*range(1, 21)]
+                correct = [item["id"] for item in items] == [*range(1, 21)]
             elif load.route in ("by_key", "cached"):
-                right = (body["id"], body["name"]) == (1, "Product 1")
+                correct = (body["id"], body["name"]) == (1, "Product 1")
             else:
-                right = body.get("name", body.get("status")) in ("Lamp", "nothing")
-            if not right:
-                sys.exit(f"{load.service} answers {load.path} with {body}: nothing was measured.")
+                correct = body.get("name", body.get("status")) in ("Lamp", "nothing")
+            if not correct:
+                sys.exit(f"{load.service} responded to {load.path} with {body}: nothing was measured.")
 
     def seed(self, rows: int) -> None:
-        """Fill the table anew."""
-        say(f"seeding {rows:,} products")
+        """Replace all rows of the table."""
+        log(f"seeding {rows:,} products")
         self.host.ssh(SEED.format(rows=rows))
 
     def measure(self, loads: Iterable[Load], rounds: int, seconds: int) -> dict[Load, list[Sample]]:
-        """Measure every load once in each round, so that a slow minute meets all of them."""
+        """Measure every load once per round, so that a slow minute affects all loads."""
         found: dict[Load, list[Sample]] = {load: [] for load in loads}
-        for load in found:  # code, caches and connections get warm
+        for load in found:  # warms up code, caches and connections
             measure(self.host, load, 1, self.token)
         for number in range(rounds):
             for load, samples in found.items():
                 sample = measure(self.host, load, seconds, self.token)
                 samples.append(sample)
-                say(
+                log(
                     f"{number + 1}/{rounds} {load.route:>7} {load.service:<9} {sample.rps:8.0f}/s"
                     f" {sum(sample.cpu_us.values()):6.0f} µs p99 {sample.p99_ms:6.1f} ms,"
                     f" {sample.errors} failed, others used {sample.others:.0%}"
@@ -174,15 +174,15 @@ class Bench:
         return found
 
     def growth(self, rows: int, order: Iterable[int]) -> list[dict[str, Any]]:
-        """Measure reads with these numbers of workers."""
+        """Measure reads with each number of workers."""
         half = ListQuery().next_cursor(rows // 2, "0.00")
         loads = (
             Load("by key", "uncached", f"/uncached{PRODUCTS}/:id", 2000, rows),
             Load("first page", "api", f"{PRODUCTS}?page_size=20"),
             Load("page halfway", "api", f"{PRODUCTS}?page_size=20&after={half}"),
         )
-        for load in loads:  # an error would be a fast answer
-            self.ask(load.path.replace(":id", "1"))
+        for load in loads:  # an error would be a fast response
+            self.request(load.path.replace(":id", "1"))
         found: list[dict[str, Any]] = [{"route": load.route, "rows": rows, "rps": {}} for load in loads]
         for workers in order:
             self.host.set_workers(workers, "api", "uncached")
@@ -192,27 +192,27 @@ class Bench:
         return found
 
     def choices(self) -> dict[str, Any]:
-        """Measure single choices, each in every round; the services are restarted for each."""
+        """Measure each choice once per round; its service restarts before each measurement."""
         every = choices(BY_KEY, REFERENCE_BY_KEY)
         found: dict[str, list[Sample]] = {choice.name: [] for choice in every}
         for _ in range(self.rounds):
             for choice in every:
-                choice.make(self.host)
+                choice.apply(self.host)
                 self.wait(choice.load)
                 measure(self.host, choice.load, 1, self.token)
                 found[choice.name].append(measure(self.host, choice.load, self.seconds, self.token))
-                say(f"{choice.name}: {found[choice.name][-1].rps:.0f}/s")
+                log(f"{choice.name}: {found[choice.name][-1].rps:.0f}/s")
         return {name: report.figures(samples) for name, samples in found.items()}
 
     def run(self, parts: Iterable[str]) -> dict[str, Any]:
-        """Measure the parts and return all figures."""
+        """Measure the parts and return all results."""
         result: dict[str, Any] = {"rounds": self.rounds, "seconds": self.seconds, "rows": ROWS}
         self.seed(ROWS)
         self.check(LOADS)
         if "rounds" in parts:
             found = self.measure(LOADS, self.rounds, self.seconds)
             result |= report.by_route(found, SERVED)
-            for route in report.ROUTES:  # the bare callable answers any path alike
+            for route in report.ROUTES:  # the bare application responds alike to all paths
                 result[route]["bare"] = result["no_io"]["bare"]
             others = [sample.others for samples in found.values() for sample in samples]
             result["others"] = {"median": median(others), "most": max(others)}
@@ -221,10 +221,10 @@ class Bench:
                 for who, service in (("ours", "api"), ("reference", "reference"), ("bare", "bare"))
             }
         if "limits" in parts:
-            say("measuring the limits")
+            log("measuring the limits")
             result["limits"] = measure_limits(self.host, self.rounds, max(1, self.seconds // 2), self.token)
         if "edge_cache" in parts:
-            say("switching the edge cache on")
+            log("enabling the edge cache")
             play("playbooks/edge.yml", "-e", json.dumps(EDGE_CACHE))
             loads = (CACHED, REFERENCE_CACHED, LIST, REFERENCE_LIST)
             found = self.measure(loads, min(self.rounds, 3), self.seconds)
@@ -236,21 +236,21 @@ class Bench:
             result["growth"] = []
             for turn, rows in enumerate(GROWTH):
                 self.seed(rows)
-                # A change of workers takes its time, so each size begins with what the one before ended with.
+                # A change of workers is slow, so each size starts with the last number of workers.
                 result["growth"] += self.growth(rows, (1, 2) if turn % 2 else (2, 1))
         return result
 
 
 def main() -> None:
-    """Build, measure, report, and take everything away."""
+    """Build the lab, measure, write the results and remove the lab."""
     rounds, seconds = int(os.environ.get("BENCH_ROUNDS", "5")), int(os.environ.get("BENCH_SECONDS", "8"))
     parts = os.environ.get("BENCH_PARTS", ",".join(PARTS)).split(",")
     started = time.monotonic()
     if (busy := busy_share(3)) > BUSY and os.environ.get("BENCH_BUSY") != "1":
         sys.exit(
-            f"This machine is {busy:.0%} busy: wait until it is idle, or set BENCH_BUSY=1 to try things."
+            f"This machine is {busy:.0%} busy: wait until it is idle, or set BENCH_BUSY=1 for a trial run."
         )
-    say("building the lab host")
+    log("building the lab host")
     play("tests/bench/lab.yml")
     lab = Lab("bench")
     try:

@@ -1,4 +1,4 @@
-"""What single choices are worth: the service with one of them undone, the reference with one made."""
+"""The effect of single choices: the service without one of them, the reference with one of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tests.bench.measure import Host, Load
 
-# Killed, as an orderly stop waits for the connections that Nginx keeps.
+# SIGKILL, because a graceful stop waits for Nginx's keep-alive connections.
 DROP_IN = """set -eu
 mkdir -p /run/systemd/system/{service}@.service.d
 printf '[Service]\\n{lines}\\n' >/run/systemd/system/{service}@.service.d/choice.conf
@@ -17,13 +17,13 @@ systemctl restart {service}.service"""
 
 @dataclass(frozen=True)
 class Choice:
-    """A change to a service's unit, and the load that shows what it does."""
+    """A change to a service's unit, and the load that measures its effect."""
 
     name: str
     load: Load
     lines: tuple[str, ...] = ()
 
-    def make(self, host: Host) -> None:
+    def apply(self, host: Host) -> None:
         """Restart the service with the change."""
         host.ssh(DROP_IN.format(service=self.load.service, lines="\\n".join(self.lines)))
 
@@ -33,8 +33,8 @@ def _gunicorn(*arguments: str) -> str:
 
 
 def choices(ours: Load, reference: Load) -> list[Choice]:
-    """Every choice; the first of each service is the service as it is."""
-    # Gunicorn's own report of readiness is switched off by the role's worker class.
+    """Return all choices; the first one of each service is the unchanged service."""
+    # The role's hooks hide NOTIFY_SOCKET from Gunicorn, so nothing notifies systemd with uvicorn's worker.
     uvicorn = ("Type=exec", _gunicorn("--worker-class=uvicorn.workers.UvicornWorker"))
     return [
         Choice("ours", ours),

@@ -1,4 +1,4 @@
-"""What the host can do at most: Nginx alone, Postgres alone, Redis alone."""
+"""The limits of the host: Nginx, Postgres and Redis without the service."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ REDIS_BENCHMARK = r"""redis-benchmark -s /run/redis-cache/redis-server.sock -c {
 
 
 def parse_pgbench(output: str) -> float:
-    """Return pgbench's transactions a second."""
+    """Return pgbench's transactions per second; raise RuntimeError if there are none."""
     if (found := re.search(r"^tps = ([\d.]+)", output, re.MULTILINE)) is None:
-        raise RuntimeError(f"pgbench gave no figures: {output}")
+        raise RuntimeError(f"pgbench printed no results: {output}")
     return float(found[1])
 
 
 def parse_redis_benchmark(output: str) -> float:
-    """Return redis-benchmark's requests a second; it rewrites one line as it goes."""
+    """Return redis-benchmark's last requests per second; it rewrites one line of output."""
     found = re.findall(r"([\d.]+) requests per second", output)
     if not found:
-        raise RuntimeError(f"redis-benchmark gave no figures: {output}")
+        raise RuntimeError(f"redis-benchmark printed no results: {output}")
     return float(found[-1])
 
 
 def measure_limits(host: Host, rounds: int, seconds: int, token: str) -> dict[str, float]:
-    """Return the medians of each limit."""
+    """Return the median of each limit, per second."""
     nginx = Load("limit", "nginx", "/return")
     requests = 100_000 * seconds
     found = [

@@ -1,4 +1,4 @@
--- What wrk sends: METHOD PATH KEYS SPREAD. ":id" in the path goes round KEYS ids, spread over SPREAD rows.
+-- Requests of wrk: METHOD PATH KEYS SPREAD. ":id" in the path cycles through KEYS ids, spread over SPREAD rows.
 local requests, at = {}, 0
 
 function init(args)

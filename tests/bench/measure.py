@@ -1,4 +1,4 @@
-"""One measurement: a load against one service, what it cost the host, and what came back."""
+"""One measurement: a load on one service, its results, and the CPU time it uses on the host."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 from tests.lab import ROOT, Lab
 
 CONNECTIONS = 64
-# The host's cores; a machine with more of them leaves the rest to the load.
+# The lab host's cores; wrk gets the machine's other cores.
 CORES = (0, 1)
 UNITS = {
     "postgres": "postgresql@*.service",
@@ -24,13 +24,13 @@ UNITS = {
     "nginx": "nginx.service",
     "journal": "systemd-journald.service",
 }
-# What the issue of cost is about; the journal is shown beside it.
+# The units whose CPU time counts as cost; the journal's is only shown.
 COUNTED = ("app", "postgres", "redis", "nginx")
 
 
 @dataclass(frozen=True)
 class Load:
-    """A route of one service, as wrk is told about it."""
+    """A route of one service, with wrk's parameters for it."""
 
     route: str
     service: str
@@ -42,7 +42,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Sample:
-    """What one run of wrk found."""
+    """The results of one run of wrk."""
 
     rps: float
     p50_ms: float
@@ -53,35 +53,35 @@ class Sample:
 
 
 def parse_wrk(output: str) -> dict[str, int]:
-    """Return the line of figures that load.lua writes."""
+    """Return the results that load.lua prints; raise RuntimeError if there are none."""
     lines = [line for line in output.splitlines() if line.startswith('{"requests"')]
     if not lines:
-        raise RuntimeError(f"wrk gave no figures: {output.strip()[-500:]}")
+        raise RuntimeError(f"wrk printed no results: {output.strip()[-500:]}")
     figures: dict[str, int] = json.loads(lines[-1])
     return figures
 
 
 def parse_usage(cpu_stat: str) -> int:
-    """Return the microseconds in a cgroup's cpu.stat."""
+    """Return the CPU time in a cgroup's cpu.stat, in microseconds."""
     return int(dict(line.split() for line in cpu_stat.splitlines())["usage_usec"])
 
 
 def _machine_busy() -> float:
-    """Seconds that all cores together have been busy since the machine started."""
+    """Return the CPU seconds of all cores since the machine started."""
     fields = [int(word) for word in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
     idle = fields[3] + fields[4]
     return (sum(fields[:8]) - idle) / os.sysconf("SC_CLK_TCK")
 
 
 def busy_share(seconds: float) -> float:
-    """Return the share of the machine's cores that is in use."""
+    """Return the share of the machine's CPU time that is used during some seconds."""
     before = _machine_busy()
     time.sleep(seconds)
     return (_machine_busy() - before) / seconds / (os.cpu_count() or 1)
 
 
 class Host:
-    """The lab host, seen from the machine: its processes are in the machine's cgroups."""
+    """The lab host, measured through the machine's cgroups."""
 
     def __init__(self, lab: Lab, name: str) -> None:
         self.lab = lab
@@ -100,25 +100,25 @@ class Host:
 
     @property
     def address(self) -> str:
-        """Where the host answers."""
+        """Return the host's IP address."""
         return str(self.lab.state["hosts"][self.name]["address"])
 
     def pin(self) -> None:
-        """Keep every process that the host will start on its cores."""
+        """Pin the host's PID 1, and so all processes that it starts, to CORES."""
         os.sched_setaffinity(self._init(self.name), CORES)
 
     def usage(self, pattern: str = "") -> int:
-        """Return the microseconds that a unit, or the whole host, has used."""
+        """Return the CPU time of a unit or of the whole host, in microseconds."""
         found = self._cgroup.glob(f"payload/system.slice/**/{pattern}") if pattern else [self._cgroup]
         return sum(parse_usage((path / "cpu.stat").read_text()) for path in found)
 
     def usages(self, service: str) -> dict[str, int]:
-        """Return what each part of the stack has used, of the apps this service's."""
+        """Return the CPU time of this service and of each server, in microseconds."""
         units = {"app": f"{service}@*.service"} | UNITS
         return {name: self.usage(pattern) for name, pattern in units.items()}
 
     def processes(self, service: str) -> list[str]:
-        """Return the processes of a service's instances."""
+        """Return the PIDs of a service's instances."""
         return [
             pid
             for path in self._cgroup.glob(f"payload/system.slice/**/{service}@*.service")
@@ -126,29 +126,29 @@ class Host:
         ]
 
     def memory(self, service: str) -> dict[str, float]:
-        """Return how many processes a service is, and their memory; what they share counts once."""
+        """Return the number of a service's processes and their PSS in MB, which counts shared memory once."""
         pids = self.processes(service)
         rollups = "".join(Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids)
         kilobytes = sum(map(int, re.findall(r"^Pss: +(\d+)", rollups, re.MULTILINE)))
         return {"processes": len(pids), "pss_mb": round(kilobytes / 1024, 1)}
 
     def set_workers(self, workers: int, *services: str) -> None:
-        """Let each service have one worker or two; Gunicorn's own signals do it."""
+        """Set each service's number of workers with Gunicorn's signals TTIN and TTOU."""
         while wrong := {name: n for name in services if (n := len(self.processes(name)) - 1) != workers}:
             for name, found in wrong.items():
                 signal = "TTOU" if found > workers else "TTIN"
                 self.ssh(f"systemctl kill --kill-whom=main --signal={signal} '{name}@*.service'")
-            time.sleep(3)  # one that starts needs a second; one that leaves waits for kept connections
+            time.sleep(3)  # a start takes a second; a stop waits for keep-alive connections
 
 
 def wrk_cores() -> tuple[int, ...]:
-    """The cores for wrk: those the host has not, or the same ones if there are no others."""
+    """Return the cores for wrk: all but the host's, or the host's if there are no others."""
     rest = tuple(sorted(os.sched_getaffinity(0) - set(CORES)))
     return rest or CORES
 
 
 def measure(host: Host, load: Load, seconds: int, token: str) -> Sample:
-    """Put a load on a service and return what came of it."""
+    """Load a service for some seconds and return the results."""
     before, whole, busy, started = host.usages(load.service), host.usage(), _machine_busy(), time.monotonic()
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(

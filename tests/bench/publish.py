@@ -1,4 +1,4 @@
-"""Put the figures of a run into docs/performance.md: `python -m tests.bench.publish [.lab/bench.json]`."""
+"""Write results into docs/performance.md: `python -m tests.bench.publish [.lab/bench.json]`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.lab import ROOT
 
 
 def publish(page: str, tables: Mapping[str, str]) -> str:
-    """Return the page with each table between its marks; a table that was not measured stays as it is."""
+    """Return the page with each table between its markers; tables without new results stay."""
 
-    def renew(found: re.Match[str]) -> str:
+    def replace(found: re.Match[str]) -> str:
         name, old = found[1], found[2]
         return f"<!-- {name} -->\n{tables.get(name, old)}<!-- end -->"
 
-    return re.sub(r"<!-- (\w+) -->\n(.*?)<!-- end -->", renew, page, flags=re.DOTALL)
+    return re.sub(r"<!-- (\w+) -->\n(.*?)<!-- end -->", replace, page, flags=re.DOTALL)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""From samples to medians, ratios, goals, a table and a plot."""
+"""Medians, ratios, goals, tables and a plot of samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tests.bench.measure import CONNECTIONS, COUNTED, Load, Sample
 
 ROUTES = ("no_io", "by_key", "cached", "list", "insert")
-# Times the reference's requests a second.
+# Minimum ratio of the service's requests per second to the reference's.
 GOALS = {"no_io": 4, "by_key": 4, "cached": 4, "list": 4, "insert": 5}
 OF_BARE = 0.4
 EDGE_CACHE_GOAL = 8
@@ -35,7 +35,7 @@ def figures(samples: list[Sample]) -> dict[str, Any]:
 
 
 def by_route(found: Found, who: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Return figures by route and by who served it; a service that is not in `who` is left out."""
+    """Return results by route and by name of the service; `who` has the names, others are left out."""
     result: dict[str, dict[str, Any]] = {}
     for load, samples in found.items():
         if load.service in who:
@@ -44,7 +44,7 @@ def by_route(found: Found, who: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 
 
 def goals(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Compare what was measured with what was aimed at."""
+    """Return the goals with their measured values, and whether each is met."""
 
     def ratio(ours: Mapping[str, Any], other: Mapping[str, Any], figure: str) -> float:
         return round(float(ours[figure]) / float(other[figure]), 2)
@@ -77,7 +77,7 @@ def _at_most(name: str, value: float, goal: float) -> dict[str, Any]:
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> str:
-    """Return a Markdown table, aligned for a terminal too: the first column left, the others right."""
+    """Return an aligned Markdown table: the first column left, the others right."""
     cells = [head, *rows]
     first, *widths = (max(map(len, column)) for column in zip(*cells, strict=True))
     rule = ["-" * first, *("-" * (width - 1) + ":" for width in widths)]
@@ -108,7 +108,7 @@ def _routes(result: Mapping[str, Any]) -> str:
     for route in ROUTES:
         for who, one in result[route].items():
             if who == "bare" and route != "no_io":
-                continue  # it has one route only
+                continue  # it has a single route
             times = one["rps"] / result[route]["reference"]["rps"]
             parts = [f"{value:.0f}" for value in one["cpu_us_of"].values()]
             rows.append([route, who, f"{one['rps']:.0f}", f"{times:.2f}", f"{one['cpu_us']:.0f}", *parts])
@@ -171,7 +171,7 @@ TABLES: dict[str, Callable[[Any], str]] = {
 
 
 def plot(growth: Iterable[Mapping[str, Any]]) -> str:
-    """Return an SVG: a panel for each route, in it two bars (1 and 2 workers) for each number of rows."""
+    """Return an SVG with a panel per route, and two bars (1 and 2 workers) per number of rows."""
     panels: dict[str, list[Mapping[str, Any]]] = {}
     for one in growth:
         panels.setdefault(one["route"], []).append(one)
@@ -182,8 +182,8 @@ def plot(growth: Iterable[Mapping[str, Any]]) -> str:
         for group, one in enumerate(ones):
             x = 20 + panel * 230 + group * 70
             shapes.append(_label(x + 28, 205, _short(one["rows"]), "value"))
-            for place, (workers, rps) in enumerate(sorted(one["rps"].items())):
-                left, tall = x + place * 29, 150 * rps / most
+            for position, (workers, rps) in enumerate(sorted(one["rps"].items())):
+                left, tall = x + position * 29, 150 * rps / most
                 size = f'x="{left}" y="{190 - tall:.1f}" width="27" height="{tall:.1f}"'
                 shapes.append(f'<rect {size} fill="{COLORS[workers]}"/>')
                 shapes.append(_label(left + 13.5, 186 - tall, f"{rps / 1000:.1f}k", "value"))

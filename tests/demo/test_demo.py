@@ -1,6 +1,6 @@
-"""The demo in a clone, through sudo: from nothing, interrupted, again, after a reboot, and away.
+"""The demo in a clone, through sudo: interrupted, complete, repeated, after a reboot, and removed.
 
-One host goes through all of it, so these tests run in their order.
+All tests share one host, so they run in the order of this file.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import pytest
 
 from tests.lab import ROOT
 
-# Whoever calls sudo: an account that exists everywhere and may do nothing.
+# The user who calls sudo: an account that exists on every system and has no privileges.
 USER, GROUP = "nobody", "nogroup"
 SUMMARY = "The service is up:    https://"
 
-# What keeps services from starting while packages are installed.
+# Keeps services from starting during the installation of packages.
 GUARD = "usr/sbin/policy-rc.d"
 
 pytestmark = pytest.mark.timeout(900)
@@ -43,7 +43,7 @@ def output(*command: str | Path, **options: Any) -> str:
 
 
 def eventually(condition: Callable[[], bool], what: str, seconds: float = 180) -> None:
-    """Wait until something is the case."""
+    """Wait until a condition is true; fail after some seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen within {seconds:.0f} s"
@@ -62,7 +62,7 @@ class Demo:
         self.subnet = ""
 
     def clone(self) -> None:
-        """Clone the checkout with the changes that are not committed yet."""
+        """Clone the checkout, including uncommitted changes."""
         output("git", "clone", "--quiet", "--no-hardlinks", ROOT, self.root)
         changes = output("git", "-C", ROOT, "diff", "--binary", "HEAD")
         if changes:
@@ -72,20 +72,20 @@ class Demo:
         output("chown", "-hR", f"{USER}:{GROUP}", self.home.parent)
 
     def environment(self, **variables: str) -> dict[str, str]:
-        """Return the environment without what a test run, Ansible or another make left in it."""
+        """Return the environment without variables of a test run, of Ansible or of another make."""
         left = re.compile("ANSIBLE_|LAB_|FASTMETAL_|VIRTUAL_ENV|MAKE|MFLAGS|PYTEST|COVERAGE|SUDO_")
         kept = {name: value for name, value in os.environ.items() if not left.match(name)}
         path = ":".join(x for x in os.environ["PATH"].split(":") if x != str(Path(sys.executable).parent))
         return {**kept, "PATH": path, **variables}
 
     def sudo(self) -> dict[str, str]:
-        """Return the environment that sudo makes."""
+        """Return the environment that sudo creates."""
         user, group = (str(getattr(self.root.stat(), name)) for name in ("st_uid", "st_gid"))
         path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         return self.environment(PATH=path, SUDO_USER=USER, SUDO_UID=user, SUDO_GID=group)
 
     def start(self, *targets: str) -> subprocess.Popen[bytes]:
-        """Start make in a process group of its own, its output going to the log."""
+        """Start make in its own process group, with its output in the log."""
         with self.log.open("wb") as log:
             return subprocess.Popen(
                 ["make", *targets],
@@ -98,15 +98,15 @@ class Demo:
             )
 
     def make(self, *targets: str) -> str:
-        """Run make to its end and return its output."""
+        """Run make and return its output; it must succeed."""
         with self.start(*targets) as process:
             assert process.wait() == 0, self.log.read_text()
         return self.log.read_text()
 
-    def interrupt(self, number: signal.Signals, moment: Callable[[], bool], what: str) -> None:
-        """Start the demo, and end its whole process group at a moment."""
+    def interrupt(self, number: signal.Signals, condition: Callable[[], bool], what: str) -> None:
+        """Start `make demo`, and send a signal to its process group once a condition is true."""
         with self.start("demo") as process:
-            eventually(lambda: moment() or process.poll() is not None, what)
+            eventually(lambda: condition() or process.poll() is not None, what)
             assert process.poll() is None, self.log.read_text()
             os.killpg(process.pid, number)
             assert process.wait() != 0
@@ -114,7 +114,7 @@ class Demo:
     def playbook(self, *arguments: str) -> str:
         """Run ansible-playbook from the clone's venv as the user, without sudo."""
         path = f"{self.root}/.venv/bin:{os.environ['PATH']}"
-        # The account has no home, and what runs on this machine asks the account rather than $HOME.
+        # The account has no home directory, and Ansible expands ~ by the account, not by $HOME.
         home = {"HOME": str(self.home), "ANSIBLE_REMOTE_TMP": str(self.home / "remote")}
         return output(
             "ansible-playbook",
@@ -132,12 +132,12 @@ class Demo:
 
     @property
     def settings(self) -> dict[str, str]:
-        """What demo.env says."""
+        """Return the variables of demo.env."""
         lines = (self.root / ".lab/demo.env").read_text().splitlines()
         return dict(line.split("=", 1) for line in lines)
 
     def request(self, path: str, *options: str | Path, **changed: str) -> tuple[int, str]:
-        """Ask the service with curl, and return status and body."""
+        """Send a request to the service with curl, and return the status and the body."""
         settings = self.settings | changed
         format_ = "\n%{http_code}"
         command = ["curl", "--silent", "--show-error", "--max-time", "20", "--write-out", format_]
@@ -146,7 +146,7 @@ class Demo:
         return int(status), body
 
     def write(self, name: str, *options: str) -> tuple[int, str]:
-        """Write a product."""
+        """Create a product, and return the status and the body."""
         product = json.dumps({"name": name, "category": "demo", "price": "19.90", "stock": 3})
         content = ("--header", "Content-Type: application/json", "--data", product)
         return self.request("/api/v1/products", *content, *options)
@@ -156,7 +156,7 @@ class Demo:
         return "--header", f"Authorization: Bearer {self.settings['TOKEN']}"
 
     def traces(self) -> list[str]:
-        """Return whatever of the demo is on this machine, connections to its hosts included."""
+        """Return what exists of the demo on this machine, including connections to its hosts."""
         if (self.directory / "state.json").exists():
             self.subnet = json.loads((self.directory / "state.json").read_text())["subnet"]
         marks = [f"fm-{self.id}", f"fm{self.id}-", f"fastmetal_{self.id}", f"fastmetal-{self.id}"]
@@ -178,19 +178,19 @@ class Demo:
 
 
 def changes(text: str) -> list[int]:
-    """Return how many tasks of each play changed a host."""
+    """Return the number of changed tasks for each host and recap."""
     return [int(count) for count in re.findall(r"^\S+ +: ok=.* changed=(\d+)", text, re.MULTILINE)]
 
 
 def summary(text: str) -> str:
-    """Return what the demo says at its end."""
+    """Return the summary at the end of the demo's output."""
     assert SUMMARY in text
     return text[text.index(SUMMARY) :]
 
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[Demo]:
-    """A clone of the checkout, nothing built in it yet."""
+    """Return a fresh clone of the checkout, and remove it with its demo after the tests."""
     folder = Path(tempfile.mkdtemp(prefix="fastmetal-demo-"))
     demo = Demo(folder)
     try:
@@ -202,19 +202,19 @@ def demo() -> Iterator[Demo]:
         shutil.rmtree(folder)
 
 
-def test_goes_on_after_every_interruption(demo: Demo, measured: list[str]) -> None:
+def test_make_demo_continues_after_interruptions(demo: Demo, measured: list[str]) -> None:
     start = time.monotonic()
     upper = demo.directory / "hosts/demo/upper"
     journal, status, guard = upper / "var/lib/dpkg/updates", upper / "var/lib/dpkg/status", upper / GUARD
 
-    def during(what: str) -> Callable[[], bool]:
-        """Return whether dpkg is at work on the host, with the files of a package."""
+    def dpkg_installs(what: str) -> Callable[[], bool]:
+        """Return a condition: dpkg runs on the host and has installed files of a package."""
         return lambda: (upper / what).exists() and journal.exists() and any(journal.iterdir())
 
     demo.interrupt(signal.SIGINT, upper.parent.exists, "the start of a host")
-    demo.interrupt(signal.SIGINT, during("usr/share/doc/chrony"), "the base packages")
-    # The worst: dpkg at work, the run killed, and the host's power cut.
-    demo.interrupt(signal.SIGKILL, during("usr/lib/postgresql"), "the installation of PostgreSQL")
+    demo.interrupt(signal.SIGINT, dpkg_installs("usr/share/doc/chrony"), "the base packages")
+    # The worst case: dpkg runs while the playbook is killed and the host loses power.
+    demo.interrupt(signal.SIGKILL, dpkg_installs("usr/lib/postgresql"), "the installation of PostgreSQL")
     demo.labctl("kill", "demo", "demo")
     assert any(journal.iterdir())
     assert guard.exists()
@@ -230,7 +230,7 @@ def test_goes_on_after_every_interruption(demo: Demo, measured: list[str]) -> No
     assert set(re.findall(r"^Status: (.*)", status.read_text(), re.MULTILINE)) == {"install ok installed"}
 
 
-def test_says_how_to_use_it(demo: Demo) -> None:
+def test_demo_env_has_the_url_and_a_valid_token(demo: Demo) -> None:
     written = demo.root / ".lab/demo.env"
     assert written.stat().st_mode & 0o777 == 0o600
     assert set(demo.settings) == {"URL", "CA", "TOKEN"}
@@ -242,7 +242,7 @@ def test_says_how_to_use_it(demo: Demo) -> None:
     assert demo.request(f"/api/v1/products/{product['id']}") == (200, body)
 
 
-def test_shows_itself_through_its_own_tls_only(demo: Demo, tmp_path: Path) -> None:
+def test_the_demo_requires_tls_with_its_own_ca(demo: Demo, tmp_path: Path) -> None:
     plain = demo.settings["URL"].replace("https://", "http://")
     status, headers = demo.request("/health/ready", "--head", URL=plain)
     assert status == 301
@@ -255,7 +255,7 @@ def test_shows_itself_through_its_own_tls_only(demo: Demo, tmp_path: Path) -> No
     assert failure.value.returncode == 60  # curl: the peer's certificate cannot be verified
 
 
-def test_again_changes_nothing(demo: Demo, measured: list[str]) -> None:
+def test_a_second_make_demo_changes_nothing(demo: Demo, measured: list[str]) -> None:
     before, text = demo.settings, (demo.root / ".lab/demo.txt").read_text()
     start = time.monotonic()
     again = demo.make("demo")
@@ -265,7 +265,7 @@ def test_again_changes_nothing(demo: Demo, measured: list[str]) -> None:
     assert demo.settings == before
 
 
-def test_a_bare_playbook_works_without_sudo(demo: Demo, measured: list[str]) -> None:
+def test_site_yml_works_without_sudo(demo: Demo, measured: list[str]) -> None:
     owner = demo.root.stat().st_uid
     files = [*demo.root.glob("*"), *demo.directory.glob("*"), *demo.root.glob(".lab/*")]
     files += [*demo.root.glob("inventories/lab/**/*"), *demo.root.glob(".venv/bin/*")]
@@ -277,7 +277,7 @@ def test_a_bare_playbook_works_without_sudo(demo: Demo, measured: list[str]) -> 
     assert changes(text) == [0]
 
 
-def test_recovers_from_a_reboot_of_the_machine(demo: Demo, measured: list[str]) -> None:
+def test_make_demo_recovers_from_a_reboot_of_the_machine(demo: Demo, measured: list[str]) -> None:
     product = json.loads(demo.write("Kept", *demo.bearer())[1])
     before, subnet = demo.settings, json.loads((demo.directory / "state.json").read_text())["subnet"]
     demo.labctl("kill", "demo", "demo")
@@ -293,18 +293,18 @@ def test_recovers_from_a_reboot_of_the_machine(demo: Demo, measured: list[str]) 
     assert (status, json.loads(body)) == (200, product)
 
 
-def test_down_leaves_the_machine_as_it_was(demo: Demo) -> None:
+def test_demo_down_restores_the_machine(demo: Demo) -> None:
     assert len(demo.traces()) > 10
     original = Path("/run/fastmetal-lab/ip_forward").read_text()
     demo.make("demo-down")
     assert demo.traces() == []
-    if not list(Path("/sys/class/net").glob("fm-*")):  # another lab needs it
+    if not list(Path("/sys/class/net").glob("fm-*")):  # other labs need it
         assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == original
     demo.make("demo-down")
     assert demo.traces() == []
 
 
-def test_down_cleans_up_after_half_a_demo(demo: Demo) -> None:
+def test_demo_down_removes_a_partial_demo(demo: Demo) -> None:
     demo.interrupt(signal.SIGKILL, lambda: bool(demo.traces()), "the start of a host")
     demo.make("demo-down")
     assert demo.traces() == []

@@ -1,4 +1,4 @@
-"""Dashboards against the types that Grafana publishes of them, by the TypeScript compiler."""
+"""Dashboards have the types that Grafana publishes, checked by the TypeScript compiler."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Check = Callable[[dict[str, Board]], str]
 
 @pytest.fixture(scope="module")
 def compiler(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the types and the compiler, of the versions and sums of package-lock.json."""
+    """Return a folder with the types and the compiler, installed from package-lock.json."""
     folder = tmp_path_factory.mktemp("schema") / "schema"
     shutil.copytree(ROOT / "tests/schema", folder)
     install = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
@@ -31,7 +31,7 @@ def compiler(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def check(compiler: Path) -> Check:
-    """Return what compiles dashboards as literals of their type, and returns the complaints."""
+    """Return a function that compiles dashboards as literals of their type and returns the errors."""
 
     def compile_boards(boards: dict[str, Board]) -> str:
         for path in compiler.glob("board-*.ts"):
@@ -46,11 +46,11 @@ def check(compiler: Path) -> Check:
     return compile_boards
 
 
-def test_every_dashboard_is_of_the_published_type(check: Check) -> None:
+def test_every_dashboard_has_the_published_type(check: Check) -> None:
     assert check(load()) == ""
 
 
-def of_kind(board: Board, kind: str) -> Board:
+def panel_of_type(board: Board, kind: str) -> Board:
     return next(panel for panel in panels(board) if panel["type"] == kind)
 
 
@@ -60,23 +60,23 @@ MISTAKES: dict[str, Callable[[Board], object]] = {
     "link": lambda board: board["links"][0].update(type="panels"),
     "panel": lambda board: board["panels"][1].update(titel="x"),
     "kind": lambda board: board["panels"][1].update(type="graph"),
-    "place": lambda board: board["panels"][1]["gridPos"].update(w="12"),
-    "unit": lambda board: of_kind(board, "timeseries")["fieldConfig"]["defaults"].update(unit=1),
-    "custom": lambda board: of_kind(board, "timeseries")["fieldConfig"]["defaults"].update(
+    "position": lambda board: board["panels"][1]["gridPos"].update(w="12"),
+    "unit": lambda board: panel_of_type(board, "timeseries")["fieldConfig"]["defaults"].update(unit=1),
+    "custom": lambda board: panel_of_type(board, "timeseries")["fieldConfig"]["defaults"].update(
         custom={"fillOpacty": 10}
     ),
-    "word": lambda board: of_kind(board, "timeseries")["options"]["legend"].update(placement="left"),
-    "options": lambda board: of_kind(board, "heatmap")["options"].update(calcualte=True),
+    "value": lambda board: panel_of_type(board, "timeseries")["options"]["legend"].update(placement="left"),
+    "options": lambda board: panel_of_type(board, "heatmap")["options"].update(calcualte=True),
     "query": lambda board: board["panels"][1]["targets"][0].update(instant="yes"),
     "annotation": lambda board: board["annotations"]["list"][0].update(enabled=True),
 }
 
 
-def test_a_mistake_is_seen_where_it_is(check: Check) -> None:
-    """Misspelt fields, wrong types and unknown words, one in each copy of a dashboard."""
+def test_each_mistake_is_reported_in_its_file(check: Check) -> None:
+    """Each copy of a dashboard has one misspelt field, wrong type or unknown value."""
     boards = {name: load()["api"] for name in MISTAKES}
     for name, mistake in MISTAKES.items():
         mistake(boards[name])
-    complaints = check(boards)
-    missed = {name for name in MISTAKES if f"board-{name}.ts(" not in complaints}
-    assert not missed, complaints
+    errors = check(boards)
+    missed = {name for name in MISTAKES if f"board-{name}.ts(" not in errors}
+    assert not missed, errors

@@ -1,4 +1,4 @@
-"""The lab: hosts in seconds, nothing left behind, nothing in the way of another lab."""
+"""labctl: hosts start in seconds, `down` leaves no traces, and labs are isolated from each other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from tests.lab import LABCTL, ROOT, Lab
 
-# A server on each port of the machine that stands for the world.
+# Listens on the given ports of the host outside the lab.
 LISTEN = """
 import select, socket, sys
 servers = [socket.create_server(("", int(port))) for port in sys.argv[1:]]
@@ -24,8 +24,8 @@ while True:
         server.accept()[0].close()
 """
 
-# A process in no list any more while the thread that ends last gives this memory back.
-BIG = """
+# After a kill it is in no process list any more, while its last thread still frees this memory.
+LARGE_PROCESS = """
 import threading, time
 memory = b"x" * 1_500_000_000
 for _ in range(8):
@@ -40,12 +40,12 @@ def output(*command: str | Path) -> str:
 
 
 def lab_id(lab: Lab) -> str:
-    """Return what is in every name that a lab gives on this machine."""
+    """Return the ID that all names of a lab on this machine contain."""
     return hashlib.sha256(f"{ROOT}\0{lab.name}".encode()).hexdigest()[:6]
 
 
 def traces(lab: Lab) -> list[str]:
-    """Return whatever of a lab is on this machine: all of it carries the lab's id or its directory."""
+    """Return what exists of a lab on this machine: its names contain the lab's ID or its directory."""
     own = lab_id(lab)
     marks = (
         f"fm-{own}",
@@ -67,7 +67,7 @@ def traces(lab: Lab) -> list[str]:
 
 
 def kill_up(lab: Lab, seconds: float) -> None:
-    """Start bringing two hosts up, and kill that halfway."""
+    """Start `labctl up` with two hosts, and kill it after some seconds."""
     command = [str(LABCTL), "up", lab.name, "--host", "a:trixie", "--host", "b:bookworm"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         time.sleep(seconds)
@@ -75,22 +75,22 @@ def kill_up(lab: Lab, seconds: float) -> None:
 
 
 def reaches(lab: Lab, host: str, address: str, port: int) -> bool:
-    """Tell whether a host gets a connection."""
+    """Return whether a host can connect to an address."""
     command = f"timeout 0.7 bash -c '</dev/tcp/{address}/{port}' && echo yes || true"
     return "yes" in lab.ssh(host, f"{{ {command}; }} 2>/dev/null")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def images() -> None:
-    """Have both images built, which the first lab of a machine waits for."""
+    """Build both images, so that no test has to wait for them."""
     lab = Lab("pytest-images")
     lab.up(a="trixie", b="bookworm")
     lab.down()
 
 
 @pytest.fixture
-def one() -> Iterator[Lab]:
-    """A lab of the test's own, still down."""
+def first_lab() -> Iterator[Lab]:
+    """Return a lab without hosts, removed after the test."""
     lab = Lab("pytest-one")
     lab.down()
     yield lab
@@ -98,97 +98,100 @@ def one() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def two() -> Iterator[Lab]:
-    """Another one."""
+def second_lab() -> Iterator[Lab]:
+    """Return a second lab without hosts, removed after the test."""
     lab = Lab("pytest-two")
     lab.down()
     yield lab
     lab.down()
 
 
-def test_up_is_quick_and_down_leaves_nothing(one: Lab, measured: list[str]) -> None:
-    seconds = one.up(a="trixie")
+def test_up_takes_seconds_and_down_leaves_no_traces(first_lab: Lab, measured: list[str]) -> None:
+    seconds = first_lab.up(a="trixie")
     measured.append(f"a new lab host answered SSH after {seconds:.1f} s")
     assert seconds < 10
-    assert one.ssh("a", "hostname").strip() == "a"
-    found, subnet = traces(one), one.state["subnet"]
+    assert first_lab.ssh("a", "hostname").strip() == "a"
+    found, subnet = traces(first_lab), first_lab.state["subnet"]
     assert len(found) > 5
-    one.down()
-    assert traces(one) == []
+    first_lab.down()
+    assert traces(first_lab) == []
     assert subnet not in output("ip", "-4", "route")
     assert subnet not in output("nft", "list", "ruleset")
 
 
-def test_up_again_changes_nothing(one: Lab) -> None:
-    one.up(a="bookworm")
-    booted = one.ssh("a", "cat /proc/1/stat").split()[21]
-    assert output(LABCTL, "up", one.name, "--host", "a") == "unchanged\n"
-    assert one.ssh("a", "cat /proc/1/stat").split()[21] == booted
+def test_up_again_changes_nothing(first_lab: Lab) -> None:
+    first_lab.up(a="bookworm")
+    booted = first_lab.ssh("a", "cat /proc/1/stat").split()[21]
+    assert output(LABCTL, "up", first_lab.name, "--host", "a") == "unchanged\n"
+    assert first_lab.ssh("a", "cat /proc/1/stat").split()[21] == booted
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.125, 0.15, 0.175, 0.2, 0.3, 0.6])
-def test_recovers_from_a_killed_up(one: Lab, seconds: float) -> None:
-    kill_up(one, seconds)
-    one.up(a="trixie", b="bookworm")
-    assert [one.ssh(host, "hostname").strip() for host in ("a", "b")] == ["a", "b"]
-    one.down()
-    assert traces(one) == []
+def test_up_recovers_from_a_killed_up(first_lab: Lab, seconds: float) -> None:
+    kill_up(first_lab, seconds)
+    first_lab.up(a="trixie", b="bookworm")
+    assert [first_lab.ssh(host, "hostname").strip() for host in ("a", "b")] == ["a", "b"]
+    first_lab.down()
+    assert traces(first_lab) == []
 
 
-def test_completes_a_network_that_a_killed_up_left_half_made(one: Lab) -> None:
-    one.up(a="trixie")
-    output(LABCTL, "kill", one.name, "a")
-    bridge = f"fm-{lab_id(one)}"
+def test_up_completes_the_network_of_a_killed_up(first_lab: Lab) -> None:
+    first_lab.up(a="trixie")
+    output(LABCTL, "kill", first_lab.name, "a")
+    bridge = f"fm-{lab_id(first_lab)}"
     output("ip", "address", "flush", "dev", bridge)
     output("ip", "link", "set", bridge, "down")
-    one.up(a="trixie")
-    assert one.ssh("a", "hostname").strip() == "a"
+    first_lab.up(a="trixie")
+    assert first_lab.ssh("a", "hostname").strip() == "a"
 
 
-def test_down_cleans_up_after_a_killed_up(one: Lab) -> None:
+def test_down_cleans_up_after_a_killed_up(first_lab: Lab) -> None:
     with subprocess.Popen(
-        [LABCTL, "up", one.name, "--host", "a:trixie"], stdout=subprocess.DEVNULL
+        [LABCTL, "up", first_lab.name, "--host", "a:trixie"], stdout=subprocess.DEVNULL
     ) as process:
         time.sleep(0.4)
         process.kill()
-    one.down()
-    assert traces(one) == []
+    first_lab.down()
+    assert traces(first_lab) == []
 
 
-def test_two_labs_do_not_meet(one: Lab, two: Lab) -> None:
-    commands = [[str(LABCTL), "up", lab.name, "--host", "a:trixie"] for lab in (one, two)]
+def test_two_labs_are_isolated(first_lab: Lab, second_lab: Lab) -> None:
+    commands = [[str(LABCTL), "up", lab.name, "--host", "a:trixie"] for lab in (first_lab, second_lab)]
     processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]
     assert [process.wait() for process in processes] == [0, 0]
-    assert one.state["subnet"] != two.state["subnet"]
-    one.ssh("a", "touch /here")
-    assert two.ssh("a", "ls /").split().count("here") == 0
-    address = two.state["hosts"]["a"]["address"]
-    assert not reaches(one, "a", address, 22)
-    one.down()
-    assert two.ssh("a", "hostname").strip() == "a"
+    assert first_lab.state["subnet"] != second_lab.state["subnet"]
+    first_lab.ssh("a", "touch /here")
+    assert second_lab.ssh("a", "ls /").split().count("here") == 0
+    address = second_lab.state["hosts"]["a"]["address"]
+    assert not reaches(first_lab, "a", address, 22)
+    first_lab.down()
+    assert second_lab.ssh("a", "hostname").strip() == "a"
 
 
-def test_a_power_cut_keeps_what_was_written(one: Lab) -> None:
-    one.up(a="trixie")
-    one.ssh("a", "echo kept > /var/lib/kept && touch /etc/kept")
-    output(LABCTL, "kill", one.name, "a")
+def test_files_survive_a_power_failure(first_lab: Lab) -> None:
+    first_lab.up(a="trixie")
+    first_lab.ssh("a", "echo kept > /var/lib/kept && touch /etc/kept")
+    output(LABCTL, "kill", first_lab.name, "a")
     with pytest.raises(RuntimeError):
-        one.ssh("a", "true")
-    output(LABCTL, "start", one.name, "a")
-    assert one.ssh("a", "cat /var/lib/kept && ls /etc/kept").split() == ["kept", "/etc/kept"]
+        first_lab.ssh("a", "true")
+    output(LABCTL, "start", first_lab.name, "a")
+    assert first_lab.ssh("a", "cat /var/lib/kept && ls /etc/kept").split() == ["kept", "/etc/kept"]
 
 
-def test_a_power_cut_waits_for_the_last_thread(one: Lab) -> None:
-    one.up(a="trixie")
+def test_kill_waits_for_the_last_thread(first_lab: Lab) -> None:
+    first_lab.up(a="trixie")
     for _ in range(3):
-        one.ssh("a", f"systemd-run --quiet python3 -c '{BIG}' && until [ -e /run/big ]; do sleep 0.1; done")
-        output(LABCTL, "kill", one.name, "a")
-        output(LABCTL, "start", one.name, "a")
+        first_lab.ssh(
+            "a",
+            f"systemd-run --quiet python3 -c '{LARGE_PROCESS}' && until [ -e /run/big ]; do sleep 0.1; done",
+        )
+        output(LABCTL, "kill", first_lab.name, "a")
+        output(LABCTL, "start", first_lab.name, "a")
 
 
 @pytest.fixture
-def world() -> Iterator[str]:
-    """A machine beyond this one, with servers on some ports, and its address."""
+def outside_address() -> Iterator[str]:
+    """Start a host outside the lab with servers on some ports, and return its address."""
     name, link, address = "fmpytest", "fmpytest0", "203.0.113.130"
     if name in output("ip", "netns"):
         output("ip", "netns", "del", name)
@@ -212,14 +215,19 @@ def world() -> Iterator[str]:
         yield address
 
 
-def test_forwards_web_and_names_only(one: Lab, world: str) -> None:
-    one.up(a="trixie")
-    assert [port for port in (22, 53, 80, 443, 5432, 8443) if reaches(one, "a", world, port)] == [80, 443]
-    assert "100% packet loss" in one.ssh("a", f"ping -c1 -W1 {world} || true")
+def test_the_lab_forwards_http_and_dns_only(first_lab: Lab, outside_address: str) -> None:
+    first_lab.up(a="trixie")
+    assert [
+        port for port in (22, 53, 80, 443, 5432, 8443) if reaches(first_lab, "a", outside_address, port)
+    ] == [
+        80,
+        443,
+    ]
+    assert "100% packet loss" in first_lab.ssh("a", f"ping -c1 -W1 {outside_address} || true")
     inside = ["ip", "netns", "exec", "fmpytest", "timeout", "1", "bash", "-c"]
-    address = one.state["hosts"]["a"]["address"]
+    address = first_lab.state["hosts"]["a"]["address"]
     assert subprocess.run([*inside, f"</dev/tcp/{address}/22"], capture_output=True, check=False).returncode
-    resolver = one.ssh("a", "cat /etc/resolv.conf")
+    resolver = first_lab.ssh("a", "cat /etc/resolv.conf")
     servers = [line.split()[1] for line in resolver.splitlines() if line.startswith("nameserver")]
     rules = output("nft", "list", "ruleset")
     assert servers

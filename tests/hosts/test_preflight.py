@@ -1,4 +1,4 @@
-"""Everything an operator may get wrong ends with one sentence, and before any host has changed."""
+"""Operator errors end the run with one sentence, before any host changes."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ BULLSEYE = (
     'ID=debian\nVERSION_ID="11"\nVERSION_CODENAME=bullseye\nPRETTY_NAME="Debian GNU/Linux 11 (bullseye)"\n'
 )
 
-both_ways = pytest.mark.parametrize("playbook", ["site.yml", "playbooks/redis.yml"])
+each_playbook = pytest.mark.parametrize("playbook", ["site.yml", "playbooks/redis.yml"])
 
 
 @pytest.fixture(scope="session")
 def digests(lab: Lab) -> dict[str, str]:
-    """The hosts as they are before the first run."""
+    """Return the hosts' digests before the first run."""
     return {host: lab.digest(host) for host in HOSTS}
 
 
 @pytest.fixture
 def unchanged(lab: Lab, digests: dict[str, str]) -> Iterator[None]:
-    """See that a test left every host as it was."""
+    """Assert that the test changed no host."""
     yield
     assert {host: lab.digest(host) for host in HOSTS} == digests
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Path:
-    """An environment of both hosts, each in every group, with nothing wrong."""
+    """Return a valid environment with both hosts in every group."""
     return make_environment(tmp_path / "environment", HOSTS)
 
 
 def assert_refused(run: Run, *parts: str) -> None:
-    """See that a run failed with exactly one sentence, which has these parts, and changed nothing."""
+    """Assert that a run failed with exactly one sentence, which contains `parts`, and changed nothing."""
     assert run.status != 0
     assert len(run.sentences) == 1, run.output
     sentence = run.sentences[0]
@@ -55,13 +55,13 @@ def assert_refused(run: Run, *parts: str) -> None:
 
 
 @contextmanager
-def broken(lab: Lab, breaking: str, mending: str) -> Iterator[None]:
-    """Break one of the two hosts for a while."""
-    lab.ssh("db13", breaking)
+def broken(lab: Lab, damage: str, repair: str) -> Iterator[None]:
+    """Break host db13, and repair it afterwards."""
+    lab.ssh("db13", damage)
     try:
         yield
     finally:
-        lab.ssh("db13", mending)
+        lab.ssh("db13", repair)
 
 
 VARIABLES = {
@@ -77,13 +77,13 @@ VARIABLES = {
 
 
 @pytest.mark.parametrize(("variable", "part"), VARIABLES.values(), ids=VARIABLES.keys())
-@both_ways
+@each_playbook
 @pytest.mark.usefixtures("unchanged")
 def test_refuses_a_wrong_variable(environment: Path, playbook: str, variable: str, part: str) -> None:
     assert_refused(play("-i", environment, playbook, "-e", variable), f"db12, db13: {part}")
 
 
-@both_ways
+@each_playbook
 @pytest.mark.usefixtures("unchanged")
 def test_refuses_an_environment_without_a_name(environment: Path, playbook: str) -> None:
     main = environment / "group_vars/all/main.yml"
@@ -91,7 +91,7 @@ def test_refuses_an_environment_without_a_name(environment: Path, playbook: str)
     assert_refused(play("-i", environment, playbook), "environment_name is not set: set it in")
 
 
-@both_ways
+@each_playbook
 @pytest.mark.usefixtures("unchanged")
 def test_refuses_an_environment_without_secrets(environment: Path, playbook: str) -> None:
     (environment / "group_vars/all/vault.yml").unlink()
@@ -103,7 +103,7 @@ def test_refuses_an_environment_without_secrets(environment: Path, playbook: str
     )
 
 
-@both_ways
+@each_playbook
 @pytest.mark.usefixtures("unchanged")
 def test_refuses_a_missing_vault_password(lab: Lab, tmp_path: Path, playbook: str) -> None:
     for name in ("ansible.cfg", "site.yml"):
@@ -118,7 +118,7 @@ def test_refuses_a_missing_vault_password(lab: Lab, tmp_path: Path, playbook: st
     assert "PLAY" not in run.output
 
 
-@both_ways
+@each_playbook
 @pytest.mark.usefixtures("unchanged")
 def test_refuses_an_unreachable_host(lab: Lab, tmp_path: Path, playbook: str) -> None:
     hosts = HOSTS | {"db13": {"ansible_port": 1}}
@@ -127,20 +127,20 @@ def test_refuses_an_unreachable_host(lab: Lab, tmp_path: Path, playbook: str) ->
     assert_refused(run, "db13: cannot be reached (", "Connection refused", "see that it is on")
 
 
-@both_ways
+@each_playbook
 @pytest.mark.usefixtures("unchanged")
 def test_refuses_an_unsupported_release(lab: Lab, environment: Path, playbook: str) -> None:
     others = {"/usr/lib/os-release": BULLSEYE, "/etc/debian_version": "11.11\n"}
-    breaking = " && ".join(
+    damage = " && ".join(
         f"printf '%s' '{text}' > /run/{Path(path).name} && mount --bind /run/{Path(path).name} {path}"
         for path, text in others.items()
     )
-    with broken(lab, breaking, f"umount {' '.join(others)}"):
+    with broken(lab, damage, f"umount {' '.join(others)}"):
         run = play("-i", environment, playbook)
     assert_refused(run, "db13: runs Debian 11.11 with systemd: use a systemd host on Debian 12, Debian 13")
 
 
-@both_ways
+@each_playbook
 @pytest.mark.usefixtures("unchanged")
 def test_refuses_a_full_disk(lab: Lab, environment: Path, playbook: str) -> None:
     with broken(lab, "mount -t tmpfs -o size=16m tmpfs /srv", "umount /srv"):
@@ -148,9 +148,9 @@ def test_refuses_a_full_disk(lab: Lab, environment: Path, playbook: str) -> None
     assert_refused(run, "db13: 16 MiB are free below /, /var or /srv, and 2048 are needed: free some space")
 
 
-@both_ways
+@each_playbook
 @pytest.mark.usefixtures("unchanged")
-def test_refuses_a_taken_port(lab: Lab, environment: Path, playbook: str) -> None:
+def test_refuses_a_port_in_use(lab: Lab, environment: Path, playbook: str) -> None:
     listen = "systemd-run --quiet --unit=squatter python3 -m http.server 443"
     wait = "until ss --no-header --listening --tcp --numeric | grep -q ':443 '; do sleep 0.1; done"
     with broken(lab, f"{listen} && timeout 10 bash -c {wait!r}", "systemctl stop squatter"):
@@ -164,21 +164,23 @@ OLD_SERVER = (
 )
 
 
-@both_ways
+@each_playbook
 @pytest.mark.usefixtures("unchanged")
-def test_refuses_a_database_of_the_release_before(lab: Lab, environment: Path, playbook: str) -> None:
-    """The operating system was upgraded in place."""
+def test_refuses_a_database_of_the_previous_debian_release(
+    lab: Lab, environment: Path, playbook: str
+) -> None:
+    """This happens after an upgrade of Debian in place."""
     playbook = playbook.replace("redis", "postgres")
     status, kept = "/var/lib/dpkg/status", "/run/dpkg-status"
-    breaking = f"cp -p {status} {kept} && printf '\\n%s' '{OLD_SERVER}' >> {status}"
-    with broken(lab, breaking, f"cp -p {kept} {status}"):
+    damage = f"cp -p {status} {kept} && printf '\\n%s' '{OLD_SERVER}' >> {status}"
+    with broken(lab, damage, f"cp -p {kept} {status}"):
         run = play("-i", environment, playbook)
     assert_refused(
         run, "db13 has postgresql-15, and its release ships PostgreSQL 17", "pg_upgradecluster 15 main"
     )
 
 
-# Two at a time, one on each host.
+# Run in pairs, one case per host.
 APP: dict[str, tuple[dict[str, Any], str]] = {
     "setting": (
         {"app_settings": {"DATABSE_URL": "x"}},
@@ -239,7 +241,7 @@ APP_CASES = list(APP)
     "cases", list(zip(APP_CASES[::2], APP_CASES[1::2], strict=True)), ids=lambda cases: ", ".join(cases)
 )
 @pytest.mark.usefixtures("unchanged")
-def test_refuses_what_the_app_cannot_run_with(tmp_path: Path, cases: tuple[str, str]) -> None:
+def test_refuses_invalid_variables_of_the_app(tmp_path: Path, cases: tuple[str, str]) -> None:
     (first, one), (second, two) = (APP[case] for case in cases)
     run = play("-i", make_environment(tmp_path / "environment", {"db12": first, "db13": second}), "site.yml")
     assert run.status != 0
@@ -251,7 +253,7 @@ def test_refuses_what_the_app_cannot_run_with(tmp_path: Path, cases: tuple[str, 
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_refuses_a_python_that_is_too_old_for_the_app(environment: Path, tmp_path: Path) -> None:
+def test_refuses_a_python_older_than_the_app_requires(environment: Path, tmp_path: Path) -> None:
     tree = tmp_path / "app"
     tree.mkdir()
     text = (ROOT / "pyproject.toml").read_text()
@@ -267,8 +269,8 @@ def test_refuses_a_python_that_is_too_old_for_the_app(environment: Path, tmp_pat
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_lets_sound_hosts_pass(environment: Path) -> None:
-    """An operator's own variables too, and values out of facts or roles' defaults."""
+def test_valid_hosts_pass(environment: Path) -> None:
+    """So do an operator's own variables, and values computed from facts or roles' defaults."""
     own = {"preflight_own_variables": ["own_*"], "own_thing": 1}
     computed = {
         "app_workers": "{{ ansible_facts['processor_vcpus'] * 2 }}",
@@ -281,8 +283,8 @@ def test_lets_sound_hosts_pass(environment: Path) -> None:
     assert run.changed == dict.fromkeys(HOSTS, 0)
 
 
-def test_notices_a_change(lab: Lab, digests: dict[str, str]) -> None:
-    """The proof that `unchanged` sees: even a time set back shows."""
+def test_unchanged_detects_a_change(lab: Lab, digests: dict[str, str]) -> None:
+    """The fixture `unchanged` detects even a change of a timestamp."""
     lab.ssh("db12", "touch --reference=/etc/fstab /etc/fstab")
     changed = lab.digest("db12")
     assert changed != digests["db12"]

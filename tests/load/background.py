@@ -1,4 +1,4 @@
-"""Carry a plan out while something else happens."""
+"""Run a load in the background."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.load.report import Report
 
 @dataclass
 class Load:
-    """A load that runs; its report is there once it has ended."""
+    """A running load; its report is complete once the load has ended."""
 
     begun: float = field(default_factory=time.time)
     report: Report = field(default_factory=lambda: Report([]))
@@ -26,7 +26,7 @@ class Load:
 
 @contextmanager
 def loaded(plan: Mapping[str, Any], scratch: Path) -> Iterator[Load]:
-    """Run the driver beside the block, as a process; `scratch` keeps its plan and its result."""
+    """Run the driver as a process during the block; its plan and result are written to `scratch`."""
     file, result = scratch / f"{plan['run']}.json", scratch / f"{plan['run']}.result.json"
     file.write_text(json.dumps(plan))
     process = subprocess.Popen([sys.executable, "-m", "tests.load.driver", file, result], cwd=ROOT)

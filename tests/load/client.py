@@ -1,4 +1,4 @@
-"""HTTP/1.1 on asyncio streams, as strict as a measurement needs: nothing is retried, nothing is forgiven."""
+"""An HTTP/1.1 client on asyncio streams for measurements: no retries, no tolerance of invalid responses."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import ssl
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-MOST_BYTES = 1 << 20
+MAX_BYTES = 1 << 20
 
 
 class ResetError(Exception):
-    """The server closed or cut the connection before the answer was whole."""
+    """The server closed or reset the connection before the response was complete."""
 
 
 class UnreachableError(Exception):
-    """No connection came about."""
+    """The connection could not be opened."""
 
 
 class MalformedError(Exception):
-    """The answer is not HTTP."""
+    """The response is not valid HTTP."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back."""
+    """A response."""
 
     status: int
     headers: dict[str, str]
@@ -42,19 +42,17 @@ class Connection:
 
     @classmethod
     async def open(cls, url: str, context: ssl.SSLContext | None) -> Connection:
-        """Connect to where a URL points."""
+        """Connect to the host and port of a URL."""
         parts = urlsplit(url)
         port = parts.port or (443 if context else 80)
         try:
-            reader, writer = await asyncio.open_connection(
-                parts.hostname, port, ssl=context, limit=MOST_BYTES
-            )
+            reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=context, limit=MAX_BYTES)
         except (OSError, asyncio.IncompleteReadError) as error:
             raise UnreachableError(repr(error)) from None
         return cls(reader, writer, parts.netloc)
 
-    async def ask(self, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> Answer:
-        """Send a request and return its whole answer."""
+    async def request(self, method: str, path: str, headers: dict[str, str], body: bytes = b"") -> Answer:
+        """Send a request and return its complete response."""
         lines = {"Host": self._host, **headers}
         if body:
             lines["Content-Length"] = str(len(body))
@@ -92,9 +90,9 @@ class Connection:
 
     @property
     def reusable(self) -> bool:
-        """Whether the server left it open after a whole answer."""
+        """Return whether the server kept the connection open after a complete response."""
         return self._reusable and not self._reader.at_eof()
 
     def close(self) -> None:
-        """Let go; whether the server says goodbye does not matter any more."""
+        """Close the connection without waiting for the server."""
         self._writer.close()

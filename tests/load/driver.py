@@ -1,8 +1,8 @@
-"""Keep a fixed rate of requests on a service and record every answer.
+"""Send requests to a service at a fixed rate and record every outcome.
 
-`python -m tests.load.driver PLAN RESULT`: PLAN is a JSON file, RESULT is written when the plan's seconds are
-over or the driver is told to stop (SIGTERM). The loop is open: a request is sent when it is due, however late
-the answers before it are, and its latency counts from the moment it was due.
+`python -m tests.load.driver PLAN RESULT`: PLAN is a JSON file. RESULT is written after the plan's seconds, or
+on SIGTERM or SIGINT. The load is open-loop: each request is sent when it is due, even if earlier responses
+are late, and its latency counts from its due time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.load.report import OK, Report, Sample
 
 @dataclass(frozen=True)
 class Request:
-    """One kind of request and what its answer must be; "{key}" stands for a word no other request has."""
+    """A kind of request and its expected response; "{key}" is replaced with a unique word."""
 
     path: str
     method: str = "GET"
@@ -37,9 +37,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to send: the letters of `mix` in turn, capitals over a fresh connection, at `rate` a second.
+    """The requests to send: the letters of `mix` in turn, capitals on fresh connections, `rate` per second.
 
-    Requests in `always` are sent besides, one after the other, each as soon as the one before is answered.
+    Each request in `always` is repeated in parallel, as soon as its previous response is complete.
     """
 
     url: str
@@ -54,14 +54,14 @@ class Plan:
 
     @classmethod
     def read(cls, path: Path) -> Plan:
-        """Return the plan of a file."""
+        """Return the plan in a JSON file."""
         content: dict[str, Any] = json.loads(path.read_text())
         content["requests"] = {kind: Request(**fields) for kind, fields in content["requests"].items()}
         return cls(**content)
 
 
 class Driver:
-    """Carries a plan out."""
+    """Runs a plan."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -72,7 +72,7 @@ class Driver:
         self._keys = (f"{plan.run}-{number}" for number in itertools.count())
 
     async def run(self) -> Report:
-        """Send until told to stop, wait for what is under way, and return all samples."""
+        """Send requests until the end or a signal, wait for those in flight, and return all samples."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.stopped.set)
         loop.add_signal_handler(signal.SIGINT, self.stopped.set)
@@ -107,7 +107,7 @@ class Driver:
                 await asyncio.sleep(0.1)
 
     async def _send(self, kind: str, due: float, *, fresh: bool) -> bool:
-        """Send one request, record what became of it, and return whether that is what the plan wants."""
+        """Send one request, record its outcome, and return whether the response was as expected."""
         loop = asyncio.get_running_loop()
         at = time.time() - (loop.time() - due)
         request, key = self.plan.requests[kind], next(self._keys)
@@ -141,7 +141,7 @@ class Driver:
         connection = connection or await Connection.open(self.plan.url, self._context)
         try:
             body = request.body.replace("{key}", key).encode()
-            answer = await connection.ask(request.method, request.path, headers, body)
+            answer = await connection.request(request.method, request.path, headers, body)
         finally:
             if connection.reusable and not fresh:
                 self._idle.append(connection)
@@ -150,7 +150,7 @@ class Driver:
         return answer
 
     def _take_idle(self) -> Connection | None:
-        """Return the connection that was used last; one that the server has closed since is dropped."""
+        """Return the idle connection that was used last, or None; drop those that the server closed."""
         while self._idle:
             connection = self._idle.pop()
             if connection.reusable:
@@ -160,7 +160,7 @@ class Driver:
 
 
 def main() -> None:
-    """Run the plan of the first argument into the file of the second."""
+    """Run the plan in the first argument's file, and write the report to the second."""
     plan, result = map(Path, sys.argv[1:])
     report = asyncio.run(_drive(Plan.read(plan)))
     report.write(result)

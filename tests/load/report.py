@@ -1,4 +1,4 @@
-"""What a load saw: one sample per request, and the figures made of them."""
+"""The results of a load: one sample per request, and statistics over samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OK = "ok"
 
 
 class Sample(NamedTuple):
-    """One request, from the moment it was due."""
+    """One request; `at` and `seconds` count from its due time."""
 
     at: float  # seconds since the epoch
     kind: str
@@ -27,24 +27,24 @@ class Sample(NamedTuple):
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """Return the smallest value that at least this share of all values do not exceed."""
+    """Return the nearest-rank percentile: at least `share` (0 to 1) of the values do not exceed it."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan
 
 
 class Report:
-    """The samples of a load, in the order in which they were due."""
+    """The samples of a load, ordered by due time."""
 
     def __init__(self, samples: Iterable[Sample]) -> None:
         self.samples = sorted(samples)
 
     @classmethod
     def read(cls, path: Path) -> Report:
-        """Return what a driver wrote."""
+        """Return the report in a file that the driver wrote."""
         return cls(Sample(*fields) for fields in json.loads(path.read_text())["samples"])
 
     def write(self, path: Path) -> None:
-        """Write figures, figures for each second, and every sample."""
+        """Write the statistics, those of each second, and all samples, as JSON."""
         seconds: dict[int, list[Sample]] = {}
         for sample in self.samples:
             seconds.setdefault(int(sample.at), []).append(sample)
@@ -56,12 +56,12 @@ class Report:
         path.write_text(json.dumps(content))
 
     def between(self, start: float, end: float = math.inf, *kinds: str) -> Report:
-        """Return the part that was due in a span of time, of some kinds or of all."""
+        """Return the samples that were due in [start, end), of the given kinds or of all."""
         return Report(s for s in self.samples if start <= s.at < end and (not kinds or s.kind in kinds))
 
     @property
     def figures(self) -> dict[str, Any]:
-        """Counts and latencies."""
+        """Return counts by outcome and release, and latencies in ms."""
         seconds = [sample.seconds for sample in self.samples]
         return {
             "requests": len(self.samples),
@@ -74,7 +74,7 @@ class Report:
 
     @property
     def failures(self) -> list[Sample]:
-        """All that a client would have noticed."""
+        """Return the samples that are not OK."""
         return [sample for sample in self.samples if sample.outcome != OK]
 
     @property

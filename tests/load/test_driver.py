@@ -1,4 +1,4 @@
-"""The load driver against a server that fails in every way on purpose: it must count each failure."""
+"""The load driver counts every kind of failure of a server that fails on purpose."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def answer(status: int, body: str, *headers: str) -> bytes:
 
 @asynccontextmanager
 async def serving(serve: Serve) -> AsyncIterator[str]:
-    """A server that reads requests and leaves the answer to the test, which says whether to go on."""
+    """Run a server whose responses come from `serve`, which returns whether to keep the connection."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -61,20 +61,20 @@ async def read_body(head: str, reader: asyncio.StreamReader) -> str:
     return (await reader.readexactly(int(length))).decode()
 
 
-def test_sees_every_kind_of_failure() -> None:
-    asked: Counter[int] = Counter()
+def test_every_kind_of_failure_is_counted() -> None:
+    sent_by_turn: Counter[int] = Counter()
 
     async def serve(_: str, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        turn = asked.total() % 7
-        asked[turn] += 1
+        turn = sent_by_turn.total() % 7
+        sent_by_turn[turn] += 1
         if turn == 1:  # an error
             writer.write(answer(502, "hello"))
-        elif turn == 2:  # somebody else's answer
+        elif turn == 2:  # the response to another request
             writer.write(answer(200, "other"))
-        elif turn == 3:  # cut in the middle of the answer
+        elif turn == 3:  # closed in the middle of the response
             writer.write(answer(200, "hello")[:-2])
             return False
-        elif turn == 4:  # closed without a word
+        elif turn == 4:  # closed without a response
             return False
         elif turn == 5:  # reset
             writer.transport.abort()
@@ -89,17 +89,17 @@ def test_sees_every_kind_of_failure() -> None:
     report = drive(serve, "rR", rate=100, seconds=1.4)
     outcomes = Counter(sample.outcome for sample in report.samples)
     assert outcomes == {
-        OK: asked[0],
-        "status": asked[1],
-        "body": asked[2] + asked[6],
-        "reset": asked[3] + asked[4] + asked[5],
+        OK: sent_by_turn[0],
+        "status": sent_by_turn[1],
+        "body": sent_by_turn[2] + sent_by_turn[6],
+        "reset": sent_by_turn[3] + sent_by_turn[4] + sent_by_turn[5],
     }
-    assert sum(outcomes.values()) == asked.total() > 130
-    assert min(asked.values()) >= 19
+    assert sum(outcomes.values()) == sent_by_turn.total() > 130
+    assert min(sent_by_turn.values()) >= 19
     assert {sample.status for sample in report.failures if sample.outcome == "status"} == {502}
 
 
-def test_sees_a_server_that_is_gone() -> None:
+def test_a_stopped_server_is_unreachable() -> None:
     async def run() -> Report:
         async with serving(lambda *_: asyncio.sleep(0, True)) as url:
             pass
@@ -109,7 +109,7 @@ def test_sees_a_server_that_is_gone() -> None:
     assert outcomes == {"unreachable"}
 
 
-def test_sees_silence_as_a_timeout() -> None:
+def test_no_response_is_a_timeout() -> None:
     async def serve(_: str, reader: asyncio.StreamReader, __: asyncio.StreamWriter) -> bool:
         await reader.read()
         return False
@@ -119,15 +119,15 @@ def test_sees_silence_as_a_timeout() -> None:
     assert all(0.5 <= sample.seconds < 1 for sample in report.samples)
 
 
-def test_counts_from_when_a_request_was_due() -> None:
-    """A server that stands still for a second delays what was due meanwhile, not only the one that met it."""
+def test_latency_counts_from_the_due_time() -> None:
+    """A server that stalls for a second delays all requests due in that second, not only the first."""
     stalled = False
 
     async def serve(_: str, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         nonlocal stalled
         if not stalled:
             stalled = True
-            time.sleep(1)  # noqa: ASYNC251 - the driver's half of the loop stands still as well
+            time.sleep(1)  # noqa: ASYNC251 - stalls the driver, which shares the event loop, too
         writer.write(answer(200, "hello"))
         return True
 
@@ -137,7 +137,7 @@ def test_counts_from_when_a_request_was_due() -> None:
     assert percentile((sample.seconds for sample in report.samples), 0.99) > 0.9
 
 
-def test_keeps_its_rate_and_its_connections() -> None:
+def test_rate_and_idle_connections_are_kept() -> None:
     connections: set[object] = set()
     written: list[str] = []
 
@@ -162,7 +162,7 @@ def test_keeps_its_rate_and_its_connections() -> None:
     assert set(written) == sent
 
 
-def test_repeats_the_slow_request_besides() -> None:
+def test_requests_in_always_repeat_in_parallel() -> None:
     async def serve(head: str, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         if "/slow" in head:
             await asyncio.sleep(0.2)
@@ -175,7 +175,7 @@ def test_repeats_the_slow_request_besides() -> None:
     assert not report.failures
 
 
-def test_reads_chunked_answers_and_those_without_a_body() -> None:
+def test_chunked_responses_are_read() -> None:
     async def serve(_: str, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         writer.write(
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nhel\r\n2;x=y\r\nlo\r\n0\r\n\r\n"
@@ -185,7 +185,7 @@ def test_reads_chunked_answers_and_those_without_a_body() -> None:
     assert not drive(serve, "rR", rate=50, seconds=0.3).failures
 
 
-def test_writes_its_result_when_told_to_stop(tmp_path: Path) -> None:
+def test_sigterm_writes_the_result(tmp_path: Path) -> None:
     plan = {"url": "http://127.0.0.1:9", "rate": 20, "mix": "r", "requests": {"r": {"path": "/"}}}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     command: list[str | Path] = [
@@ -207,16 +207,16 @@ def test_writes_its_result_when_told_to_stop(tmp_path: Path) -> None:
     assert total["outcomes"] == {"unreachable": len(report.samples)}
 
 
-def test_outage_lasts_until_the_last_failed_answer() -> None:
-    asked = itertools.count()
+def test_an_outage_ends_with_the_last_failure() -> None:
+    requests = itertools.count()
 
     async def serve(_: str, __: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        writer.write(answer(503 if next(asked) in range(20, 40) else 200, "hello"))
+        writer.write(answer(503 if next(requests) in range(20, 40) else 200, "hello"))
         return True
 
     report = drive(serve, "r", rate=100, seconds=0.8)
     assert 0.19 <= report.outage < 1
-    # Half-way between two that were due.
+    # Halfway between two due times.
     middle = report.failures[0].at - 0.005
     assert not report.between(0, middle).failures
     assert report.between(middle, middle + 0.1).figures["outcomes"] == {"status": 10}

@@ -1,4 +1,4 @@
-"""What `make bench` makes of the words of its tools, and of its figures; measuring is its own affair."""
+"""Parsers, statistics and reports of `make bench`, without measurements."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.bench.measure import Load, Sample, parse_usage, parse_wrk
 from tests.bench.publish import publish
 
 FIGURES = '{"requests":120,"microseconds":1000000,"p50_us":900,"p99_us":4000,"refused":2,"broken":1}'
-WHO = {"api": "ours", "uncached": "ours", "reference": "reference", "bare": "bare"}
+SERVED = {"api": "ours", "uncached": "ours", "reference": "reference", "bare": "bare"}
 
 
 def sample(rps: float, **changes: Any) -> Sample:
@@ -23,16 +23,16 @@ def sample(rps: float, **changes: Any) -> Sample:
 
 
 def make_result(ours: float = 5000, errors: int = 0) -> dict[str, Any]:
-    """Figures of a run in which everything but ours is fixed."""
+    """Return the results of a run with fixed values for all services but ours."""
     services = {"api": ours, "reference": 1000.0, "bare": 10_000.0}
     found = {
         Load(route, service, "/"): [sample(rps, errors=errors if service == "api" else 0)]
         for route in report.ROUTES
         for service, rps in services.items()
     }
-    result: dict[str, Any] = dict(report.by_route(found, WHO))
+    result: dict[str, Any] = dict(report.by_route(found, SERVED))
     edge_cache = {Load("list", "api", "/"): [sample(9000)], Load("list", "reference", "/"): [sample(1000)]}
-    result["edge_cache"] = report.by_route(edge_cache, WHO)
+    result["edge_cache"] = report.by_route(edge_cache, SERVED)
     result |= {"rounds": 1, "seconds": 8, "rows": 100_000, "others": {"median": 0.01, "most": 0.04}}
     result["choices"] = {name: report.figures([sample(900)]) for name in ("ours", "ours, 1 worker")}
     result["limits"] = {"nginx_return": 50_000.0}
@@ -47,14 +47,14 @@ def make_result(ours: float = 5000, errors: int = 0) -> dict[str, Any]:
     return result
 
 
-def test_wrk_figures_are_the_last_line_of_its_output() -> None:
+def test_wrk_results_are_parsed_from_its_output() -> None:
     output = f"Running 1s test @ https://host\n  Non-2xx or 3xx responses: 2\n\n{FIGURES}\n"
     assert parse_wrk(output)["refused"] == 2
     with pytest.raises(RuntimeError, match="unable to connect"):
         parse_wrk("unable to connect to host:https Connection refused")
 
 
-def test_tools_that_say_nothing_are_errors() -> None:
+def test_output_without_results_is_an_error() -> None:
     assert parse_usage("usage_usec 25268499\nuser_usec 19519940\n") == 25268499
     words = "latency average = 0.4 ms\ntps = 41234.567 (without initial connection time)\n"
     assert parse_pgbench(words) == 41234.567
@@ -67,11 +67,11 @@ def test_tools_that_say_nothing_are_errors() -> None:
             parse("FATAL: no")
 
 
-def test_medians_are_of_rounds_and_failures_are_summed() -> None:
+def test_figures_are_medians_of_rounds_and_sums_of_errors() -> None:
     samples = [sample(100, errors=1), sample(300, errors=2), sample(200)]
     figures = report.figures(samples)
     assert (figures["rps"], figures["errors"], figures["rps_of_rounds"]) == (200, 3, [100, 300, 200])
-    # The journal is shown, not counted.
+    # The journal's CPU time is shown, not counted.
     assert figures["cpu_us"] == 5000 + 10 + 5 + 40
     assert figures["cpu_us_of"]["journal"] == 30
 
@@ -84,10 +84,10 @@ def test_medians_are_of_rounds_and_failures_are_summed() -> None:
         ({"errors": 1}, {f"{route}: failed" for route in report.ROUTES}),
     ],
 )
-def test_goals_tell_what_was_missed(changes: dict[str, Any], missed: set[str]) -> None:
+def test_missed_goals_are_reported(changes: dict[str, Any], missed: set[str]) -> None:
     result = make_result(**changes)
     found = {goal["name"] for goal in result["goals"] if not goal["met"]}
-    # 0.4 of the bare callable is 4000, so 4500 is enough there.
+    # 4500 is above 0.4 times the bare application's 10 000.
     assert found == missed
 
 
@@ -109,11 +109,11 @@ def test_report_has_every_part() -> None:
     assert all(line.startswith("| ") and line.endswith(" |") for line in lines)
 
 
-def test_a_short_run_reports_what_it_has() -> None:
+def test_a_partial_run_reports_its_parts() -> None:
     assert list(report.tables({"limits": {"nginx_return": 1.0}})) == ["limits"]
 
 
-def test_publishing_replaces_what_was_published() -> None:
+def test_publishing_replaces_earlier_tables() -> None:
     page = "# Page\n\n<!-- limits -->\nold\n<!-- end -->\n\nText, and <!-- routes -->\nkept\n<!-- end -->\n"
     result = {"limits": {"nginx_return": 1.0}}
     once = publish(page, report.tables(result))
@@ -123,12 +123,12 @@ def test_publishing_replaces_what_was_published() -> None:
     assert publish(once, report.tables(result)) == once
 
 
-def test_plot_is_an_image_of_every_figure() -> None:
+def test_the_plot_has_a_bar_for_every_value() -> None:
     growth = make_result()["growth"]
     image = report.plot(growth)
     assert image.startswith("<svg ")
-    tall = [
+    heights = [
         float(height)
         for height in re.findall(r'<rect x="[^"]+" y="[^"]+" width="27" height="([^"]+)"', image)
     ]
-    assert tall == pytest.approx([150 * 2000 / 3500, 150] * 2, abs=0.1)
+    assert heights == pytest.approx([150 * 2000 / 3500, 150] * 2, abs=0.1)

@@ -1,4 +1,4 @@
-"""The repository as a collection: what the archive holds, and the use of its roles in a foreign playbook."""
+"""The repository as a collection: the archive's contents, and its roles in another project's playbook."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> str:
 
 @pytest.fixture(scope="module")
 def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A collections path with the installed archive, and of the rest only what it depends on."""
+    """Return a collections path with the installed archive and its dependencies only."""
     folder = tmp_path_factory.mktemp("collections")
     run("ansible-galaxy", "collection", "build", "--output-path", folder, ROOT, cwd=folder)
     (archive,) = folder.glob("fastmetal-metal-*.tar.gz")
-    # --force: the checkout itself is on the search path, too.
+    # --force, because the checkout is on the search path, too.
     install = ("ansible-galaxy", "collection", "install", "--offline", "--force", "--no-deps")
     run(*install, "-p", folder, archive, cwd=folder)
     bundled = util.find_spec("ansible_collections.community.crypto")
@@ -91,11 +91,11 @@ def make_ca() -> tuple[str, str]:
     return certificate.public_bytes(encoding).decode(), pem.decode()
 
 
-def test_a_foreign_playbook_uses_two_roles(collections: Path, tmp_path: Path) -> None:
-    """Role tls issues a certificate for real; exporter, which needs root, runs in check mode."""
+def test_another_projects_playbook_uses_two_roles(collections: Path, tmp_path: Path) -> None:
+    """Role tls issues a certificate; role exporter needs root, so it runs in check mode."""
     commands = tmp_path / "bin"
     commands.mkdir()
-    # The machine that runs the tests need not run systemd.
+    # The test machine may not run systemd.
     state = r"ActiveState=inactive\nUnitFileState=\n\n"
     (commands / "systemctl").write_text(
         f"#!/bin/sh\nfor word; do case $word in *.service) printf '{state}';; esac; done\n"
@@ -122,17 +122,17 @@ def test_a_foreign_playbook_uses_two_roles(collections: Path, tmp_path: Path) ->
         ],
     }
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
-    # Their packages are for root to install.
-    given = {
+    # Only root can install their packages.
+    overrides = {
         "__tls_packages": [],
         "__tls_key_group": grp.getgrgid(os.getgid()).gr_name,
         "__exporter_packages": [],
     }
     output = run(
-        *("ansible-playbook", "play.yml", "-e", json.dumps(given)),
+        *("ansible-playbook", "play.yml", "-e", json.dumps(overrides)),
         cwd=tmp_path,
         ANSIBLE_COLLECTIONS_PATH=str(collections),
-        # Otherwise the checkout in this environment could stand in for the archive.
+        # Otherwise Ansible could find the checkout in this environment instead of the archive.
         ANSIBLE_COLLECTIONS_SCAN_SYS_PATH="false",
         PATH=f"{commands}:{os.environ['PATH']}",
     )

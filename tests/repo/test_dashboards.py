@@ -1,4 +1,4 @@
-"""Dashboards without a server: generated from their code, complete, and with metrics that exist."""
+"""Dashboards are up to date with their code, complete, and query metrics that exist."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.lab import ROOT
 
 BOARDS = load()
 # Metrics of Debian's exporters that have the same name in both releases.
-FOREIGN = {
+EXPORTER_METRICS = {
     *("up", "ALERTS", "probe_http_duration_seconds", "probe_ssl_earliest_cert_expiry", "probe_success"),
     *(
         f"node_{name}"
@@ -52,7 +52,7 @@ each_board = pytest.mark.parametrize("name", BOARDS)
 
 def known_metrics() -> set[str]:
     """Return the metrics that exist, read from the code that exports or records them."""
-    known = set(FOREIGN)
+    known = set(EXPORTER_METRICS)
     for content in rules.rule_files().values():
         known |= {
             rule["record"] for group in content["groups"] for rule in group["rules"] if "record" in rule
@@ -71,17 +71,17 @@ def known_metrics() -> set[str]:
 
 
 def host_metrics() -> str:
-    """Return the source of the metrics that no exporter has."""
+    """Return the source of host_metrics.py, whose metrics no exporter provides."""
     return (ROOT / "roles/exporter/files/host_metrics.py").read_text()
 
 
-def unknown(board: dict[str, Any]) -> set[str]:
+def unknown_metrics(board: dict[str, Any]) -> set[str]:
     """Return the metrics that a dashboard queries and that do not exist; every query must parse."""
-    asked = set().union(*(metrics(query.expr) for query in queries(board, 15)))
-    return asked - known_metrics()
+    queried = set().union(*(metrics(query.expr) for query in queries(board, 15)))
+    return queried - known_metrics()
 
 
-def test_files_are_generated_from_the_code() -> None:
+def test_files_are_up_to_date_with_the_code() -> None:
     done = subprocess.run([sys.executable, ROOT / "roles/grafana/dashboards", "--check"], check=False)
     assert done.returncode == 0, "run `make reference`"
 
@@ -104,9 +104,11 @@ def test_ids_are_unique(name: str) -> None:
 def test_panels_are_described_and_do_not_overlap(name: str) -> None:
     taken: Counter[tuple[int, int]] = Counter()
     for panel in BOARDS[name]["panels"]:
-        place = panel["gridPos"]
-        taken.update((place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"]))
-        assert place["x"] + place["w"] <= 24, panel["title"]
+        position = panel["gridPos"]
+        taken.update(
+            (position["x"] + x, position["y"] + y) for x in range(position["w"]) for y in range(position["h"])
+        )
+        assert position["x"] + position["w"] <= 24, panel["title"]
         assert panel["type"] == "row" or panel["description"].endswith("."), panel["title"]
     assert set(taken.values()) == {1}
 
@@ -122,19 +124,19 @@ def test_datasources_are_provisioned(name: str) -> None:
 
 @each_board
 def test_metrics_are_known(name: str) -> None:
-    assert unknown(BOARDS[name]) == set()
+    assert unknown_metrics(BOARDS[name]) == set()
 
 
-def test_each_renamed_metric_is_noticed() -> None:
+def test_each_renamed_metric_is_detected() -> None:
     for board in BOARDS.values():
         for metric in set().union(*(metrics(query.expr) for query in queries(board, 15))):
             renamed = re.sub(rf"(?<![\w:]){metric}(?![\w:])", f"{metric}x", json.dumps(board))
-            assert f"{metric}x" in unknown(json.loads(renamed)), metric
+            assert f"{metric}x" in unknown_metrics(json.loads(renamed)), metric
 
 
 @pytest.mark.parametrize("broken", ["rate(up)", "sum by (x) up", "up[5m", "histogram_quantile(up)"])
-def test_a_broken_query_is_noticed(broken: str) -> None:
+def test_a_broken_query_is_detected(broken: str) -> None:
     board = json.loads(json.dumps(BOARDS["overview"]))
     panels(board)[0]["targets"][0]["expr"] = broken
     with pytest.raises(ValueError, match=r"."):
-        unknown(board)
+        unknown_metrics(board)

@@ -1,7 +1,7 @@
 """Role default < shared group_vars/all < environment < host < -e, in every play of every playbook.
 
-A copy of the tree gets a variable for each level, set at that level and at every lower one. The playbooks
-themselves run, without their tasks; a callback says which value each play sees on each host.
+A copy of the tree gets a variable for each level, set at that level and at every lower one. The playbooks run
+without their tasks, and a callback prints the values that each play sees on each host.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ENVIRONMENTS = sorted(path.parent.name for path in ROOT.glob("inventories/*/host
 
 
 def plays_of(playbook: Path) -> list[dict[str, Any]]:
-    """Return the plays of a playbook, those it imports included."""
+    """Return the plays of a playbook, including imported ones."""
     plays: list[dict[str, Any]] = []
     for entry in yaml.safe_load(playbook.read_text()):
         imported = entry.get("ansible.builtin.import_playbook")
@@ -40,13 +40,13 @@ PLAYBOOKS = [
 
 
 def probes(level: str) -> str:
-    """Set the variables of a level and of all above it, so that any of these levels being lost shows."""
+    """Return YAML that sets the variables of a level and of all higher ones, to detect a lost level."""
     return "".join(f'\nprobe_{index}: "{level}"' for index in range(LEVELS.index(level), len(LEVELS))) + "\n"
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the tree in which every place that sets variables sets the probes."""
+    """Return a copy of the tree in which every level sets its probe variables."""
     tree = tmp_path_factory.mktemp("tree") / "checkout"
     skipped = shutil.ignore_patterns("vault.yml", ".vault-password", "__pycache__")
     for name in ("ansible.cfg", "site.yml"):
@@ -61,7 +61,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         level = {Path(): "shared", Path("inventories"): "environment"}.get(
             where.parent if where.parts[1:] else where
         )
-        # A folder where there should be none claims every level, and is then seen to win.
+        # An unexpected folder sets all levels, so a test fails if it takes effect.
         text = probes(level) if level else probes("role default").replace("role default", str(where))
         (folder / "all").mkdir(exist_ok=True)
         (folder / "all/probes.yml").write_text(text)
@@ -75,7 +75,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def hosts_of(group: dict[str, Any]) -> set[str]:
-    """Return the hosts of a group of a YAML inventory, and of its children."""
+    """Return the hosts of a group of a YAML inventory, including those of its children."""
     children = (group.get("children") or {}).values()
     return set(group.get("hosts") or {}).union(*(hosts_of(child) for child in children if child))
 
@@ -104,7 +104,7 @@ def test_precedence(tree: Path, environment: str, playbook: str) -> None:
 
 @pytest.mark.parametrize("playbook", PLAYBOOKS)
 def test_plays_set_no_public_variables(playbook: str) -> None:
-    """A play's own `vars` would silently beat what an operator sets for an environment or a host."""
+    """A play's `vars` would override the operator's variables of an environment or a host."""
     for entry in plays_of(ROOT / playbook):
         assert [name for name in entry.get("vars", {}) if not name.startswith(("__", "ansible_"))] == [], (
             entry["name"]
@@ -119,7 +119,7 @@ INVENTORIES = [
 
 
 @pytest.mark.parametrize("inventory", INVENTORIES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_environment_shares_the_values(inventory: Path) -> None:
+def test_every_environment_links_the_shared_group_vars(inventory: Path) -> None:
     shared = inventory / "group_vars/all/00-shared"
     assert shared.is_symlink()
     assert not shared.readlink().is_absolute()

@@ -1,4 +1,4 @@
-"""Every alert has a runbook and cases in which it fires and does not fire; promtool runs them on hosts."""
+"""Every alert has a runbook and test cases that fire and stay silent; promtool runs them on lab hosts."""
 
 from __future__ import annotations
 

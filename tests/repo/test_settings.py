@@ -1,4 +1,4 @@
-"""The service's settings are documented, and nothing in the tree sets one that does not exist."""
+"""The service's settings are documented, and the tree sets no unknown setting."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_settings_are_documented() -> None:
     assert done.returncode == 0, "run docs/settings.py"
 
 
-def test_known_names_are_the_services() -> None:
+def test_settings_txt_lists_the_services_settings() -> None:
     known = (ROOT / "app/settings.txt").read_text().splitlines()
     secret = {name for name, field in Settings.model_fields.items() if field.annotation is SecretStr}
     assert set(known) == secret | {name.upper() for name in Settings.model_fields.keys() - secret}

@@ -1,4 +1,4 @@
-"""The rules that keep roles, their specs, the documents and the dependencies in step."""
+"""Roles, their specs, the documents and the dependencies are consistent."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def defaults(role: str) -> dict[str, Any]:
 
 
 def own_files(*patterns: str) -> list[Path]:
-    """Return the files of the tree that Git tracks or would track."""
+    """Return the files of the tree that Git does not ignore."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *patterns]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     return [ROOT / name for name in listed if (ROOT / name).is_file() and not (ROOT / name).is_symlink()]
 
 
 @each_role
-def test_defaults_are_the_specs_defaults(role: str) -> None:
+def test_defaults_match_the_spec(role: str) -> None:
     specified = {name: option["default"] for name, option in spec(role).items() if "default" in option}
     assert defaults(role) == specified
 
@@ -58,7 +58,7 @@ def test_every_option_is_described_and_typed(role: str) -> None:
 
 
 @each_role
-def test_every_default_has_its_reason(role: str) -> None:
+def test_every_default_has_a_comment(role: str) -> None:
     lines = (ROOT / "roles" / role / "defaults/main.yml").read_text().splitlines()
     for before, line in zip(["", *lines], lines, strict=False):
         if re.match(r"\w+:", line):
@@ -66,14 +66,14 @@ def test_every_default_has_its_reason(role: str) -> None:
 
 
 @each_role
-def test_public_variables_carry_the_roles_name(role: str) -> None:
+def test_public_variables_have_the_roles_prefix(role: str) -> None:
     shared = ("secret_", "environment_name", "service_name", "private_address", "public_name")
     for name in [*spec(role), *defaults(role)]:
         assert name.startswith(f"{role}_") or (role == "preflight" and name.startswith(shared)), name
 
 
 @each_role
-def test_role_is_short_and_reads_no_inventory(role: str) -> None:
+def test_task_files_are_short_and_read_no_inventory(role: str) -> None:
     for path in own_files(f"roles/{role}/tasks/*", f"roles/{role}/handlers/*", f"roles/{role}/templates/*"):
         text = path.read_text()
         if path.parent.name != "templates":
@@ -83,7 +83,7 @@ def test_role_is_short_and_reads_no_inventory(role: str) -> None:
 
 @pytest.mark.parametrize("playbook", sorted(ROOT.glob("playbooks/*.yml")), ids=lambda path: path.name)
 def test_roles_come_after_preflight(playbook: Path) -> None:
-    """One bad host must stop every other one before anything has changed."""
+    """Preflight must stop all hosts, before any changes, if one of them is invalid."""
     for play in yaml.safe_load(playbook.read_text()):
         if play.get("hosts", "localhost") == "localhost" or "roles" not in play:
             continue
@@ -96,7 +96,7 @@ def test_reference_is_up_to_date() -> None:
     assert done.returncode == 0, "run docs/reference.py"
 
 
-def test_collections_are_those_in_use_and_installed() -> None:
+def test_required_collections_are_used_and_installed() -> None:
     listed = {
         entry["name"]: SpecifierSet(entry["version"])
         for entry in yaml.safe_load((ROOT / "requirements.yml").read_text())["collections"]

@@ -1,4 +1,4 @@
-"""The vault password client and the playbook of the secrets, run in a copy of the tree."""
+"""The vault password client and playbooks/secrets.yml, run in a copy of the tree."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from cryptography import x509
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VAULT = "group_vars/all/vault.yml"
-GIVEN = "FASTMETAL_VAULT_PASSWORD"
+PASSWORD_VARIABLE = "FASTMETAL_VAULT_PASSWORD"
 
 
 def make_tree(root: Path) -> Path:
-    """Copy the files of the client and the playbook, with two environments that have no secrets."""
+    """Copy the files that the client and the playbook need, with two environments without secrets."""
     (root / "playbooks").mkdir()
     for file in ("ansible.cfg", "inventories/vault-password.py", "playbooks/secrets.yml"):
         (root / file).parent.mkdir(exist_ok=True)
@@ -33,12 +33,12 @@ def make_tree(root: Path) -> Path:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Return a fresh copy."""
+    """Return a fresh copy of the tree."""
     return make_tree(tmp_path)
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """Return this process's environment with the variables, and without others that the client reads."""
+    """Return the environment without Ansible's and the client's variables, and with the given ones."""
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("ANSIBLE_", "FASTMETAL_"))
     }
@@ -46,17 +46,19 @@ def environment(**variables: str) -> dict[str, str]:
     return {**kept, "PATH": path, "ANSIBLE_NOCOLOR": "1", **variables}
 
 
-def ask(tree: Path, *arguments: str, cwd: str = ".", **variables: str) -> subprocess.CompletedProcess[str]:
-    """Start the client from a process with the arguments on its command line."""
+def run_client(
+    tree: Path, *arguments: str, cwd: str = ".", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the client from a process that has these arguments on its command line."""
     client = str(tree / "inventories/vault-password.py")
-    # Two commands: with one the shell would replace itself and the command line be gone.
+    # Two commands, because a shell with one command replaces itself and loses the command line.
     caller = ["bash", "-c", f"'{client}'; exit $?", "ansible-playbook", *arguments]
     return subprocess.run(
         caller, cwd=tree / cwd, env=environment(**variables), capture_output=True, text=True, check=False
     )
 
 
-def give_passwords(tree: Path) -> None:
+def write_passwords(tree: Path) -> None:
     for name in ("lab", "production"):
         (tree / "inventories" / name / ".vault-password").write_text(f"{name} password\n")
 
@@ -73,55 +75,60 @@ def give_passwords(tree: Path) -> None:
         ["-i", "inventories/production", "-e", '{{"long": "' + 300 * "x" + '"}}', "site.yml"],
     ],
 )
-def test_the_callers_command_line_names_the_environment(tree: Path, arguments: list[str]) -> None:
-    give_passwords(tree)
+def test_the_callers_command_line_selects_the_environment(tree: Path, arguments: list[str]) -> None:
+    write_passwords(tree)
     filled = [argument.format(tree=tree) for argument in arguments]
-    assert ask(tree, *filled, ANSIBLE_INVENTORY="inventories/lab").stdout == "production password\n"
+    assert run_client(tree, *filled, ANSIBLE_INVENTORY="inventories/lab").stdout == "production password\n"
 
 
 def test_paths_are_relative_to_the_callers_directory(tree: Path) -> None:
-    give_passwords(tree)
-    answer = ask(tree, "view", "group_vars/all/vault.yml", cwd="inventories/production")
+    write_passwords(tree)
+    answer = run_client(tree, "view", "group_vars/all/vault.yml", cwd="inventories/production")
     assert answer.stdout == "production password\n"
 
 
-def test_ansible_inventory_names_the_environment_too(tree: Path) -> None:
-    give_passwords(tree)
-    assert ask(tree, "site.yml", ANSIBLE_INVENTORY="inventories/production").stdout == "production password\n"
+def test_ansible_inventory_selects_the_environment(tree: Path) -> None:
+    write_passwords(tree)
+    assert (
+        run_client(tree, "site.yml", ANSIBLE_INVENTORY="inventories/production").stdout
+        == "production password\n"
+    )
 
 
-def test_the_lab_is_the_default_also_for_inventories_elsewhere(tree: Path, tmp_path: Path) -> None:
-    give_passwords(tree)
-    assert ask(tree, "site.yml").stdout == "lab password\n"
-    assert ask(tree, "-i", str(tmp_path / "elsewhere"), "site.yml").stdout == "lab password\n"
+def test_the_lab_is_the_default_and_the_choice_for_other_inventories(tree: Path, tmp_path: Path) -> None:
+    write_passwords(tree)
+    assert run_client(tree, "site.yml").stdout == "lab password\n"
+    assert run_client(tree, "-i", str(tmp_path / "elsewhere"), "site.yml").stdout == "lab password\n"
 
 
 def test_two_environments_in_one_command_are_refused(tree: Path) -> None:
-    give_passwords(tree)
-    answer = ask(tree, "-i", "inventories/lab", "-i", "inventories/production")
+    write_passwords(tree)
+    answer = run_client(tree, "-i", "inventories/lab", "-i", "inventories/production")
     assert (answer.returncode, answer.stdout) == (1, "")
     assert "lab and production" in answer.stderr
 
 
-def test_a_given_password_is_that_of_every_environment(tree: Path) -> None:
-    give_passwords(tree)
-    assert ask(tree, "-i", "inventories/production", **{GIVEN: "given"}).stdout == "given\n"
+def test_the_password_variable_applies_to_every_environment(tree: Path) -> None:
+    write_passwords(tree)
+    assert (
+        run_client(tree, "-i", "inventories/production", **{PASSWORD_VARIABLE: "given"}).stdout == "given\n"
+    )
 
 
-def test_without_secrets_there_is_a_placeholder(tree: Path) -> None:
-    assert ask(tree, "-i", "inventories/production").stdout.strip()
+def test_an_environment_without_secrets_gets_a_placeholder(tree: Path) -> None:
+    assert run_client(tree, "-i", "inventories/production").stdout.strip()
 
 
-def test_a_missing_password_says_where_to_put_it(tree: Path) -> None:
+def test_the_error_for_a_missing_password_names_its_file(tree: Path) -> None:
     (tree / "inventories/production" / VAULT).write_text("$ANSIBLE_VAULT;1.1;AES256\n")
-    answer = ask(tree, "-i", "inventories/production")
+    answer = run_client(tree, "-i", "inventories/production")
     assert (answer.returncode, answer.stdout) == (1, "")
     assert answer.stderr.count("\n") == 1
     assert "inventories/production/.vault-password" in answer.stderr
-    assert GIVEN in answer.stderr
+    assert PASSWORD_VARIABLE in answer.stderr
 
 
-# --- playbooks/secrets.yml: every run takes seconds, so one set of secrets serves several tests ---
+# --- playbooks/secrets.yml: a run takes seconds, so several tests share one set of secrets ---
 
 
 def generate(tree: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -132,7 +139,7 @@ def generate(tree: Path, *arguments: str, **variables: str) -> subprocess.Comple
 
 
 def vault(tree: Path, verb: str) -> str:
-    """Run ansible-vault on production's secrets; the client finds the environment by their path."""
+    """Run ansible-vault on production's secrets; the client gets the environment from the path."""
     command = ["ansible-vault", verb, f"inventories/production/{VAULT}"]
     return subprocess.run(
         command, cwd=tree, env=environment(), capture_output=True, text=True, check=True
@@ -141,14 +148,14 @@ def vault(tree: Path, verb: str) -> str:
 
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, dict[str, str]]:
-    """Return a tree with secrets for production, what the run printed at -vv, and the secrets."""
+    """Return a tree with secrets for production, the output of the run with -vv, and the secrets."""
     tree = make_tree(tmp_path_factory.mktemp("tree"))
     run = generate(tree, "-e", "env=production", "-vv")
     assert run.returncode == 0, run.stdout + run.stderr
     return tree, run.stdout + run.stderr, yaml.safe_load(vault(tree, "view"))
 
 
-def test_secrets_are_encrypted_and_private(generated: tuple[Path, str, dict[str, str]]) -> None:
+def test_secrets_are_encrypted_with_mode_0600(generated: tuple[Path, str, dict[str, str]]) -> None:
     tree, _, _ = generated
     secrets = tree / "inventories/production" / VAULT
     assert secrets.read_text().startswith("$ANSIBLE_VAULT;1.1;AES256\n")
@@ -156,7 +163,7 @@ def test_secrets_are_encrypted_and_private(generated: tuple[Path, str, dict[str,
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_nothing_secret_is_printed(generated: tuple[Path, str, dict[str, str]]) -> None:
+def test_no_secret_is_printed(generated: tuple[Path, str, dict[str, str]]) -> None:
     tree, output, secrets = generated
     password = (tree / "inventories/production/.vault-password").read_text().strip()
     certificate = secrets["tls_ca_certificate"]
@@ -165,7 +172,7 @@ def test_nothing_secret_is_printed(generated: tuple[Path, str, dict[str, str]]) 
         assert line not in output
 
 
-def test_every_secret_is_different(generated: tuple[Path, str, dict[str, str]]) -> None:
+def test_every_secret_is_unique(generated: tuple[Path, str, dict[str, str]]) -> None:
     _, _, secrets = generated
     assert set(secrets) == {
         "tls_ca_key",
@@ -183,7 +190,7 @@ def test_every_secret_is_different(generated: tuple[Path, str, dict[str, str]]) 
         assert re.fullmatch("[A-Za-z0-9]{48}", secrets[name])
 
 
-def test_the_ca_signs_hosts_and_no_other_ca(generated: tuple[Path, str, dict[str, str]]) -> None:
+def test_the_ca_signs_leaf_certificates_only(generated: tuple[Path, str, dict[str, str]]) -> None:
     _, _, secrets = generated
     certificate = x509.load_pem_x509_certificate(secrets["tls_ca_certificate"].encode())
     constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints)
@@ -193,7 +200,7 @@ def test_the_ca_signs_hosts_and_no_other_ca(generated: tuple[Path, str, dict[str
     assert (certificate.not_valid_after_utc - certificate.not_valid_before_utc).days == 3650
 
 
-def test_nothing_is_written_if_no_secret_is_missing(generated: tuple[Path, str, dict[str, str]]) -> None:
+def test_a_complete_vault_is_not_rewritten(generated: tuple[Path, str, dict[str, str]]) -> None:
     tree, _, _ = generated
     secrets = tree / "inventories/production" / VAULT
     before = secrets.read_bytes()
@@ -203,10 +210,10 @@ def test_nothing_is_written_if_no_secret_is_missing(generated: tuple[Path, str, 
     assert secrets.read_bytes() == before
 
 
-def test_an_older_environment_gets_its_missing_secrets(
+def test_missing_secrets_are_added_to_an_older_vault(
     generated: tuple[Path, str, dict[str, str]], tmp_path: Path
 ) -> None:
-    """Existing lines stay unchanged, the operator's own included."""
+    """Existing content stays unchanged, including the operator's own lines."""
     tree = tmp_path / "tree"
     shutil.copytree(generated[0], tree)
     vault(tree, "decrypt")
@@ -229,7 +236,7 @@ def test_an_older_environment_gets_its_missing_secrets(
     assert not [value for value in added.values() if value in run.stdout + run.stderr]
 
 
-def test_secrets_with_another_password_are_left_unchanged(
+def test_a_vault_with_another_password_is_not_changed(
     generated: tuple[Path, str, dict[str, str]], tmp_path: Path
 ) -> None:
     tree = tmp_path / "tree"
@@ -247,7 +254,7 @@ def test_secrets_with_another_password_are_left_unchanged(
     assert not password.exists()
 
 
-def test_an_unknown_environment_lists_the_existing_ones(tree: Path) -> None:
+def test_the_error_for_an_unknown_environment_lists_the_existing_ones(tree: Path) -> None:
     run = generate(tree, "-e", "env=prodution")
     assert run.returncode != 0
     assert 'no environment "prodution": give -e env=NAME with one of lab, production' in " ".join(
@@ -256,13 +263,18 @@ def test_an_unknown_environment_lists_the_existing_ones(tree: Path) -> None:
     assert not list(tree.glob(f"inventories/*/{VAULT}"))
 
 
-def test_a_given_password_encrypts_and_needs_no_file(tree: Path) -> None:
-    run = generate(tree, "-e", "env=lab", **{GIVEN: "given"})
+def test_the_password_variable_encrypts_without_a_file(tree: Path) -> None:
+    run = generate(tree, "-e", "env=lab", **{PASSWORD_VARIABLE: "given"})
     assert run.returncode == 0, run.stdout + run.stderr
     assert not (tree / "inventories/lab/.vault-password").exists()
-    # Ansible reads the environment's variables, encrypted as they are, for any command.
+    # Any Ansible command decrypts the environment's variables.
     command = ["ansible", "localhost", "-m", "ansible.builtin.debug", "-a", "var=secret_key"]
     shown = subprocess.run(
-        command, cwd=tree, env=environment(**{GIVEN: "given"}), capture_output=True, text=True, check=True
+        command,
+        cwd=tree,
+        env=environment(**{PASSWORD_VARIABLE: "given"}),
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert re.search("[0-9a-f]{64}", shown.stdout)

@@ -28,7 +28,7 @@ def test_every_part_and_scenario_is_in_the_matrix(jobs: dict[str, Any]) -> None:
     assert set(jobs["part"]["strategy"]["matrix"]["part"]) == parts | scenarios
 
 
-def test_the_workflow_itself_notices_a_missing_scenario(jobs: dict[str, Any], tmp_path: Any) -> None:
+def test_the_workflow_detects_a_missing_scenario(jobs: dict[str, Any], tmp_path: Any) -> None:
     script = jobs["complete"]["steps"][-1]["run"]
     for file in (".github/workflows/ci.yml", "molecule/default/molecule.yml", "molecule/split/molecule.yml"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Test cases of the alerts for promtool: when each fires, with which labels and text, and when not."""
+"""Test cases of the alerts for promtool: when each alert fires, with its labels and summary, and when not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "roles/prometheus/files/rules"
 CASES = Path(__file__).parent
-# It always fires.
+# Alerts that always fire.
 NEVER_SILENT = {"Watchdog"}
 
 
@@ -32,7 +32,7 @@ def cases(name: str) -> dict[str, dict[str, Any]]:
 
 
 def promtool_tests(name: str, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the promtool test files of a rule file by interval; cases over days use a longer one."""
+    """Return the promtool test files of a rule file by interval; cases that span days use a longer one."""
     files: dict[str, dict[str, Any]] = {}
     for alert, case in cases(name).items():
         rule, interval = alerts(content)[alert], case.get("interval", "1m")
@@ -41,10 +41,10 @@ def promtool_tests(name: str, content: dict[str, Any]) -> dict[str, dict[str, An
             "exp_annotations": {"summary": case["summary"], "runbook": rule["annotations"]["runbook"]},
         }
         empty = {"rule_files": ["recording.yml", f"{name}.yml"], "evaluation_interval": interval, "tests": []}
-        for kind, wanted in (("fires", [expected]), ("silent", [])):
+        for kind, expected_alerts in (("fires", [expected]), ("silent", [])):
             if kind not in case:
                 continue
-            check = {"alertname": alert, "eval_time": case.get("at", "5m"), "exp_alerts": wanted}
+            check = {"alertname": alert, "eval_time": case.get("at", "5m"), "exp_alerts": expected_alerts}
             series = [{"series": key, "values": str(values)} for key, values in case[kind].items()]
             test = {"interval": interval, "input_series": series, "alert_rule_test": [check]}
             files.setdefault(interval, empty)["tests"].append({"name": f"{alert} {kind}", **test})
@@ -52,7 +52,7 @@ def promtool_tests(name: str, content: dict[str, Any]) -> dict[str, dict[str, An
 
 
 def write(directory: Path, expression: str | None = None) -> None:
-    """Write rules and tests; an expression replaces those of all alerts."""
+    """Write rules and tests to a directory; `expression` replaces the expressions of all alerts."""
     for name, content in rule_files().items():
         written = content
         if expression:

@@ -1,4 +1,4 @@
-"""The host that serves a foreign app."""
+"""The host that serves another application, beacon."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["beacon", "measured", "pytest_terminal_summary"]
 
 
 class Beacon(Fleet):
-    """The service of tests/own_app."""
+    """A host with the service of tests/own_app."""
 
     def build(self, fault: str = "") -> dict[str, str]:
-        """Write the tree of the next version, and return what tells a deploy of it."""
+        """Write the source tree of the next version, and return the variables that deploy it."""
         assert not fault
         self.built += 1
         version = f"1.0.{self.built}"
@@ -29,7 +29,7 @@ class Beacon(Fleet):
         return {"app_source": str(tree)}
 
     def traffic(self) -> dict[str, Any]:
-        """Return the requests of the load; the app has nothing to write."""
+        """Return the load's requests; the application has no writes."""
         requests = {
             "r": {"path": "/", "expect": '"knows_its_key":true'},
             "s": {"path": "/wait", "expect": "waited"},
@@ -39,7 +39,7 @@ class Beacon(Fleet):
 
 @pytest.fixture(scope="session")
 def beacon(tmp_path_factory: pytest.TempPathFactory) -> Beacon:
-    """One host with edge and app."""
+    """Return the host with edge and application."""
     scratch = tmp_path_factory.mktemp("own_app")
     inventory = ROOT / "molecule/own_app/inventory"
     lab = Lab("molecule-own_app")

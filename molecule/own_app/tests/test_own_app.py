@@ -1,4 +1,4 @@
-"""The roles serve an unrelated app, and release it without a lost request."""
+"""The roles serve and release another application without dropped requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 KEY, ACCEPT = "dGhlIHNhbXBsZSBub25jZQ==", "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 
 
-def ask(beacon: Fleet, path: str) -> tuple[int, str]:
+def get(beacon: Fleet, path: str) -> tuple[int, str]:
     context = ssl.create_default_context(cafile=beacon.ca)
     link = http.client.HTTPSConnection(beacon.url.removeprefix("https://"), context=context, timeout=5)
     with closing(link):
@@ -51,14 +51,14 @@ def websocket(beacon: Fleet, path: str) -> Iterator[ssl.SSLSocket]:
         yield link
 
 
-def test_it_answers_with_its_settings_and_its_secret(beacon: Fleet) -> None:
-    status, body = ask(beacon, "/")
+def test_it_has_its_settings_and_its_secret(beacon: Fleet) -> None:
+    status, body = get(beacon, "/")
     assert status == 200
     assert json.loads(body) == {"colour": "green", "knows_its_key": True, "version": "1.0.0"}
 
 
 def test_its_metrics_are_not_public(beacon: Fleet) -> None:
-    assert ask(beacon, "/metrics")[0] == 404
+    assert get(beacon, "/metrics")[0] == 404
     script = (
         "import socket; s = socket.socket(socket.AF_UNIX); s.connect('/run/beacon/beacon.sock'); "
         "s.sendall(b'GET /metrics HTTP/1.0\\r\\n\\r\\n'); print(s.makefile().read())"
@@ -66,16 +66,16 @@ def test_its_metrics_are_not_public(beacon: Fleet) -> None:
     assert "beacon_flashes_total" in beacon.ssh("beacon1", f'python3 -c "{script}"')
 
 
-def test_a_prometheus_elsewhere_reads_all_figures(beacon: Fleet, tmp_path: Path) -> None:
-    """From this machine's address, with a certificate of the environment's CA."""
+def test_an_external_prometheus_reads_metrics_with_a_certificate_only(beacon: Fleet, tmp_path: Path) -> None:
+    """The client is this machine, with a certificate of the environment's CA."""
     for name in ("host.crt", "host.key"):
         (tmp_path / name).write_text(beacon.ssh("beacon1", f"cat /etc/fastmetal/tls/{name}") + "\n")
-    trusted, untrusted = (ssl.create_default_context(cafile=beacon.ca) for _ in range(2))
-    trusted.load_cert_chain(tmp_path / "host.crt", tmp_path / "host.key")
+    with_certificate, without_certificate = (ssl.create_default_context(cafile=beacon.ca) for _ in range(2))
+    with_certificate.load_cert_chain(tmp_path / "host.crt", tmp_path / "host.key")
     host = beacon.url.removeprefix("https://")
     for port, figure in ((9100, "node_load1 "), (8443, "beacon_flashes_total ")):
         answers = []
-        for context in (trusted, untrusted):
+        for context in (with_certificate, without_certificate):
             link = http.client.HTTPSConnection(host, port, context=context, timeout=5)
             with closing(link), suppress(ssl.SSLError, ConnectionError):
                 link.request("GET", "/metrics")
@@ -84,14 +84,14 @@ def test_a_prometheus_elsewhere_reads_all_figures(beacon: Fleet, tmp_path: Path)
         assert not [answer for answer in answers[1:] if figure in answer]
 
 
-def test_its_websocket_is_open_through_the_edge(beacon: Fleet) -> None:
+def test_the_edge_proxies_websockets(beacon: Fleet) -> None:
     with websocket(beacon, "/echo") as link:
-        # A masked text frame; a mask of zeros leaves the text as it is.
+        # A masked text frame; a mask of zeros keeps the text.
         link.sendall(b"\x81\x85\0\0\0\0hello")
         assert link.recv(7) == b"\x81\x05hello"
 
 
-def test_there_is_nothing_to_migrate_and_no_database(beacon: Fleet) -> None:
+def test_it_runs_without_migrations_and_database(beacon: Fleet) -> None:
     environment = beacon.ssh("beacon1", "cat /srv/beacon/current/env")
     assert 'BEACON_COLOUR="green"' in environment
     assert "DATABASE" not in environment
@@ -100,7 +100,7 @@ def test_there_is_nothing_to_migrate_and_no_database(beacon: Fleet) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_release_and_a_rollback_lose_nothing(beacon: Fleet, measured: list[str]) -> None:
+def test_a_release_and_a_rollback_drop_no_request(beacon: Fleet, measured: list[str]) -> None:
     with beacon.load("own-app", 30) as load:
         steps = [beacon.deploy(), beacon.rollback()]
         time.sleep(2)

@@ -1,4 +1,4 @@
-"""Hosts and variables for the verification of a scenario, which Molecule names in the environment."""
+"""Hosts and variables for the tests of a scenario; MOLECULE_SCENARIO_NAME names the scenario."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "default")
 LAB = ROOT / ".lab" / f"molecule-{SCENARIO}"
 INVENTORY = ROOT / "molecule" / SCENARIO / "inventory"
 
-# The tests of each playbook. The scenario of its name runs these only; every other scenario runs all tests.
+# A scenario named after a playbook runs only that playbook's tests; every other scenario runs all tests.
 TESTS = {
     "base": {"test_base.py", "test_tls.py"},
     "postgres": {"test_postgresql.py"},
@@ -40,7 +40,7 @@ TESTS = {
     },
 }
 
-# What roles make of an environment's entries and their own.
+# Internal variables: entries of the environment merged with those of the roles.
 MERGED = (
     *("__nginx_cached_paths", "__nginx_own_headers", "__nginx_private_paths", "__nginx_rate_limits"),
     *("__postgresql_databases", "__postgresql_roles", "__redis_users"),
@@ -59,13 +59,13 @@ WRITE_VARIABLES = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Point testinfra at the hosts of the scenario's lab."""
+    """Configure testinfra with the hosts of the scenario's lab."""
     config.addinivalue_line("markers", "on(*words): run on the hosts of which every word is true")
     state = LAB / "state.json"
     if not state.exists():
         raise pytest.UsageError(f"lab {LAB.name} is down: run `molecule converge -s {SCENARIO}` first")
     config.option.hosts = ",".join(f"ssh://{name}" for name in json.loads(state.read_text())["hosts"])
-    # One connection per host for all tests; its socket's path must be short, whatever the checkout's is.
+    # One SSH connection per host; a socket path has a length limit that the checkout's path may exceed.
     sockets = tempfile.TemporaryDirectory(prefix="fastmetal-")
     config.add_cleanup(sockets.cleanup)
     ssh_config = Path(sockets.name) / "config"
@@ -75,7 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def built_playbooks(playbook: Path) -> set[str]:
-    """Return the names of a playbook and of all that it imports."""
+    """Return the names of a playbook and of all playbooks that it imports."""
     imports = [play.get("ansible.builtin.import_playbook") for play in yaml.safe_load(playbook.read_text())]
     return {playbook.stem}.union(*(built_playbooks(playbook.parent / name) for name in imports if name))
 
@@ -87,12 +87,12 @@ def groups() -> dict[str, set[str]]:
 
 
 def complete_hosts() -> set[str]:
-    """Return the hosts with every function, which need no other host."""
+    """Return the hosts in every group; they need no other host."""
     return set.intersection(*groups().values())
 
 
-def true_words() -> dict[str, set[str]]:
-    """Return {word: hosts}: the groups and how they are wired, as far as their playbooks ran."""
+def hosts_by_word() -> dict[str, set[str]]:
+    """Return {word of the `on` marker: hosts it is true of}; a word is true only if its playbook ran."""
     known = groups()
     edge, app, postgres = known["edge"], known["app"], known["postgres"]
     redis, monitoring = known["redis"], known["monitoring"]
@@ -108,12 +108,12 @@ def true_words() -> dict[str, set[str]]:
         "edge_beside_app": ("edge", edge & app),
         "edge_apart": ("edge", edge - app),
         "collector": ("monitoring", first if collected else set()),
-        # What does not depend on the topology is tested on hosts with every function, of each Debian release.
+        # Tests that do not depend on the topology run on the hosts in every group, one per Debian release.
         "complete": ("converge", complete_hosts()),
         "fleet": ("converge", set().union(*known.values()) - complete_hosts()),
-        # What takes long and looks at nothing of a host's own.
+        # Long tests that do not depend on the host.
         "once": ("monitoring", first & complete_hosts()),
-        # The service on another host comes over the network.
+        # Servers with clients on other hosts.
         "postgres_tls": ("postgres", postgres if app - postgres else set()),
         "redis_tls": ("redis", redis if app - redis else set()),
     }
@@ -136,31 +136,31 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> HostScheduli
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
-    """Deselect other playbooks' tests and what does not concern a host, and put the reboot last."""
-    words = true_words()
+    """Deselect tests of other playbooks or for other hosts, and run the reboot last."""
+    words = hosts_by_word()
     kept: list[pytest.Function] = []
     deselected: list[pytest.Function] = []
     for item in items:
         host: Any = item.callspec.params["_testinfra_host"]
-        wanted = {word for mark in item.iter_markers("on") for word in mark.args}
-        if unknown := wanted - words.keys():
-            raise pytest.UsageError(f"{item.nodeid}: no word of `on` is {', '.join(unknown)}")
-        concerns = all(host.backend.hostname in words[word] for word in wanted)
-        # Molecule names every file, so none can be left out of the collection.
+        required = {word for mark in item.iter_markers("on") for word in mark.args}
+        if unknown := required - words.keys():
+            raise pytest.UsageError(f"{item.nodeid}: the marker `on` has unknown words: {', '.join(unknown)}")
+        applies = all(host.backend.hostname in words[word] for word in required)
+        # Molecule passes all files to pytest, so files of other playbooks are deselected here.
         own = SCENARIO not in TESTS or item.path.name in TESTS[SCENARIO]
-        (kept if concerns and own else deselected).append(item)
+        (kept if applies and own else deselected).append(item)
     config.hook.pytest_deselected(items=deselected)
     items[:] = sorted(kept, key=lambda item: item.path.name == "test_reboot.py")
 
 
 @pytest.fixture(scope="session")
 def ansible_on_all() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return a function that runs one of Ansible's commands on the scenario's hosts."""
+    """Return a function that runs an Ansible command on the scenario's hosts."""
 
     def run(command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         plain = {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
         environment = {**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), **plain}
-        # Molecule's own: it wins over the other.
+        # Molecule sets it, and it overrides ANSIBLE_NOCOLOR.
         environment.pop("ANSIBLE_FORCE_COLOR", None)
         words = [command, "-i", str(INVENTORY), *arguments]
         return subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -170,9 +170,9 @@ def ansible_on_all() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="module")
 def limit(host: Host) -> tuple[str, ...]:
-    """Return the arguments that keep Ansible to the hosts that work with the one under test.
+    """Return Ansible's arguments that limit a run to the host under test and the hosts it works with.
 
-    A complete host works alone, and its tests run beside those of the others.
+    A complete host works alone, and its tests run in parallel with those of other hosts.
     """
     name = host.backend.hostname
     return ("--limit", name) if name in complete_hosts() else ()
@@ -182,7 +182,7 @@ def limit(host: Host) -> tuple[str, ...]:
 def ansible(
     limit: tuple[str, ...], ansible_on_all: Callable[..., subprocess.CompletedProcess[str]]
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return a function that runs one of Ansible's commands within that limit."""
+    """Return a function that runs an Ansible command within `limit`."""
     return lambda command, *arguments: ansible_on_all(command, *limit, *arguments)
 
 
@@ -191,7 +191,7 @@ def all_variables(
     ansible_on_all: Callable[..., subprocess.CompletedProcess[str]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, dict[str, Any]]:
-    """Return {host: {variable: value}} of every role variable, resolved by Ansible itself, once."""
+    """Return {host: {variable: value}} of all role variables, resolved by one Ansible run."""
     roles = sorted(path.name for path in ROOT.glob("roles/*") if path.name != "lab")
     names = [
         name
@@ -199,18 +199,21 @@ def all_variables(
         for name in yaml.safe_load((ROOT / "roles" / role / "meta/argument_specs.yml").read_text())[
             "argument_specs"
         ]["main"]["options"]
-        if name != "app_source"  # The role alone knows its default.
+        if name != "app_source"  # Its default is in the role's tasks.
     ]
     directory = tmp_path_factory.mktemp("variables")
-    wanted = {"variable_names": ["group_names", *MERGED, *names], "variables_directory": str(directory)}
-    # Listed for their variables; nothing of the roles runs.
+    play_variables = {
+        "variable_names": ["group_names", *MERGED, *names],
+        "variables_directory": str(directory),
+    }
+    # Listed for their variables; the tag `never` keeps their tasks from running.
     play = {
         "hosts": "all",
         "gather_facts": False,
         "pre_tasks": [{"ansible.builtin.setup": {"gather_subset": FACTS}}],
         "roles": [{"role": role, "tags": ["never"]} for role in roles],
         "tasks": [WRITE_VARIABLES],
-        "vars": wanted,
+        "vars": play_variables,
     }
     playbook = directory / "play.yml"
     playbook.write_text(yaml.safe_dump([play]))
@@ -225,10 +228,10 @@ def variables(host: Host, all_variables: dict[str, dict[str, Any]]) -> dict[str,
 
 
 @pytest.fixture
-def nearest(
+def find_host(
     host: Host, all_variables: dict[str, dict[str, Any]], pytestconfig: pytest.Config
 ) -> Callable[[str], Host]:
-    """Return what finds a group's host: the one under test if it is in the group, else the group's first."""
+    """Return a function that finds a host of a group: the host under test if possible, else the first."""
 
     def find(group: str) -> Host:
         names = [name for name, known in all_variables.items() if group in known["group_names"]]
@@ -241,17 +244,17 @@ def nearest(
 
 @pytest.fixture(scope="session")
 def hosts(all_variables: dict[str, dict[str, Any]], pytestconfig: pytest.Config) -> dict[str, Host]:
-    """Return every host of the scenario by its name."""
+    """Return the scenario's hosts by name."""
     ssh_config = pytestconfig.option.ssh_config
     return {name: testinfra.get_host(f"ssh://{name}", ssh_config=ssh_config) for name in all_variables}
 
 
 @pytest.fixture
 def labctl() -> Callable[[str, str], None]:
-    """Return what does one of labctl's verbs to a host."""
+    """Return a function that runs a labctl verb on a host."""
 
-    def do(verb: str, name: str) -> None:
+    def run(verb: str, name: str) -> None:
         command = [sys.executable, str(ROOT / "roles/lab/files/labctl.py"), verb, LAB.name, name]
         subprocess.run(command, check=True, capture_output=True)
 
-    return do
+    return run

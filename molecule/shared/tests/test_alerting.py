@@ -1,4 +1,4 @@
-"""Who is told and who is not, what another store is sent, and what watching costs a host."""
+"""Alert routing and inhibition, remote write, and the cost of monitoring on a host."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ UNITS = (
 
 
 def seconds_used(host: Host) -> dict[str, float]:
-    """Return how much processor time each unit that runs has had."""
+    """Return the CPU seconds that each active unit has used."""
     shown = host.check_output(f"systemctl show --property=Id,ActiveState,CPUUsageNSec {' '.join(UNITS)}")
     units = [dict(line.split("=", 1) for line in block.splitlines()) for block in shown.split("\n\n")]
     return {
@@ -41,13 +41,13 @@ def seconds_used(host: Host) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def began(hosts: dict[str, Host]) -> tuple[float, dict[str, dict[str, float]]]:
-    """When the first of these tests began, and what had been used by then."""
+def baseline(hosts: dict[str, Host]) -> tuple[float, dict[str, dict[str, float]]]:
+    """Return the start time of the first test, and each host's CPU seconds by unit at that time."""
     return time.monotonic(), {name: seconds_used(host) for name, host in hosts.items()}
 
 
 def examples() -> dict[str, Any]:
-    """Return the variables of the document's examples that are Alertmanager's and Prometheus' own."""
+    """Return the variables of roles alertmanager and prometheus in the examples of docs/monitoring.md."""
     blocks = re.findall(
         r"^```yaml\n(.+?)^```$", (ROOT / "docs/monitoring.md").read_text(), re.MULTILINE | re.DOTALL
     )
@@ -60,12 +60,12 @@ def examples() -> dict[str, Any]:
 
 
 @pytest.fixture
-def judge(host: Host, ansible: Run) -> Callable[[str, dict[str, Any]], subprocess.CompletedProcess[str]]:
-    """Return what has a role's files checked by its service's own tool on the host, and writes none."""
+def validate(host: Host, ansible: Run) -> Callable[[str, dict[str, Any]], subprocess.CompletedProcess[str]]:
+    """Return a function that validates a role's files with its service's own tool, in check mode."""
 
     def check(role: str, variables: dict[str, Any]) -> subprocess.CompletedProcess[str]:
         part = {"alertmanager": "service", "prometheus": "configure"}[role]
-        # What the role's other parts would have told its handlers.
+        # Results that the role's other task files would have registered.
         others = {"__prometheus_package": {"changed": False}, "__prometheus_service": {"status": {}}}
         words = ["-m", "include_role", "-a", f"name={role} tasks_from={part}"]
         words += ["-e", json.dumps(variables | others)]
@@ -75,30 +75,30 @@ def judge(host: Host, ansible: Run) -> Callable[[str, dict[str, Any]], subproces
 
 
 @pytest.mark.on("monitoring", "complete")
-def test_the_documents_examples_are_accepted(
-    judge: Callable[[str, dict[str, Any]], subprocess.CompletedProcess[str]],
+def test_documented_examples_pass_validation(
+    validate: Callable[[str, dict[str, Any]], subprocess.CompletedProcess[str]],
 ) -> None:
-    known = examples()
-    kinds = {kind for receiver in known["alertmanager_receivers"].values() for kind in receiver}
+    variables = examples()
+    kinds = {kind for receiver in variables["alertmanager_receivers"].values() for kind in receiver}
     assert kinds == {f"{kind}_configs" for kind in ("email", "slack", "pagerduty", "telegram", "webhook")}
     assert {
         "prometheus_remote_write",
         "prometheus_rule_groups",
         "alertmanager_deadman_url",
         "alertmanager_maintenance",
-    } <= known.keys()
+    } <= variables.keys()
     for role in ("alertmanager", "prometheus"):
-        done = judge(role, known)
+        done = validate(role, variables)
         assert done.returncode == 0, done.stdout
         assert "CHANGED" in done.stdout
-    next(iter(known["alertmanager_receivers"].values()))["slak_configs"] = []
-    refused = judge("alertmanager", known)
+    next(iter(variables["alertmanager_receivers"].values()))["slak_configs"] = []
+    refused = validate("alertmanager", variables)
     assert refused.returncode != 0
     assert "censored" in refused.stdout
 
 
 @pytest.mark.on("monitoring", "complete")
-def test_a_silence_covers_one_host_and_ends(host: Host, variables: dict[str, Any], ansible: Run) -> None:
+def test_a_silence_covers_one_host_until_it_ends(host: Host, variables: dict[str, Any], ansible: Run) -> None:
     url = f"http://{variables['alertmanager_listen_address']}"
     for instance in ("worked-on", "left-alone"):
         host.check_output(f"amtool --alertmanager.url={url} alert add Probe instance={instance}")
@@ -123,8 +123,8 @@ def test_a_silence_covers_one_host_and_ends(host: Host, variables: dict[str, Any
         assert found == states
 
 
-# Alerts that stand at once: name, labels, and which one of the others is told of instead.
-AT_ONCE = (
+# Alerts that are active at the same time: name, labels, and the alert that inhibits it.
+INHIBITIONS = (
     (
         ("HostDown", {"instance": "gone"}, None),
         ("MemoryShort", {"instance": "gone"}, "HostDown"),
@@ -156,12 +156,12 @@ AT_ONCE = (
 
 
 @pytest.mark.on("monitoring", "complete")
-@pytest.mark.parametrize("number", range(len(AT_ONCE)))
-def test_one_fault_is_one_message(host: Host, variables: dict[str, Any], number: int) -> None:
-    """The live Alertmanager keeps silent about what follows from another alert, and about nothing else."""
+@pytest.mark.parametrize("number", range(len(INHIBITIONS)))
+def test_an_alert_inhibits_its_consequences_only(host: Host, variables: dict[str, Any], number: int) -> None:
+    """The running Alertmanager inhibits the consequences of another alert, and nothing else."""
     url = f"http://{variables['alertmanager_listen_address']}"
     add = f"amtool --alertmanager.url={url} alert add --end=$(date -u -d '1 minute' +%FT%TZ)"
-    for name, labels, _ in AT_ONCE[number]:
+    for name, labels, _ in INHIBITIONS[number]:
         words = {"alertname": name, "drill": str(number), **labels}
         host.check_output(f"{add} {' '.join(f'{label}={value}' for label, value in words.items())}")
     query = urlencode({"filter": f'drill="{number}"'})
@@ -169,9 +169,9 @@ def test_one_fault_is_one_message(host: Host, variables: dict[str, Any], number:
     names = {one["fingerprint"]: one["labels"].pop("alertname") for one in found}
     for one in found:
         del one["labels"]["drill"]
-    told = [(names[one["fingerprint"]], one["labels"], one["status"]["inhibitedBy"]) for one in found]
-    seen = [(name, labels, names[by[0]] if by else None) for name, labels, by in told]
-    assert sorted(seen, key=str) == sorted(AT_ONCE[number], key=str)
+    inhibitions = [(names[one["fingerprint"]], one["labels"], one["status"]["inhibitedBy"]) for one in found]
+    seen = [(name, labels, names[by[0]] if by else None) for name, labels, by in inhibitions]
+    assert sorted(seen, key=str) == sorted(INHIBITIONS[number], key=str)
 
 
 # "lab" with the password of prometheus_secrets.
@@ -179,8 +179,8 @@ ACCOUNT = 'basic_auth_users: {lab: "$2b$04$abcdefghijklmnopqrstuuKNgbv480LXiBr6v
 
 
 @contextmanager
-def another_store(host: Host) -> Iterator[None]:
-    """Run a second Prometheus where the first one is told to send its samples."""
+def second_prometheus(host: Host) -> Iterator[None]:
+    """Run a second Prometheus at the remote write URL of the first one."""
     start = (
         "mkdir -p /run/store && echo {} > /run/store/config.yml && echo %s > /run/store/web.yml && "
         "systemd-run --quiet --collect --unit=store prometheus --config.file=/run/store/config.yml"
@@ -193,7 +193,7 @@ def another_store(host: Host) -> Iterator[None]:
 
 
 @pytest.mark.on("collector")
-def test_another_store_gets_the_samples(host: Host, variables: dict[str, Any]) -> None:
+def test_remote_write_sends_all_samples(host: Host, variables: dict[str, Any]) -> None:
     password = variables["prometheus_secrets"]["store"]
     count = sum(len(job["targets"]) for job in variables["prometheus_base_scrape_jobs"].values())
     script = (
@@ -203,7 +203,7 @@ def test_another_store_gets_the_samples(host: Host, variables: dict[str, Any]) -
         "print(r.urlopen(request, timeout=10).read().decode())"
     )
     url = f"http://127.0.0.1:9091/api/v1/query?{urlencode({'query': 'count by (environment) (up)'})}"
-    with host.sudo(), another_store(host):
+    with host.sudo(), second_prometheus(host):
         deadline = time.monotonic() + 60
         result: list[dict[str, Any]] = []
         while sum(int(one["value"][1]) for one in result) < count and time.monotonic() < deadline:
@@ -215,7 +215,7 @@ def test_another_store_gets_the_samples(host: Host, variables: dict[str, Any]) -
 
 
 def mebibytes(host: Host, unit: str) -> float:
-    """Return what a unit's processes hold; of one that runs for moments, the most that was seen in a run."""
+    """Return the memory of a unit's main process in MiB; for a oneshot unit, its peak during a run."""
     script = (
         f"[ $(systemctl show -P Type {unit}) = oneshot ] && systemctl start --no-block {unit}; most=0;"
         f" for turn in $(seq 30); do pid=$(systemctl show -P MainPID {unit});"
@@ -226,10 +226,12 @@ def mebibytes(host: Host, unit: str) -> float:
 
 
 @pytest.mark.on("app")
-def test_watching_costs_a_host_little(host: Host, began: tuple[float, dict[str, dict[str, float]]]) -> None:
-    """Less than 2 % of a core and 150 MiB, with everything that measures it and carries its logs away."""
-    name, (start, before) = host.backend.hostname, began
-    # As long as a scrape and a run of the host's own figures take to come by.
+def test_monitoring_uses_little_cpu_and_memory(
+    host: Host, baseline: tuple[float, dict[str, dict[str, float]]]
+) -> None:
+    """Exporters and log forwarding use less than 2 % of a core and 150 MiB."""
+    name, (start, before) = host.backend.hostname, baseline
+    # Long enough to include a scrape and a run of host_metrics.py.
     time.sleep(max(0.0, start + 20 - time.monotonic()))
     with host.sudo():
         used = seconds_used(host)

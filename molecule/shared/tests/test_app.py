@@ -1,4 +1,4 @@
-"""The service as its clients and its operator meet it: by its socket, its edge and its manage command."""
+"""The deployed service through its socket, through the edge and through its manage command."""
 
 import json
 import os
@@ -14,75 +14,75 @@ from testinfra.host import Host
 
 pytestmark = pytest.mark.on("app")
 
-# One request, or many while a command runs; on the host, as only it reaches the socket.
+# Sends one request, or many while a command runs; runs on the host because the socket is local.
 CLIENT = r"""
 import http.client, json, socket, ssl, subprocess, sys, threading
 
-want = json.load(sys.stdin)
+request = json.load(sys.stdin)
 
-def ask():
-    connection = http.client.HTTPConnection(want["name"])
-    if want["tls"]:
-        plain = socket.create_connection((want["address"], 443), timeout=30)
-        context = ssl.create_default_context(cafile=want["tls"])
-        connection.sock = context.wrap_socket(plain, server_hostname=want["name"])
+def send():
+    connection = http.client.HTTPConnection(request["name"])
+    if request["tls"]:
+        plain = socket.create_connection((request["address"], 443), timeout=30)
+        context = ssl.create_default_context(cafile=request["tls"])
+        connection.sock = context.wrap_socket(plain, server_hostname=request["name"])
     else:
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(30)
-        connection.sock.connect(want["address"])
-    connection.request(want["method"], want["path"], want["body"], want["headers"])
+        connection.sock.connect(request["address"])
+    connection.request(request["method"], request["path"], request["body"], request["headers"])
     response = connection.getresponse()
     kind, body = response.getheader("Content-Type"), response.read().decode()
     return {"status": response.status, "type": kind, "body": body}
 
-if not want["during"]:
-    print(json.dumps(ask()))
+if not request["during"]:
+    print(json.dumps(send()))
     sys.exit()
 
-answers, over = [], threading.Event()
+answers, stop = [], threading.Event()
 
-def keep_asking():
-    while not over.is_set():
+def keep_sending():
+    while not stop.is_set():
         try:
-            answers.append(ask()["status"])
+            answers.append(send()["status"])
         except OSError as error:
             answers.append(repr(error))
-        over.wait(0.02)
+        stop.wait(0.02)
 
-threads = [threading.Thread(target=keep_asking) for _ in range(4)]
+threads = [threading.Thread(target=keep_sending) for _ in range(4)]
 for thread in threads:
     thread.start()
 try:
-    over.wait(1)
-    subprocess.run(want["during"], shell=True, check=True)
-    over.wait(3)
+    stop.wait(1)
+    subprocess.run(request["during"], shell=True, check=True)
+    stop.wait(3)
 finally:
-    over.set()
+    stop.set()
 for thread in threads:
     thread.join()
 print(json.dumps(answers))
 """
 
-# Looks for every credential of the service where others could read it.
+# Searches for each credential of the service in places that other users can read.
 SEARCH = r"""
 import pathlib, subprocess, sys
 
 secrets = {path.name: path.read_bytes() for path in pathlib.Path(sys.argv[1]).iterdir()}
-places = [*pathlib.Path("/proc").glob("[0-9]*/environ"), *pathlib.Path("/proc").glob("[0-9]*/cmdline")]
+paths = [*pathlib.Path("/proc").glob("[0-9]*/environ"), *pathlib.Path("/proc").glob("[0-9]*/cmdline")]
 for directory in sys.argv[2:]:
-    places += [path for path in pathlib.Path(directory).rglob("*") if path.is_file()]
+    paths += [path for path in pathlib.Path(directory).rglob("*") if path.is_file()]
 texts = {}
 for command in (["journalctl", "--no-pager", "--output=cat"], ["systemctl", "show", "*"]):
     texts[command[0]] = subprocess.run(command, capture_output=True).stdout
-for path in places:
+for path in paths:
     try:
         texts[str(path)] = path.read_bytes()
     except OSError:
         continue
 for name, secret in secrets.items():
-    for place, text in texts.items():
+    for source, text in texts.items():
         if secret in text:
-            print(name, "in", place)
+            print(name, "in", source)
 print("searched", len(secrets))
 """
 
@@ -100,7 +100,7 @@ class Answer:
 
 @dataclass
 class Service:
-    """The service on one host, and the ways to talk to it."""
+    """The service on one host, with clients for it."""
 
     host: Host
     variables: dict[str, Any]
@@ -116,20 +116,27 @@ class Service:
         self.unit = f"{self.name}@{self.instance}.service"
         self.secrets = {**self.variables["app_base_secrets"], **self.variables["app_secrets"]}
 
-    def _client(self, **want: Any) -> Any:
-        want = {"name": "localhost", "address": self.socket, "tls": "", "body": None, "during": "", **want}
-        text = json.dumps({"method": "GET", "path": "/", "headers": {}, **want})
+    def _client(self, **options: Any) -> Any:
+        options = {
+            "name": "localhost",
+            "address": self.socket,
+            "tls": "",
+            "body": None,
+            "during": "",
+            **options,
+        }
+        text = json.dumps({"method": "GET", "path": "/", "headers": {}, **options})
         return json.loads(self.host.check_output("printf %%s %s | python3 -c %s", text, CLIENT))
 
-    def ask(self, path: str, method: str = "GET", token: str = "", data: Any = None, **where: str) -> Answer:
+    def send(self, path: str, method: str = "GET", token: str = "", data: Any = None, **where: str) -> Answer:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         if data is not None:
             headers["Content-Type"] = "application/json"
         body = None if data is None else json.dumps(data)
         return Answer(**self._client(path=path, method=method, headers=headers, body=body, **where))
 
-    def ask_during(self, command: str) -> list[int | str]:
-        """Keep asking on fresh connections while a command runs, and return every answer or failure."""
+    def send_during(self, command: str) -> list[int | str]:
+        """Send requests on fresh connections while a command runs; return every status or exception."""
         answers: list[int | str] = self._client(path=self.variables["app_health_path"], during=command)
         return answers
 
@@ -149,8 +156,8 @@ class Service:
 
 
 @pytest.fixture
-def service(host: Host, variables: dict[str, Any], nearest: Callable[[str], Host]) -> Service:
-    return Service(host, variables, database=nearest("postgres"))
+def service(host: Host, variables: dict[str, Any], find_host: Callable[[str], Host]) -> Service:
+    return Service(host, variables, database=find_host("postgres"))
 
 
 @pytest.fixture
@@ -159,42 +166,42 @@ def product() -> dict[str, Any]:
 
 
 @pytest.fixture(params=["socket", pytest.param("edge", marks=pytest.mark.on("edge"))])
-def way(request: pytest.FixtureRequest, service: Service) -> dict[str, str]:
-    """How a client gets to the service: past Nginx, or through it."""
+def route(request: pytest.FixtureRequest, service: Service) -> dict[str, str]:
+    """Return the client's options for the service's socket, or for the edge."""
     if request.param == "socket":
         return {}
     names = [name for name in service.variables["nginx_server_names"] if "*" not in name]
     return {"name": names[0], "address": names[0], "tls": "/etc/fastmetal/tls/ca.crt"}
 
 
-def test_a_product_that_was_written_is_a_row(
-    service: Service, product: dict[str, Any], way: dict[str, str]
+def test_a_created_product_is_stored_in_postgres(
+    service: Service, product: dict[str, Any], route: dict[str, str]
 ) -> None:
-    created = service.ask("/api/v1/products", "POST", service.token(), product, **way)
+    created = service.send("/api/v1/products", "POST", service.token(), product, **route)
     assert created.status == 201, created
     assert service.rows(product["name"]) == [f"{product['name']}|12.34|5"]
     path = f"/api/v1/products/{created.json['id']}"
-    assert service.ask(path, **way).json["price"] == "12.34"
-    assert service.ask(path, "DELETE", service.token(), **way).status == 204
+    assert service.send(path, **route).json["price"] == "12.34"
+    assert service.send(path, "DELETE", service.token(), **route).status == 204
     assert service.rows(product["name"]) == []
 
 
 @pytest.mark.parametrize("forge", ["", "nonsense", "signature"])
 def test_a_wrong_token_is_refused(service: Service, product: dict[str, Any], forge: str) -> None:
     token = service.token()[:-8] + "AAAAAAAA" if forge == "signature" else forge
-    answer = service.ask("/api/v1/products", "POST", token, product)
+    answer = service.send("/api/v1/products", "POST", token, product)
     assert answer.status == 401
     assert answer.type == "application/problem+json"
 
 
-def test_secrets_are_nowhere_to_be_read(service: Service) -> None:
+def test_secrets_are_not_readable_outside_the_credentials_directory(service: Service) -> None:
     directories = f"/etc/systemd /usr/local /run/systemd/transient /srv/{service.name}/current/"
     found = service.host.check_output(f"python3 -c %s {service.credentials} {directories}", SEARCH)
     expected = len({**service.secrets, **service.variables["app_manage_secrets"]})
     assert found == f"searched {expected}"
 
 
-def test_credentials_are_for_root_only(service: Service) -> None:
+def test_only_root_reads_credentials(service: Service) -> None:
     names = sorted({**service.secrets, **service.variables["app_manage_secrets"]})
     files = service.host.check_output(f"stat --format '%U %a %n' {service.credentials}/*").splitlines()
     assert files == [f"root 400 {service.credentials}/{name}" for name in names]
@@ -202,7 +209,7 @@ def test_credentials_are_for_root_only(service: Service) -> None:
         assert service.host.run(f"runuser -u {user} -- ls {service.credentials}").failed
 
 
-def test_the_service_does_not_get_what_only_the_manage_command_needs(service: Service) -> None:
+def test_the_service_gets_no_credentials_of_the_manage_command(service: Service) -> None:
     given = service.host.check_output(f"ls /run/credentials/{service.unit}").split()
     assert sorted(given) == sorted(service.secrets)
 
@@ -215,14 +222,14 @@ def test_every_process_runs_as_the_service_user(service: Service) -> None:
     assert set(users.split()) == {service.name}
 
 
-def test_the_sandbox_is_tight(service: Service) -> None:
+def test_the_sandbox_exposure_is_low(service: Service) -> None:
     report = service.host.check_output(f"systemd-analyze security --no-pager {service.unit}")
     exposure = re.search(r"Overall exposure level.*: ([\d.]+)", report)
     assert exposure
     assert float(exposure[1]) <= 1.5, report
 
 
-def test_the_service_has_the_network_it_needs_and_no_more(service: Service) -> None:
+def test_the_service_has_a_private_network_only_if_configured(service: Service) -> None:
     enter = f"nsenter --net --target {service.show('MainPID')}"
     links = service.host.check_output(f"{enter} ip -brief link").splitlines()
     assert (len(links) == 1) == service.variables["app_private_network"]
@@ -234,7 +241,7 @@ def test_the_service_cannot_change_its_code(service: Service) -> None:
     assert service.host.run(command).stdout == ""
 
 
-def test_the_current_release_is_the_one_that_runs(service: Service) -> None:
+def test_the_current_release_is_running(service: Service) -> None:
     assert (
         json.loads(service.host.file(f"/srv/{service.name}/current/release.json").content)["id"]
         == service.release
@@ -253,13 +260,13 @@ def test_the_units_are_valid(service: Service) -> None:
     assert (checked.rc, checked.stderr) == (0, "")
 
 
-def test_the_queue_is_as_long_as_configured(service: Service) -> None:
+def test_the_socket_backlog_is_as_configured(service: Service) -> None:
     listening = service.host.check_output(f"ss --no-header --listening --unix src {service.socket}").split()
     assert int(listening[3]) == service.variables["app_backlog"]
 
 
 @pytest.mark.on("complete")
-def test_no_worker_sleeps_in_accept(service: Service) -> None:
+def test_the_listening_socket_is_nonblocking(service: Service) -> None:
     pid = service.host.check_output(f"systemctl show --value --property=MainPID {service.unit}")
     shown = service.host.check_output(f"ss --no-header --listening --unix --processes src {service.socket}")
     (descriptor,) = re.findall(rf"pid={pid},fd=(\d+)", shown)
@@ -267,7 +274,7 @@ def test_no_worker_sleeps_in_accept(service: Service) -> None:
     assert int(re.findall(r"flags:\s+(\d+)", flags)[0], 8) & os.O_NONBLOCK
 
 
-def test_workers_share_what_they_import(service: Service) -> None:
+def test_workers_share_the_memory_of_imported_modules(service: Service) -> None:
     pid = service.host.check_output(f"systemctl show --value --property=MainPID {service.unit}")
     worker = service.host.check_output(f"pgrep --parent {pid} | head -1")
     text = service.host.check_output(f"cat /proc/{worker}/smaps_rollup")
@@ -275,27 +282,27 @@ def test_workers_share_what_they_import(service: Service) -> None:
     assert pss < 0.65 * rss
 
 
-def test_only_the_web_server_may_connect(service: Service) -> None:
+def test_only_the_web_server_connects_to_the_socket(service: Service) -> None:
     connect = f"python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect(\"{service.socket}\")'"
     assert service.host.run(f"runuser -u {service.variables['app_socket_group']} -- {connect}").rc == 0
     assert "PermissionError" in service.host.run(f"runuser -u nobody -- {connect}").stderr
 
 
 @pytest.mark.on("complete")
-def test_the_manage_command_passes_the_status_on(service: Service) -> None:
+def test_the_manage_command_returns_the_exit_status(service: Service) -> None:
     assert service.host.run(f"{service.manage} check").rc == 0
     assert service.host.run(f"{service.manage} no-such-command").rc != 0
     missing = service.host.run(f"{service.manage} --release nonsense check")
     assert (missing.rc, missing.stderr.count("\n")) == (1, 1)
 
 
-def test_it_is_asked_for_no_reason_to_change(service: Service) -> None:
+def test_a_switch_to_the_live_release_changes_nothing(service: Service) -> None:
     about = json.loads(service.host.check_output(f"{service.name}-release switch {service.release}"))
     assert about == {"changed": False, "instance": service.instance, "release": service.release}
 
 
-# A request that the old instance has begun, and whose other half comes when the new one serves.
-HALVES = """
+# A request whose first half reaches the old instance, and whose second half follows after the switch.
+SPLIT_REQUEST = """
 import http.client, socket, sys, time
 connection = http.client.HTTPConnection("localhost")
 connection.sock = socket.socket(socket.AF_UNIX)
@@ -311,30 +318,30 @@ print(connection.getresponse().status)
 
 
 @pytest.mark.on("complete")
-def test_a_new_instance_takes_over_without_a_lost_request(service: Service) -> None:
-    begin = shlex.join(["python3", "-c", HALVES, service.socket])
-    renew = f"{service.name}-release switch {service.release} --force > /run/switched"
-    answers = service.ask_during(f"{begin} > /run/begun & sleep 1; {renew} && wait $!")
+def test_a_switch_of_instances_drops_no_request(service: Service) -> None:
+    start_request = shlex.join(["python3", "-c", SPLIT_REQUEST, service.socket])
+    switch = f"{service.name}-release switch {service.release} --force > /run/switched"
+    answers = service.send_during(f"{start_request} > /run/begun & sleep 1; {switch} && wait $!")
     assert set(answers) == {200}
-    # Without a token: an answer of its own all the same, and not before the whole body has come.
+    # No token was sent, so 401 shows that the old instance answered once it had the whole body.
     assert service.host.file("/run/begun").content_string.strip() == "401"
     switched = json.loads(service.host.file("/run/switched").content)
     assert switched["instance"] not in ("", service.instance)
-    # It waited for that request, and within graceful_timeout: nothing had to be cut off.
+    # The old instance waited for that request, less than graceful_timeout: it cut off no request.
     assert 2 < switched["stop_seconds"] < 20
     assert not service.host.file(f"/etc/systemd/system/{service.unit}").exists
 
 
 @pytest.mark.on("complete")
-def test_an_instance_that_is_not_ready_never_serves(service: Service) -> None:
-    """Its database is somewhere else: it must prove itself, and the live one goes on."""
+def test_an_instance_that_does_not_become_ready_never_serves(service: Service) -> None:
+    """Without its database the new instance fails its startup probe, and the old one keeps serving."""
     host, name = service.host, service.name
     host.check_output(f"cp -a /etc/{name}/{name}.env /run/kept.env")
-    nowhere = f"postgresql:\\/\\/{name}@\\/nowhere?host=\\/tmp"
-    host.check_output(f"sed -i 's/^DATABASE_URL=.*/DATABASE_URL=\"{nowhere}\"/' /etc/{name}/{name}.env")
+    unreachable = f"postgresql:\\/\\/{name}@\\/nowhere?host=\\/tmp"
+    host.check_output(f"sed -i 's/^DATABASE_URL=.*/DATABASE_URL=\"{unreachable}\"/' /etc/{name}/{name}.env")
     host.check_output(f"sed -i 's/^TimeoutStartSec=.*/TimeoutStartSec=6/' /etc/{name}/instance.service")
     try:
-        answers = service.ask_during(f"! {name}-release switch {service.release} 2> /run/said")
+        answers = service.send_during(f"! {name}-release switch {service.release} 2> /run/said")
     finally:
         host.check_output(f"cp -a /run/kept.env /etc/{name}/{name}.env")
         host.check_output(
@@ -348,12 +355,12 @@ def test_an_instance_that_is_not_ready_never_serves(service: Service) -> None:
 
 
 @pytest.mark.on("complete")
-def test_a_canary_rolls_back_unless_it_is_promoted(service: Service) -> None:
+def test_an_unpromoted_canary_rolls_back(service: Service) -> None:
     host, name = service.host, service.name
     host.check_output(f"{name}-release switch {service.release} --force --promote-within 3")
     assert json.loads(host.check_output(f"{name}-release status"))["canary"]
     rolled_back = f"until {name}-release history | tail -1 | grep --quiet rolled_back; do sleep 0.5; done"
-    answers = service.ask_during(f"timeout 60 sh -c '{rolled_back}'")
+    answers = service.send_during(f"timeout 60 sh -c '{rolled_back}'")
     assert set(answers) == {200}
     status = json.loads(host.check_output(f"{name}-release status"))
     assert (status["canary"], status["instance"]) == (False, service.instance)
@@ -362,7 +369,7 @@ def test_a_canary_rolls_back_unless_it_is_promoted(service: Service) -> None:
 
 
 @pytest.mark.on("complete")
-def test_a_lock_names_its_holder_and_can_be_broken(service: Service) -> None:
+def test_the_lock_names_its_holder_and_can_be_broken(service: Service) -> None:
     def lock(run: str, *options: str) -> Any:
         metadata = json.dumps({"run": run, "by": "alice", "from": "desk", "action": "deploy"})
         return service.host.run(f"{service.name}-release lock --metadata '{metadata}' {' '.join(options)}")
@@ -379,7 +386,7 @@ def test_a_lock_names_its_holder_and_can_be_broken(service: Service) -> None:
         service.host.check_output(f"rm -f /run/{service.name}/deploy.lock")
 
 
-def test_every_answer_names_its_release(service: Service) -> None:
+def test_every_response_has_the_release_header(service: Service) -> None:
     command = f"curl --silent --head --unix-socket {service.socket} http://localhost/health/live"
     head = service.host.run(command).stdout or service.host.check_output(
         "python3 -c %s",
@@ -391,26 +398,26 @@ def test_every_answer_names_its_release(service: Service) -> None:
 
 
 @pytest.mark.on("complete")
-def test_a_restart_refuses_nobody_and_is_not_ready_first(service: Service) -> None:
+def test_a_restart_refuses_no_connection_and_is_unready_first(service: Service) -> None:
     before = service.show("MainPID")
-    answers = service.ask_during(f"systemctl restart {service.name}.service")
+    answers = service.send_during(f"systemctl restart {service.name}.service")
     assert set(answers) == {200, 503}
     assert answers[-1] == 200
     assert service.show("MainPID") not in ("0", before)
 
 
 @pytest.mark.on("complete")
-def test_it_comes_back_after_a_kill(service: Service) -> None:
+def test_the_service_restarts_after_a_kill(service: Service) -> None:
     before = service.show("MainPID")
-    answers = service.ask_during(f"kill -9 {before}; sleep 3")
-    # What was in the killed workers' hands is lost; nobody is refused, and the rest is answered.
+    answers = service.send_during(f"kill -9 {before}; sleep 3")
+    # Requests in flight in the killed workers are lost; no connection is refused.
     assert answers[-1] == 200
     assert not [answer for answer in answers if "Refused" in str(answer) or "EAGAIN" in str(answer)]
     assert service.show("MainPID") not in ("0", before)
 
 
-def test_the_boot_brings_up_the_current_release(service: Service) -> None:
+def test_the_current_release_starts_at_boot(service: Service) -> None:
     assert service.host.service(f"{service.name}.service").is_enabled
     service.host.check_output(f"systemctl stop {service.name}.socket {service.name}.service {service.unit}")
     service.host.check_output(f"systemctl start {service.name}.service")
-    assert service.ask(service.variables["app_health_path"]).status == 200
+    assert service.send(service.variables["app_health_path"]).status == 200

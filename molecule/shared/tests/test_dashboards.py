@@ -1,4 +1,4 @@
-"""Every query of every dashboard, asked as Grafana asks it, has an answer with figures in it."""
+"""Every query of every dashboard, sent as Grafana sends it, returns finite values."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from testinfra.host import Host
 from tests import dashboards
 
 BOARDS = dashboards.load()
-# What a lab host cannot give, and why.
+# Queries without data on lab hosts, and the reason.
 MISSING = {
-    "Hosts: Clock A": "A container may not ask for the clock, so the exporter has no figure of it.",
+    "Hosts: Clock A": "A container may not read the clock's state, so the exporter has no sample of it.",
 }
-# As long as a new series needs until a rate of it fits into a window, at one scrape in 15 seconds.
+# A rate over four scrapes of 15 seconds needs this long after a new series appears.
 SECONDS = 60
-# One connection for all questions; what comes back is counted here, not carried home.
-ASK = """
+# Sends all queries in one SSH session, and summarises the results on the host to keep its output small.
+SCRIPT = """
 import json, math, sys, urllib.error, urllib.request
 answers = []
 for url in json.loads(sys.stdin.read()):
@@ -49,17 +49,17 @@ for url in json.loads(sys.stdin.read()):
     })
 print(json.dumps(answers))
 """
-Asker = Callable[[list[str]], list[dict[str, Any]]]
+Queries = Callable[[list[str]], list[dict[str, Any]]]
 
 
 @pytest.fixture
-def ask(host: Host, variables: dict[str, Any]) -> Asker:
-    """Return what asks Prometheus several questions from its own host."""
+def query_all(host: Host, variables: dict[str, Any]) -> Queries:
+    """Return a function that sends queries to Prometheus from its own host."""
 
     def send(paths: list[str]) -> list[dict[str, Any]]:
         address = variables["prometheus_listen_address"]
         urls = json.dumps([f"http://{address}/api/v1/{path}" for path in paths])
-        script = shlex.join(["python3", "-c", ASK])
+        script = shlex.join(["python3", "-c", SCRIPT])
         answers: list[dict[str, Any]] = json.loads(
             host.check_output(f"printf %s {shlex.quote(urls)} | {script}")
         )
@@ -70,7 +70,7 @@ def ask(host: Host, variables: dict[str, Any]) -> Asker:
 
 @pytest.fixture(scope="module")
 def traffic(host: Host, all_variables: dict[str, dict[str, Any]]) -> Iterator[None]:
-    """Read products a few times a second at the edge that the host is, or else at every edge."""
+    """Read products a few times a second from the edge on this host, or else from every edge."""
     edges = [known for known in all_variables.values() if "edge" in known["group_names"]]
     edges = [known for known in edges if known is all_variables[host.backend.hostname]] or edges
     ended = threading.Event()
@@ -81,7 +81,7 @@ def traffic(host: Host, all_variables: dict[str, dict[str, Any]]) -> Iterator[No
             known = edges[index]
             context = ssl.create_default_context(cadata=known["tls_ca_certificate"])
             site = http.client.HTTPSConnection(known["public_name"], context=context, timeout=20)
-            # What the service's cache keeps, and a list, which it does not; 404 is an answer, too.
+            # A product, which the service caches, and a list, which it does not; 404 counts as a response.
             site.request("GET", f"/api/v1/products/{turn % 5 + 1}" if turn % 2 else "/api/v1/products")
             site.getresponse()
             site.close()
@@ -95,33 +95,33 @@ def traffic(host: Host, all_variables: dict[str, dict[str, Any]]) -> Iterator[No
     reader.join()
 
 
-def address(query: dashboards.Query, now: float) -> str:
-    """Return the path of a query."""
+def query_path(query: dashboards.Query, now: float) -> str:
+    """Return the path and parameters of a query in Prometheus' API."""
     if query.instant:
         return f"query?{urlencode({'query': query.expr, 'time': now})}"
-    # Grafana moves both ends to whole steps.
+    # Grafana aligns both ends to whole steps.
     end = now // query.step * query.step
     span = {"start": end - query.seconds // query.step * query.step, "end": end, "step": query.step}
     return f"query_range?{urlencode({'query': query.expr, **span})}"
 
 
-def faults(ask: Asker, board: dict[str, Any], scrape_seconds: int) -> list[str]:
-    """Return what Grafana would show no figures for."""
+def empty_queries(query_all: Queries, board: dict[str, Any], scrape_seconds: int) -> list[str]:
+    """Return the queries for which Grafana would show no values, with the reason."""
     now = time.time()
-    asked = list(dashboards.queries(board, scrape_seconds))
+    sent = list(dashboards.queries(board, scrape_seconds))
     found = []
-    for query, answer in zip(asked, ask([address(query, now) for query in asked]), strict=True):
+    for query, answer in zip(sent, query_all([query_path(query, now) for query in sent]), strict=True):
         if "error" in answer:
             found.append(f"{query.where}: {answer['error']}")
         elif not answer["finite"] and query.where not in MISSING:
             found.append(f"{query.where}: nothing for {query.expr}")
         elif answer["infinite"]:
             found.append(f"{query.where}: infinite")
-        wanted = set(re.findall(r"{{(\w+)}}", query.legend))
+        labels_in_legend = set(re.findall(r"{{(\w+)}}", query.legend))
         found += [
             f"{query.where}: no {name} in {labels}"
             for labels in answer.get("labels", [])
-            for name in wanted - labels.keys()
+            for name in labels_in_legend - labels.keys()
         ]
     return found
 
@@ -129,20 +129,20 @@ def faults(ask: Asker, board: dict[str, Any], scrape_seconds: int) -> list[str]:
 @pytest.mark.on("monitoring")
 @pytest.mark.usefixtures("traffic")
 @pytest.mark.parametrize("name", BOARDS)
-def test_every_query_has_figures(ask: Asker, variables: dict[str, Any], name: str) -> None:
+def test_every_query_returns_values(query_all: Queries, variables: dict[str, Any], name: str) -> None:
     deadline = time.monotonic() + SECONDS
     scrape_seconds = variables["prometheus_scrape_interval_seconds"]
-    while (found := faults(ask, BOARDS[name], scrape_seconds)) and time.monotonic() < deadline:
+    while (found := empty_queries(query_all, BOARDS[name], scrape_seconds)) and time.monotonic() < deadline:
         time.sleep(3)
     assert found == []
 
 
 @pytest.mark.on("monitoring")
 @pytest.mark.parametrize("name", BOARDS)
-def test_every_variable_has_values(ask: Asker, name: str) -> None:
+def test_every_variable_has_values(query_all: Queries, name: str) -> None:
     variables = dashboards.variables(BOARDS[name])
     paths = [f"label/{label}/values?{urlencode({'match[]': text})}" for text, label in variables.values()]
-    answers = ask(paths)
+    answers = query_all(paths)
     assert {
         key: bool(answer.get("values")) for key, answer in zip(variables, answers, strict=True)
     } == dict.fromkeys(variables, True)
@@ -150,13 +150,13 @@ def test_every_variable_has_values(ask: Asker, name: str) -> None:
 
 @pytest.mark.on("monitoring")
 @pytest.mark.parametrize("metric", ["node_uname_info", "slo:budget", "pg_up"])
-def test_a_renamed_metric_is_noticed(ask: Asker, variables: dict[str, Any], metric: str) -> None:
-    """What these tests look at is what is in the files."""
+def test_a_renamed_metric_is_detected(query_all: Queries, variables: dict[str, Any], metric: str) -> None:
+    """The other tests fail if a query names a metric that does not exist."""
     text = json.dumps(BOARDS)
     boards = json.loads(text.replace(metric, f"{metric}_renamed"))
     found = [
         fault
         for board in boards.values()
-        for fault in faults(ask, board, variables["prometheus_scrape_interval_seconds"])
+        for fault in empty_queries(query_all, board, variables["prometheus_scrape_interval_seconds"])
     ]
     assert [fault for fault in found if f"{metric}_renamed" in fault]

@@ -1,4 +1,4 @@
-"""What Grafana would start with, and the way to it: its packages cannot be fetched here."""
+"""Grafana's configuration, database and proxy route; Grafana itself is not installed in the lab."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ DIRECTORY = "/etc/fastmetal/grafana"
 CREDENTIALS = f"{DIRECTORY}/credentials"
 
 
-def secrets(variables: dict[str, Any]) -> list[str]:
-    """Return the names of what Grafana must not tell."""
+def secret_names(variables: dict[str, Any]) -> list[str]:
+    """Return the names of Grafana's secrets."""
     database = ["database_password"] if variables["grafana_database_type"] == "postgres" else []
     return ["admin_password", "secret_key", *database]
 
@@ -36,10 +36,10 @@ def settings(host: Host) -> configparser.ConfigParser:
 
 
 @pytest.mark.on("monitoring")
-def test_secrets_are_roots_and_nowhere_else(host: Host, variables: dict[str, Any]) -> None:
+def test_only_root_reads_secrets_and_only_from_the_credentials(host: Host, variables: dict[str, Any]) -> None:
     with host.sudo():
         assert (host.file(CREDENTIALS).mode, host.file(CREDENTIALS).user) == (0o700, "root")
-        for name in secrets(variables):
+        for name in secret_names(variables):
             file = host.file(f"{CREDENTIALS}/{name}")
             assert (file.mode, file.user) == (0o400, "root")
             assert file.content_string == variables[f"grafana_{name}"]
@@ -48,28 +48,28 @@ def test_secrets_are_roots_and_nowhere_else(host: Host, variables: dict[str, Any
 
 
 @pytest.mark.on("monitoring")
-def test_configuration_lets_nobody_in(host: Host, variables: dict[str, Any]) -> None:
+def test_anonymous_access_and_sign_up_are_off(host: Host, variables: dict[str, Any]) -> None:
     ini = settings(host)
     assert ini["auth.anonymous"]["enabled"] == "false"
     assert ini["users"]["allow_sign_up"] == "false"
     assert ini["server"]["root_url"] == variables["grafana_url"]
     assert ini["server"]["root_url"].startswith("https://")
-    assert ini["server"]["http_addr"] not in {"", "0.0.0.0"}  # noqa: S104 - what must not be there
+    assert ini["server"]["http_addr"] not in {"", "0.0.0.0"}  # noqa: S104 - forbidden here
     loopback = ini["server"]["http_addr"].startswith("127.")
     assert ini["server"]["protocol"] == ("http" if loopback else "https")
     reference = "$__file{/run/credentials/grafana-server.service/%s}"
     assert ini["security"]["admin_password"] == reference % "admin_password"
     assert ini["security"]["secret_key"] == reference % "secret_key"
     drop_in = host.file("/etc/systemd/system/grafana-server.service.d/fastmetal.conf").content_string
-    for name in secrets(variables):
+    for name in secret_names(variables):
         assert f"LoadCredential={name}:{CREDENTIALS}/{name}\n" in drop_in
 
 
 @pytest.mark.on("monitoring")
-def test_its_database_is_there_for_it_alone(
-    host: Host, variables: dict[str, Any], nearest: Callable[[str], Host]
+def test_only_grafana_connects_to_its_database(
+    host: Host, variables: dict[str, Any], find_host: Callable[[str], Host]
 ) -> None:
-    """What its configuration says is tried with psql, from its host and from one that is not let in."""
+    """psql connects with Grafana's settings from its host, and is refused from another host."""
     database = settings(host)["database"]
     assert database["type"] == variables["grafana_database_type"]
     if database["type"] == "sqlite3":
@@ -94,20 +94,20 @@ def test_its_database_is_there_for_it_alone(
         password = host.file(f"{CREDENTIALS}/database_password").content_string
         host.check_output("command -v psql || apt-get install -qq --no-install-recommends postgresql-client")
 
-    def ask(client: Host, connection: str) -> CommandResult:
+    def query(client: Host, connection: str) -> CommandResult:
         return client.run("PGPASSWORD=%s psql --no-psqlrc -qAt -c %s %s", password, sql, connection)
 
-    assert ask(host, target).stdout.strip() == "TLSv1.3"
+    assert query(host, target).stdout.strip() == "TLSv1.3"
     service = variables["exporter_postgres_database"]
-    assert "no pg_hba.conf entry" in ask(host, target.replace("dbname=grafana", f"dbname={service}")).stderr
-    stranger = nearest("postgres")
-    assert stranger.backend.hostname != host.backend.hostname
-    assert "no pg_hba.conf entry" in ask(stranger, target).stderr
+    assert "no pg_hba.conf entry" in query(host, target.replace("dbname=grafana", f"dbname={service}")).stderr
+    other_host = find_host("postgres")
+    assert other_host.backend.hostname != host.backend.hostname
+    assert "no pg_hba.conf entry" in query(other_host, target).stderr
 
 
 @pytest.mark.on("monitoring")
-def test_provisioning_leads_to_what_is_there(host: Host) -> None:
-    """The data sources answer from this host, and the dashboards are where Grafana looks for them."""
+def test_provisioned_data_sources_and_dashboards_exist(host: Host) -> None:
+    """This host reaches the data sources, and the dashboards are in the provisioned directory."""
     folder = f"{DIRECTORY}/provisioning"
     sources = yaml.safe_load(host.file(f"{folder}/datasources/fastmetal.yml").content_string)["datasources"]
     for source in sources:
@@ -126,12 +126,12 @@ COUNT = (
 
 
 @pytest.mark.on("edge")
-def test_the_edge_leads_to_grafana(variables: dict[str, Any]) -> None:
-    """Nobody listens there, which the edge says in its own form; the service would answer 404."""
+def test_the_edge_proxies_to_grafana(variables: dict[str, Any]) -> None:
+    """Grafana does not run, so the edge responds 502; the service would respond 404."""
     context = ssl.create_default_context(cadata=variables["tls_ca_certificate"])
 
-    def ask(address: str, name: str | None, path: str) -> int:
-        """Ask as a client does for whom the name leads to the address; the certificate must be the name's."""
+    def status_of(address: str, name: str | None, path: str) -> int:
+        """Return the status for a host name at an address, whose certificate must be for that name."""
         assert name
         with socket.create_connection((address, 443), timeout=20) as plain:
             site = http.client.HTTPSConnection(name)
@@ -143,13 +143,13 @@ def test_the_edge_leads_to_grafana(variables: dict[str, Any]) -> None:
 
     url = urlsplit(variables["grafana_url"])
     public = variables["public_name"]
-    assert ask(public, url.hostname, url.path) == 502
-    assert ask(public, public, "/grafanax") == 404
+    assert status_of(public, url.hostname, url.path) == 502
+    assert status_of(public, public, "/grafanax") == 404
     if url.hostname == public:
         return
-    # A server of its own: its path is nothing below the public name, and plain HTTP is led to it.
-    assert ask(public, public, "/grafana/") == 404
-    assert ask(public, url.hostname, "/api/v1/products") == 502
+    # Grafana has its own server name: /grafana/ of the public name is unknown, and HTTP redirects to HTTPS.
+    assert status_of(public, public, "/grafana/") == 404
+    assert status_of(public, url.hostname, "/api/v1/products") == 502
     plain = http.client.HTTPConnection(public, timeout=20)
     plain.request("GET", "/d/overview?x=1", headers={"Host": url.hostname})
     answer = plain.getresponse()

@@ -1,4 +1,4 @@
-"""The jobs beside the service: they run its release in its sandbox, and one that fails is seen."""
+"""Jobs run the live release in the service's sandbox, and status.yml reports failed ones."""
 
 import json
 import re
@@ -47,7 +47,7 @@ WantedBy=timers.target
 
 
 @pytest.fixture
-def job(variables: dict[str, Any]) -> str:
+def job_prefix(variables: dict[str, Any]) -> str:
     return f"{variables['app_name']}-job-"
 
 
@@ -57,9 +57,9 @@ def value(host: Host, unit: str, name: str) -> str:
 
 @pytest.mark.on("complete")
 def test_a_worker_runs_the_live_release_in_the_sandbox(
-    host: Host, variables: dict[str, Any], job: str
+    host: Host, variables: dict[str, Any], job_prefix: str
 ) -> None:
-    unit = f"{job}idle.service"
+    unit = f"{job_prefix}idle.service"
     live = json.loads(host.file(f"/srv/{variables['app_name']}/current/release.json").content)["id"]
     process = f"/proc/{value(host, unit, 'MainPID')}"
     assert (
@@ -78,10 +78,10 @@ def test_a_worker_runs_the_live_release_in_the_sandbox(
 
 
 @pytest.mark.on("complete")
-def test_workers_go_with_the_release_and_come_back_after_a_kill(
-    host: Host, variables: dict[str, Any], job: str
+def test_workers_restart_with_the_release_and_after_a_kill(
+    host: Host, variables: dict[str, Any], job_prefix: str
 ) -> None:
-    unit = f"{job}idle.service"
+    unit = f"{job_prefix}idle.service"
     first = value(host, unit, "MainPID")
     host.check_output(f"systemctl try-restart {variables['app_name']}-workers.target")
     second = value(host, unit, "MainPID")
@@ -92,44 +92,47 @@ def test_workers_go_with_the_release_and_come_back_after_a_kill(
 
 
 @pytest.mark.on("postgres")
-def test_the_purge_takes_expired_keys_and_no_others(host: Host, variables: dict[str, Any], job: str) -> None:
-    assert host.service(f"{job}purge.timer").is_enabled
-    assert value(host, f"{job}purge.timer", "NextElapseUSecRealtime") not in ("", "0")
+def test_the_purge_deletes_expired_keys_only(host: Host, variables: dict[str, Any], job_prefix: str) -> None:
+    assert host.service(f"{job_prefix}purge.timer").is_enabled
+    assert value(host, f"{job_prefix}purge.timer", "NextElapseUSecRealtime") not in ("", "0")
     psql = f"runuser -u postgres -- psql --no-psqlrc -Atd {variables['app_name']} -c %s"
     row = "'verify', '{}', '', '/', '', now() - interval '{} hours'"
     rows = f"({row.format('old', 25)}), ({row.format('new', 1)})"
     columns = "(owner, key, fingerprint, location, body, created_at)"
     host.check_output(psql, f"INSERT INTO idempotency_keys {columns} VALUES {rows}")
-    host.check_output(f"systemctl start {job}purge.service")
+    host.check_output(f"systemctl start {job_prefix}purge.service")
     left = host.check_output(psql, "DELETE FROM idempotency_keys WHERE owner = 'verify' RETURNING key")
     assert left.splitlines()[0] == "new"
-    journal = host.check_output(f"journalctl --unit {job}purge.service --output cat --lines 20")
+    journal = host.check_output(f"journalctl --unit {job_prefix}purge.service --output cat --lines 20")
     assert re.search(r"^purged \d+$", journal, re.MULTILINE)
 
 
-def test_scheduled_jobs_run_on_one_host_only(host: Host, variables: dict[str, Any], job: str) -> None:
-    assert host.file(f"/etc/systemd/system/{job}purge.timer").exists == variables["app_schedule"]
+def test_scheduled_jobs_run_on_one_host_only(host: Host, variables: dict[str, Any], job_prefix: str) -> None:
+    assert host.file(f"/etc/systemd/system/{job_prefix}purge.timer").exists == variables["app_schedule"]
     assert variables["app_schedule"] == variables["app_migrate"]
 
 
 @pytest.mark.on("complete")
-def test_a_job_that_fails_is_seen(host: Host, job: str, ansible: Run) -> None:
-    drop_in = f"/run/systemd/system/{job}idle.service.d"
+def test_status_reports_a_failed_job(host: Host, job_prefix: str, ansible: Run) -> None:
+    drop_in = f"/run/systemd/system/{job_prefix}idle.service.d"
     text = r"[Service]\nExecStart=\nExecStart=/bin/false\n"
     change = f"mkdir {drop_in} && printf '{text}' > {drop_in}/fail.conf && systemctl daemon-reload"
-    host.check_output(f"{change} && systemctl restart {job}idle.service; sleep 1")
+    host.check_output(f"{change} && systemctl restart {job_prefix}idle.service; sleep 1")
     try:
         done = ansible("ansible-playbook", "playbooks/status.yml")
     finally:
         host.check_output(
-            f"rm -r {drop_in} && systemctl daemon-reload && systemctl restart {job}idle.service"
+            f"rm -r {drop_in} && systemctl daemon-reload && systemctl restart {job_prefix}idle.service"
         )
-    assert f"{host.backend.hostname}: {job}idle.service is activating (auto-restart): look at" in done.stdout
+    assert (
+        f"{host.backend.hostname}: {job_prefix}idle.service is activating (auto-restart): look at"
+        in done.stdout
+    )
 
 
 @pytest.mark.on("complete")
-def test_jobs_change_and_go(host: Host, ansible: Run) -> None:
-    """The role's way: file_set writes and purges the units, unit_set runs them."""
+def test_jobs_are_changed_and_removed(host: Host, ansible: Run) -> None:
+    """As in the role, file_set writes and purges the units, and unit_set starts and stops them."""
 
     def module(name: str, **arguments: Any) -> dict[str, Any]:
         words = ("-m", f"fastmetal.metal.{name}", "-a", json.dumps(arguments))
@@ -137,7 +140,7 @@ def test_jobs_change_and_go(host: Host, ansible: Run) -> None:
         answer: dict[str, Any] = json.JSONDecoder().raw_decode(done.stdout.partition("=> ")[2])[0]
         return answer
 
-    def bring(**units: str) -> dict[str, Any]:
+    def apply(**units: str) -> dict[str, Any]:
         texts = {name.replace("__", "."): text for name, text in units.items()}
         files = [
             {"path": f"{UNITS}/probe-{name.replace('_', '-')}", "content": text, "validate": VERIFY}
@@ -156,30 +159,30 @@ def test_jobs_change_and_go(host: Host, ansible: Run) -> None:
 
     try:
         worker = {"workers__target": TARGET, "job_work__service": WORKER}
-        assert bring(**worker)["changed"]
+        assert apply(**worker)["changed"]
         first = processes()
         assert first
-        assert not bring(**worker)["changed"]
+        assert not apply(**worker)["changed"]
         assert processes() == first
         host.check_output("systemctl stop probe-job-work.service")
-        assert bring(**worker)["changed"]
+        assert apply(**worker)["changed"]
         second = processes()
         assert second not in ("", first)
         changed = WORKER.replace("PartOf", "# A changed unit.\nPartOf")
-        assert bring(**worker | {"job_work__service": changed})["changed"]
+        assert apply(**worker | {"job_work__service": changed})["changed"]
         assert processes() not in ("", second)
         scheduled = {"job_work__service": SCHEDULED, "job_work__timer": TIMER.format("whenever")}
-        refused = bring(**scheduled)
+        refused = apply(**scheduled)
         assert "nothing was written" in refused["msg"]
         assert "whenever" in refused["msg"]
         assert processes()
-        assert bring(**scheduled | {"job_work__timer": TIMER.format("hourly")})["changed"]
+        assert apply(**scheduled | {"job_work__timer": TIMER.format("hourly")})["changed"]
         assert not processes()
         assert host.service("probe-job-work.timer").is_running
         assert not host.file(f"{UNITS}/probe-workers.target.wants/probe-job-work.service").exists
-        assert not bring(**scheduled | {"job_work__timer": TIMER.format("hourly")})["changed"]
+        assert not apply(**scheduled | {"job_work__timer": TIMER.format("hourly")})["changed"]
     finally:
-        bring()
+        apply()
         assert not host.file(f"{UNITS}/probe-job-work.timer").exists
         host.check_output("systemctl disable --now --quiet probe-workers.target")
         host.check_output("rm /etc/systemd/system/probe-workers.target && systemctl daemon-reload")

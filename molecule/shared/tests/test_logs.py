@@ -1,4 +1,4 @@
-"""One request's lines are found wherever they were written, and none is lost on the way there."""
+"""Log lines are found by request ID on all hosts, and collected without loss."""
 
 import http.client
 import json
@@ -25,15 +25,15 @@ REMOTE = "/var/log/journal/remote"
 
 @contextmanager
 def connection(edge: Host, variables: dict[str, Any]) -> Iterator[http.client.HTTPSConnection]:
-    """A client's connection to an edge."""
+    """Open a client's connection to an edge."""
     context = ssl.create_default_context(cadata=edge.file("/etc/fastmetal/tls/ca.crt").content_string)
     client = http.client.HTTPSConnection(variables["nginx_server_names"][0], timeout=15, context=context)
     yield client
     client.close()
 
 
-def ask(client: http.client.HTTPSConnection, request_id: str) -> None:
-    """One request that nothing has cached."""
+def send_request(client: http.client.HTTPSConnection, request_id: str) -> None:
+    """Send a request that no cache can answer."""
     client.request("GET", f"/api/v1/products?category={request_id}", headers={"X-Request-ID": request_id})
     answer = client.getresponse()
     answer.read()
@@ -52,26 +52,28 @@ def database(server: Host, variables: dict[str, Any], sql: str) -> str:
 
 @contextmanager
 def locked_table(server: Host, variables: dict[str, Any]) -> Iterator[None]:
-    """Hold the products for a moment, which makes whoever reads them slow."""
+    """Lock the table of products for 1.2 s, to make requests that read it slow."""
     tag = f"holder{uuid.uuid4().hex}"
     sql = f"BEGIN; LOCK TABLE products; SELECT pg_sleep(1.2) AS {tag}; COMMIT"
     words = ["systemd-run", "--quiet", "--collect", "--uid=postgres", "psql", "--no-psqlrc"]
     server.check_output(
         shlex.join([*words, f"--dbname={variables['exporter_postgres_database']}", "-c", sql])
     )
-    mine = f"SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%{tag[:9]}%' AND wait_event = 'PgSleep'"
-    while database(server, variables, mine) == "0":
+    waiting = (
+        f"SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%{tag[:9]}%' AND wait_event = 'PgSleep'"
+    )
+    while database(server, variables, waiting) == "0":
         time.sleep(0.05)
     yield
 
 
 @pytest.mark.on("edge")
-def test_a_slow_request_is_found_by_its_id_with_every_kind_of_line(
-    host: Host, variables: dict[str, Any], nearest: Callable[[str], Host], ansible: Run
+def test_a_slow_requests_lines_of_all_sources_are_found_by_its_id(
+    host: Host, variables: dict[str, Any], find_host: Callable[[str], Host], ansible: Run
 ) -> None:
     request_id = uuid.uuid4().hex
-    with connection(host, variables) as client, locked_table(nearest("postgres"), variables):
-        ask(client, request_id)
+    with connection(host, variables) as client, locked_table(find_host("postgres"), variables):
+        send_request(client, request_id)
     deadline = time.monotonic() + 20
     while True:
         shown = ansible("ansible-playbook", "playbooks/logs.yml", "-e", f"request_id={request_id}")
@@ -94,7 +96,7 @@ def test_a_slow_request_is_found_by_its_id_with_every_kind_of_line(
 
 
 @pytest.mark.on("monitoring", "complete")
-def test_an_id_that_is_none_or_of_nothing_is_told(host: Host, ansible: Run) -> None:
+def test_an_invalid_or_unknown_request_id_is_reported(host: Host, ansible: Run) -> None:
     words = ("ansible-playbook", "playbooks/logs.yml", "--limit", host.backend.hostname, "-e")
     bad = ansible(*words, "request_id=a;b")
     assert bad.returncode
@@ -105,7 +107,7 @@ def test_an_id_that_is_none_or_of_nothing_is_told(host: Host, ansible: Run) -> N
 
 
 @pytest.mark.on("postgres", "complete")
-def test_postgres_logs_json_over_a_rotation(host: Host, variables: dict[str, Any]) -> None:
+def test_postgres_logs_json_across_a_rotation(host: Host, variables: dict[str, Any]) -> None:
     tags = [uuid.uuid4().hex for _ in range(2)]
     limit = variables["postgresql_slow_query_ms"] / 1000
     with host.sudo():
@@ -119,8 +121,8 @@ def test_postgres_logs_json_over_a_rotation(host: Host, variables: dict[str, Any
         assert any(f"slow_{tag}" in line.get("statement", line["message"]) for line in lines), tag
 
 
-def names_of(collector: Host, identifier: str, prefix: str) -> set[str]:
-    """The ids that the collector's lines of one kind hold."""
+def request_ids(collector: Host, identifier: str, prefix: str) -> set[str]:
+    """Return the request IDs with a prefix in the collector's lines of an identifier."""
     command = (
         f"journalctl --quiet --directory={REMOTE} --output=cat --identifier={identifier} --grep={prefix}"
     )
@@ -129,19 +131,21 @@ def names_of(collector: Host, identifier: str, prefix: str) -> set[str]:
 
 
 def wait_for_lines(collector: Host, prefix: str, count: int, *identifiers: str) -> None:
-    """Wait until the collector has each request's line of each kind."""
-    wanted = {f"{prefix}{number}" for number in range(count)}
+    """Wait until the collector has a line of each identifier for each request."""
+    expected = {f"{prefix}{number}" for number in range(count)}
     deadline = time.monotonic() + 60
-    missing = dict.fromkeys(identifiers, wanted)
+    missing = dict.fromkeys(identifiers, expected)
     while any(missing.values()) and time.monotonic() < deadline:
         time.sleep(0.5)
-        missing = {identifier: wanted - names_of(collector, identifier, prefix) for identifier in missing}
+        missing = {
+            identifier: expected - request_ids(collector, identifier, prefix) for identifier in missing
+        }
     assert not any(missing.values()), {identifier: len(ids) for identifier, ids in missing.items()}
 
 
 @pytest.mark.on("collector")
 @pytest.mark.timeout(180)
-def test_nothing_is_lost_while_the_collector_is_away_and_everything_rotates(
+def test_no_line_is_lost_while_the_collector_is_down_and_logs_rotate(
     host: Host, hosts: Hosts, all_variables: dict[str, dict[str, Any]]
 ) -> None:
     prefix, count = f"r{uuid.uuid4().hex[:16]}-", 150
@@ -150,7 +154,7 @@ def test_nothing_is_lost_while_the_collector_is_away_and_everything_rotates(
     def make_requests() -> None:
         with connection(hosts[name], all_variables[name]) as client:
             for number in range(count):
-                ask(client, f"{prefix}{number}")
+                send_request(client, f"{prefix}{number}")
                 time.sleep(0.03)
 
     with host.sudo():
@@ -167,8 +171,8 @@ def test_nothing_is_lost_while_the_collector_is_away_and_everything_rotates(
     wait_for_lines(host, prefix, count, "nginx", all_variables[name]["app_name"])
 
 
-# Everything of it that a host may have.
-LEFT = """
+# Lists all units, files and listeners of log collection on a host.
+TRACES = """
 systemctl list-units --plain --no-legend '*journal-upload*' '*journal-remote*' 'fastmetal-*-logs*'
 systemctl --failed --plain --no-legend
 find /etc/systemd ! -type d -name 'fastmetal-*-logs*'
@@ -180,10 +184,10 @@ ss -Hltn | grep -E ':1953[12] '
 
 @pytest.mark.on("collector")
 @pytest.mark.timeout(300)
-def test_it_is_switched_off_without_a_trace_and_on_again_without_a_loss(
+def test_collection_is_disabled_completely_and_enabled_without_loss(
     host: Host, hosts: Hosts, all_variables: dict[str, dict[str, Any]], ansible: Run
 ) -> None:
-    """On the collector and an edge; to the other senders this is one more outage."""
+    """The collector and an edge change; for other senders this is an outage of the collector."""
     collector = host.backend.hostname
     name = next(name for name, known in all_variables.items() if "edge" in known["group_names"])
     prefix, count = f"s{uuid.uuid4().hex[:16]}-", 20
@@ -198,11 +202,11 @@ def test_it_is_switched_off_without_a_trace_and_on_again_without_a_loss(
         switch("false")
         try:
             for one in (host, hosts[name]):
-                assert one.run(LEFT).stdout == ""
+                assert one.run(TRACES).stdout == ""
             assert int(host.check_output(f"du --summarize {REMOTE}").split()[0]) >= kept
             with connection(hosts[name], all_variables[name]) as client:
                 for number in range(count):
-                    ask(client, f"{prefix}{number}")
+                    send_request(client, f"{prefix}{number}")
                     if number == count // 2:
                         time.sleep(1.2)  # Nginx writes its log once a second.
                         hosts[name].check_output("logrotate --force /etc/logrotate.d/nginx")
@@ -212,15 +216,15 @@ def test_it_is_switched_off_without_a_trace_and_on_again_without_a_loss(
 
 
 @pytest.mark.on("collector")
-def test_every_other_host_has_its_lines_at_the_collector(host: Host, hosts: Hosts) -> None:
+def test_the_collector_has_lines_of_every_other_host(host: Host, hosts: Hosts) -> None:
     with host.sudo():
         known = set(host.check_output(f"journalctl --directory={REMOTE} --field=_HOSTNAME").split())
     assert known == hosts.keys() - {host.backend.hostname}
 
 
 @pytest.mark.on("collector")
-def test_collected_lines_keep_to_their_space(host: Host, variables: dict[str, Any]) -> None:
-    """Of finished files as large as twice the bound, the oldest go."""
+def test_collected_journals_stay_within_the_size_limit(host: Host, variables: dict[str, Any]) -> None:
+    """Of archived journals of twice the limit, the oldest are deleted."""
     limit, now = variables["logs_max_size_mb"], int(time.time() * 1e6)
     with host.sudo():
         host.check_output("journalctl --rotate")
@@ -242,32 +246,32 @@ def test_collected_lines_keep_to_their_space(host: Host, variables: dict[str, An
 
 
 @pytest.mark.on("collector")
-def test_the_collector_hears_nobody_without_a_certificate_of_the_environment(
+def test_the_collector_requires_a_client_certificate_of_the_environment(
     host: Host, variables: dict[str, Any], tmp_path: Path
 ) -> None:
     address = variables["private_address"]
     with host.sudo():
         listening = {line.split()[3] for line in host.check_output("ss -Hltn").splitlines()}
-        authority = host.file("/etc/fastmetal/tls/ca.crt").content_string
+        ca = host.file("/etc/fastmetal/tls/ca.crt").content_string
     assert f"{address}:{PORT}" in listening
     assert not {f"0.0.0.0:{PORT}", f"*:{PORT}", f"[::]:{PORT}"} & listening
     words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    pair = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "crt"), "-subj", "/CN=web1"]
-    subprocess.run([*words, *pair], check=True, capture_output=True)
+    files = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "crt"), "-subj", "/CN=web1"]
+    subprocess.run([*words, *files], check=True, capture_output=True)
     line = f"__REALTIME_TIMESTAMP=1\nMESSAGE=forged-{uuid.uuid4().hex}\n\n"
-    for own_pair in (False, True):
-        context = ssl.create_default_context(cadata=authority)
-        if own_pair:
+    for own_certificate in (False, True):
+        context = ssl.create_default_context(cadata=ca)
+        if own_certificate:
             context.load_cert_chain(tmp_path / "crt", tmp_path / "key")
         client = http.client.HTTPSConnection(address, PORT, timeout=10, context=context)
-        try:  # TLS 1.3 tells only at the first read that it wants another certificate.
+        try:  # With TLS 1.3, the server rejects a client certificate only after the handshake.
             client.request("POST", "/upload", line, {"Content-Type": "application/vnd.fdo.journal"})
             answer = client.getresponse().status
         except (ssl.SSLError, ConnectionError):
             continue
         finally:
             client.close()
-        pytest.fail(f"own pair {own_pair}: {answer}")
+        pytest.fail(f"own certificate {own_certificate}: {answer}")
 
 
 @pytest.mark.on("collector")

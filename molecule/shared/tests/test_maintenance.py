@@ -1,4 +1,4 @@
-"""Clients kept out at the edge, and let in again, without one request dropped."""
+"""Maintenance mode of the edge starts and ends without a dropped request."""
 
 import http.client
 import json
@@ -23,35 +23,35 @@ MESSAGE = """Back at six, <b>"friends"</b>"""
 
 @pytest.fixture
 def connect(host: Host, variables: dict[str, Any]) -> Callable[[], http.client.HTTPSConnection]:
-    """Return what opens a client's connection, from a machine that is no operator's."""
+    """Return a function that opens a client's connection; its address is not in nginx_maintenance_allowed."""
     context = ssl.create_default_context(cadata=host.file("/etc/fastmetal/tls/ca.crt").content_string)
     name = variables["nginx_server_names"][0]
     return lambda: http.client.HTTPSConnection(name, timeout=10, context=context)
 
 
 @pytest.fixture
-def maintain(host: Host, ansible: Run) -> Iterator[Callable[..., str]]:
-    """Return what turns maintenance on or off on this edge, and gives the recap of the run."""
+def set_maintenance(host: Host, ansible: Run) -> Iterator[Callable[..., str]]:
+    """Return a function that starts or ends maintenance on this edge and returns the play recap."""
 
-    def turn(word: str) -> str:
+    def run(word: str) -> str:
         arguments = json.dumps({"maintenance": word, "maintenance_message": MESSAGE})
         limit = ("--limit", host.backend.hostname)
         done = ansible("ansible-playbook", "playbooks/maintenance.yml", *limit, "-e", arguments)
         assert done.returncode == 0, done.stdout
         return done.stdout.splitlines()[-2]
 
-    yield turn
-    turn("off")
+    yield run
+    run("off")
 
 
 @contextmanager
-def asking(connect: Callable[[], http.client.HTTPSConnection], answers: Counter[str]) -> Iterator[None]:
-    """Keep asking, on connections kept alive and on fresh ones, and count every answer and failure."""
-    over = threading.Event()
+def requests(connect: Callable[[], http.client.HTTPSConnection], answers: Counter[str]) -> Iterator[None]:
+    """Send requests on kept-alive and on fresh connections, and count each status and exception."""
+    stop = threading.Event()
 
-    def ask(*, fresh: bool) -> None:
+    def send(*, fresh: bool) -> None:
         connection = connect()
-        while not over.is_set():
+        while not stop.is_set():
             try:
                 connection.request("GET", PATH)
                 response = connection.getresponse()
@@ -62,42 +62,42 @@ def asking(connect: Callable[[], http.client.HTTPSConnection], answers: Counter[
                 connection.close()
             if fresh:
                 connection.close()
-            over.wait(0.08)
+            stop.wait(0.08)
         connection.close()
 
-    threads = [threading.Thread(target=ask, kwargs={"fresh": fresh}) for fresh in (False, False, True)]
+    threads = [threading.Thread(target=send, kwargs={"fresh": fresh}) for fresh in (False, False, True)]
     for thread in threads:
         thread.start()
     try:
         yield
     finally:
-        over.set()
+        stop.set()
         for thread in threads:
             thread.join()
 
 
-def test_on_and_off_drop_no_request(
-    connect: Callable[[], http.client.HTTPSConnection], maintain: Callable[..., str]
+def test_start_and_end_drop_no_request(
+    connect: Callable[[], http.client.HTTPSConnection], set_maintenance: Callable[..., str]
 ) -> None:
     answers: Counter[str] = Counter()
-    with asking(connect, answers):
-        assert "changed=1 " in maintain("on")
-        assert "changed=0 " in maintain("on")
-        assert "changed=1 " in maintain("off")
+    with requests(connect, answers):
+        assert "changed=1 " in set_maintenance("on")
+        assert "changed=0 " in set_maintenance("on")
+        assert "changed=1 " in set_maintenance("off")
         time.sleep(0.3)
     assert set(answers) == {"200", "503"}, answers
 
 
-def test_clients_are_told_operators_let_through_and_a_run_changes_nothing(
+def test_clients_get_503_operators_pass_and_edge_yml_keeps_maintenance(
     host: Host,
     connect: Callable[[], http.client.HTTPSConnection],
     variables: dict[str, Any],
-    maintain: Callable[..., str],
+    set_maintenance: Callable[..., str],
     ansible: Run,
 ) -> None:
-    maintain("on")
+    set_maintenance("on")
 
-    def ask(path: str, method: str = "GET", accept: str = "*/*") -> tuple[http.client.HTTPResponse, str]:
+    def request(path: str, method: str = "GET", accept: str = "*/*") -> tuple[http.client.HTTPResponse, str]:
         connection = connect()
         connection.request(method, path, headers={"Accept": accept})
         response = connection.getresponse()
@@ -107,22 +107,22 @@ def test_clients_are_told_operators_let_through_and_a_run_changes_nothing(
 
     headers = variables["__nginx_own_headers"]
     for method in ("GET", "POST", "DELETE"):
-        answer, body = ask(PATH, method)
+        answer, body = request(PATH, method)
         assert answer.status == 503
         assert answer.headers["Content-Type"] == "application/problem+json"
         assert (json.loads(body)["status"], json.loads(body)["detail"]) == (503, MESSAGE)
         assert int(answer.headers["Retry-After"]) > 0
         for name in (*headers, "X-Request-ID", "Strict-Transport-Security"):
             assert len(answer.headers.get_all(name) or []) == 1, name
-    answer, body = ask("/", accept="text/html,application/xhtml+xml,*/*;q=0.8")
+    answer, body = request("/", accept="text/html,application/xhtml+xml,*/*;q=0.8")
     assert (answer.status, answer.headers["Content-Type"]) == (503, "text/html; charset=utf-8")
     assert answer.headers["Content-Security-Policy"] == headers["Content-Security-Policy"]
     assert "Back at six, &lt;b&gt;" in body
     assert "<b>" not in body
-    # This process lives, but there is nothing to be had from it; and what is private stays so.
-    assert ask("/health/live")[0].status == 200
-    assert ask("/health/ready")[0].status == 503
-    assert ask("/etc/nginx/maintenance/on")[0].status == 404
+    # The service stays alive but not ready, and private files stay private.
+    assert request("/health/live")[0].status == 200
+    assert request("/health/ready")[0].status == 503
+    assert request("/etc/nginx/maintenance/on")[0].status == 404
 
     script = (
         "import ssl, urllib.request as r; c = ssl.create_default_context(cafile='/etc/fastmetal/tls/ca.crt');"
@@ -136,11 +136,11 @@ def test_clients_are_told_operators_let_through_and_a_run_changes_nothing(
     assert f"{name} keeps clients out since " in done.stdout
     assert MESSAGE in done.stdout
     assert "changed=0 " in done.stdout.splitlines()[-2]
-    assert ask(PATH)[0].status == 503
+    assert request(PATH)[0].status == 503
 
 
 @pytest.mark.parametrize("words", [[], ["-e", "maintenance=perhaps"]])
-def test_anything_else_is_refused(host: Host, ansible: Run, words: list[str]) -> None:
+def test_other_values_are_refused(host: Host, ansible: Run, words: list[str]) -> None:
     done = ansible("ansible-playbook", "playbooks/maintenance.yml", "--limit", host.backend.hostname, *words)
     assert done.returncode != 0
     assert "Say -e maintenance=on or -e maintenance=off" in done.stdout

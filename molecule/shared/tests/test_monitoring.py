@@ -1,4 +1,4 @@
-"""What Prometheus and the exporters do."""
+"""Targets, rules, alerts, exporters and the status page."""
 
 import base64
 import io
@@ -24,22 +24,22 @@ from tests.remote import fetch
 PORTS = {"node": 9100, "postgres": 9187, "redis": 9121, "blackbox": 9115}
 
 
-def ask(host: Host, variables: dict[str, Any], path: str) -> Any:
-    """Ask Prometheus from its own host."""
+def query_api(host: Host, variables: dict[str, Any], path: str) -> Any:
+    """Return the data of a path in Prometheus' API, read from its own host."""
     return json.loads(fetch(host, f"http://{variables['prometheus_listen_address']}/api/v1/{path}"))["data"]
 
 
 def wait_for_samples(host: Host, variables: dict[str, Any], query: str) -> list[dict[str, Any]]:
-    """Return a query's samples, waiting for as long as the first scrapes may take."""
+    """Return a query's samples; wait for the first scrapes if there are none."""
     deadline = time.monotonic() + 2 * variables["prometheus_scrape_interval_seconds"] + 10
     while True:
-        samples: list[dict[str, Any]] = ask(host, variables, f"query?query={quote(query)}")["result"]
+        samples: list[dict[str, Any]] = query_api(host, variables, f"query?query={quote(query)}")["result"]
         if samples or time.monotonic() > deadline:
             return samples
         time.sleep(1)
 
 
-def wanted_targets(variables: dict[str, Any]) -> set[tuple[str, str]]:
+def expected_targets(variables: dict[str, Any]) -> set[tuple[str, str]]:
     """Return (job, instance) of every target of Prometheus."""
     scraped = {
         (name, target["host"])
@@ -54,7 +54,7 @@ def wanted_targets(variables: dict[str, Any]) -> set[tuple[str, str]]:
 def test_every_target_is_up(host: Host, variables: dict[str, Any]) -> None:
     deadline = time.monotonic() + 2 * variables["prometheus_scrape_interval_seconds"] + 10
     while True:
-        targets = ask(host, variables, "targets?state=active")["activeTargets"]
+        targets = query_api(host, variables, "targets?state=active")["activeTargets"]
         down = {
             (t["labels"]["job"], t["labels"]["instance"]): t["lastError"]
             for t in targets
@@ -65,18 +65,18 @@ def test_every_target_is_up(host: Host, variables: dict[str, Any]) -> None:
         time.sleep(1)
     assert down == {}
     found = {(target["labels"]["job"], target["labels"]["instance"]) for target in targets}
-    assert found == wanted_targets(variables)
+    assert found == expected_targets(variables)
 
 
 @pytest.mark.on("monitoring")
 def test_every_rule_evaluates(host: Host, variables: dict[str, Any]) -> None:
-    found = [rule for group in ask(host, variables, "rules")["groups"] for rule in group["rules"]]
+    found = [rule for group in query_api(host, variables, "rules")["groups"] for rule in group["rules"]]
     assert len(found) > 58
     assert [(rule["name"], rule.get("lastError")) for rule in found if rule["health"] != "ok"] == []
 
 
-# A figure that only comes when the exporter gets what it asks for, and the job whose hosts must have it.
-FIGURES = {
+# Queries that return samples only if the exporter has access, and the job whose hosts must have them.
+QUERIES = {
     "node_memory_MemAvailable_bytes": "node",
     'node_systemd_unit_state{name="ssh.service",state="active"}==1': "node",
     "fastmetal_reboot_required": "node",
@@ -94,21 +94,21 @@ FIGURES = {
 
 
 @pytest.mark.on("monitoring")
-@pytest.mark.parametrize("figure", FIGURES)
-def test_every_exporter_gets_its_figures(host: Host, variables: dict[str, Any], figure: str) -> None:
-    wanted = {name for job, name in wanted_targets(variables) if job == FIGURES[figure]}
-    assert wanted
+@pytest.mark.parametrize("query", QUERIES)
+def test_every_exporter_has_its_samples(host: Host, variables: dict[str, Any], query: str) -> None:
+    expected = {name for job, name in expected_targets(variables) if job == QUERIES[query]}
+    assert expected
     deadline = time.monotonic() + 60
     while True:
-        found = {sample["metric"]["instance"] for sample in wait_for_samples(host, variables, figure)}
-        if wanted <= found or time.monotonic() > deadline:
+        found = {sample["metric"]["instance"] for sample in wait_for_samples(host, variables, query)}
+        if expected <= found or time.monotonic() > deadline:
             break
         time.sleep(1)
-    assert wanted <= found
+    assert expected <= found
 
 
 @pytest.mark.on("edge", "complete")
-def test_the_edge_is_counted_over_rotations(host: Host) -> None:
+def test_edge_requests_are_counted_across_a_log_rotation(host: Host) -> None:
     def requests() -> dict[str, int]:
         with host.sudo():
             host.check_output("systemctl restart fastmetal-host-metrics.service")
@@ -116,7 +116,7 @@ def test_the_edge_is_counted_over_rotations(host: Host) -> None:
         lines = [line.split() for line in text.splitlines() if not line.startswith("#")]
         return {name: int(float(value)) for name, value in lines if name.startswith("edge_requests_total")}
 
-    def ask_edge() -> None:
+    def request_edge() -> None:
         script = (
             "import ssl,urllib.request as r,urllib.error as e\n"
             "context=ssl._create_unverified_context()\n"
@@ -127,16 +127,16 @@ def test_the_edge_is_counted_over_rotations(host: Host) -> None:
         time.sleep(1.5)  # The log is written once a second.
 
     before = requests()
-    ask_edge()
+    request_edge()
     with host.sudo():
         host.check_output("logrotate --force /etc/logrotate.d/nginx")
-    ask_edge()
+    request_edge()
     key = 'edge_requests_total{status="421"}'
     assert requests().get(key, 0) == before.get(key, 0) + 2
 
 
 def run_promtool(host: Host, directory: Path, expression: str | None = None) -> CommandResult:
-    """Run the cases of every alert with the host's promtool."""
+    """Run the test cases of all alerts with the host's promtool."""
     rules.write(directory, expression)
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
@@ -159,16 +159,16 @@ def test_alerts_fire_and_stay_silent(host: Host, tmp_path: Path) -> None:
 @pytest.mark.on("once")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("expression", "kind"), [("vector(1) > 1", "fires"), ("vector(1)", "silent")])
-def test_cases_notice_a_rule_that_is_wrong(host: Host, tmp_path: Path, expression: str, kind: str) -> None:
-    """An alert that can never fire, or always does, turns its own case red."""
-    wanted = {
+def test_alert_cases_detect_a_wrong_rule(host: Host, tmp_path: Path, expression: str, kind: str) -> None:
+    """An alert that never fires, or always fires, fails its own test case."""
+    expected = {
         f"{alert} {kind}"
         for name in rules.rule_files()
         for alert, case in rules.cases(name).items()
         if kind in case
     }
     done = run_promtool(host, tmp_path, expression)
-    assert wanted <= set(re.findall(r"name: (.+?),", done.stdout + done.stderr))
+    assert expected <= set(re.findall(r"name: (.+?),", done.stdout + done.stderr))
 
 
 RECEIVER = """
@@ -184,7 +184,7 @@ http.server.HTTPServer(("127.0.0.1", 9099), Handler).serve_forever()
 
 
 def received(host: Host) -> set[tuple[str, str, str]]:
-    """Return (alert, instance, status) of everything that has reached the receiver."""
+    """Return (alert, instance, status) of all notifications that the receiver got."""
     lines = host.check_output("cat /run/received.jsonl 2>/dev/null || true").splitlines()
     return {
         (alert["labels"]["alertname"], alert["labels"].get("instance", ""), alert["status"])
@@ -194,7 +194,7 @@ def received(host: Host) -> set[tuple[str, str, str]]:
 
 
 def wait_for_alert(host: Host, alert: tuple[str, str, str], seconds: float) -> None:
-    """Wait until an alert has reached the receiver."""
+    """Wait until the receiver has the notification."""
     deadline = time.monotonic() + seconds
     while alert not in (found := received(host)):
         assert time.monotonic() < deadline, found
@@ -202,9 +202,9 @@ def wait_for_alert(host: Host, alert: tuple[str, str, str], seconds: float) -> N
 
 
 @pytest.mark.on("monitoring", "app")
-def test_an_alert_arrives_and_ends(host: Host, variables: dict[str, Any]) -> None:
+def test_an_alert_is_delivered_and_resolved(host: Host, variables: dict[str, Any]) -> None:
     name, service = host.backend.hostname, variables["app_name"]
-    # With its socket, or the next request would start it again.
+    # Stop the socket too, or the next request would start the service.
     units = f"{service}.socket {service}.service"
     with host.sudo():
         host.check_output("rm -f /run/received.jsonl")
@@ -224,35 +224,35 @@ def test_an_alert_arrives_and_ends(host: Host, variables: dict[str, Any]) -> Non
 
 @pytest.mark.on("edge")
 @pytest.mark.parametrize(
-    ("path", "holds"),
+    ("path", "content"),
     [
         ("/prometheus/consoles/status.html", "<h2>Hosts</h2>"),
         ("/prometheus/api/v1/query?query=vector(1)", '"success"'),
         ("/alertmanager/api/v2/status", "versionInfo"),
     ],
 )
-def test_tools_are_shown_to_whoever_has_a_password(
-    host: Host, variables: dict[str, Any], path: str, holds: str
+def test_monitoring_tools_require_a_password(
+    host: Host, variables: dict[str, Any], path: str, content: str
 ) -> None:
     with host.sudo():
         context = ssl.create_default_context(cadata=host.file("/etc/fastmetal/tls/ca.crt").content_string)
-    known = {"": 401, "verify:wrong": 401, "other:verify": 401, "verify:verify": 200}
-    for account, wanted in known.items():
+    statuses = {"": 401, "verify:wrong": 401, "other:verify": 401, "verify:verify": 200}
+    for account, expected in statuses.items():
         client = HTTPSConnection(variables["nginx_server_names"][0], timeout=15, context=context)
         token = base64.b64encode(account.encode()).decode()
         client.request("GET", path, headers={"Authorization": f"Basic {token}"} if account else {})
         answer = client.getresponse()
         body = answer.read().decode()
         client.close()
-        assert answer.status == wanted, (account, body)
-        assert (holds in body) == (wanted == 200)
+        assert answer.status == expected, (account, body)
+        assert (content in body) == (expected == 200)
 
 
 @pytest.mark.on("monitoring")
-def test_the_status_page_knows_every_host(host: Host, variables: dict[str, Any]) -> None:
+def test_the_status_page_lists_every_host(host: Host, variables: dict[str, Any]) -> None:
     assert wait_for_samples(host, variables, "instance:node_cpu:utilisation5m")
     page = fetch(host, f"http://{variables['prometheus_listen_address']}/consoles/status.html")
-    hosts = {name for job, name in wanted_targets(variables) if job == "node"}
+    hosts = {name for job, name in expected_targets(variables) if job == "node"}
     assert hosts == set(re.findall(r'<td class="good">([^<]+)</td>', page))
     assert re.search(r'<td class="n">[0-9]+ %</td>', page)
     assert re.search(r"\d+\.\d+\.\d+-[0-9a-f]{12}", page)
@@ -267,32 +267,32 @@ def test_prometheus_is_not_public(variables: dict[str, Any]) -> None:
             socket.create_connection((variables["private_address"], int(port)), timeout=5)
 
 
-def test_exporters_are_closed_to_strangers(host: Host, variables: dict[str, Any]) -> None:
+def test_exporters_require_a_client_certificate(host: Host, variables: dict[str, Any]) -> None:
     with host.sudo():
         listening = {line.split()[3] for line in host.check_output("ss -Hltn").splitlines()}
     for name, port in PORTS.items():
-        wanted = name in variables["exporter_names"]
+        expected = name in variables["exporter_names"]
         address = "127.0.0.1" if name == "blackbox" else variables["exporter_address"]
-        assert (f"{address}:{port}" in listening) == wanted, name
+        assert (f"{address}:{port}" in listening) == expected, name
         assert not {f"0.0.0.0:{port}", f"*:{port}", f"[::]:{port}"} & listening, name
-        if not wanted:
+        if not expected:
             continue
         if address == "127.0.0.1":
             with pytest.raises(OSError, match=r"refused|timed out"):
                 socket.create_connection((variables["private_address"], port), timeout=5)
             continue
         with host.sudo():
-            authority = host.file(variables["exporter_tls_ca_certificate"]).content_string
-        context = ssl.create_default_context(cadata=authority)
+            ca = host.file(variables["exporter_tls_ca_certificate"]).content_string
+        context = ssl.create_default_context(cadata=ca)
         plain = socket.create_connection((address, port), timeout=5)
         connection = context.wrap_socket(plain, server_hostname=address)
-        # TLS 1.3 tells only at the first read that it wants a certificate.
+        # With TLS 1.3, the server requires the client certificate only after the handshake.
         with connection, pytest.raises((ssl.SSLError, ConnectionError)):
             connection.recv(1)
 
 
 @pytest.mark.on("postgres")
-def test_the_postgres_exporter_reads_no_data(host: Host, variables: dict[str, Any]) -> None:
+def test_the_postgres_exporter_cannot_read_tables(host: Host, variables: dict[str, Any]) -> None:
     query = "psql --dbname={} --no-psqlrc --tuples-only --no-align --command={}"
     database = shlex.quote(variables["exporter_postgres_database"])
     with host.sudo("prometheus"):
@@ -303,7 +303,7 @@ def test_the_postgres_exporter_reads_no_data(host: Host, variables: dict[str, An
 
 
 @pytest.mark.on("redis")
-def test_the_redis_exporter_reads_no_key(host: Host, variables: dict[str, Any]) -> None:
+def test_the_redis_exporter_cannot_read_keys(host: Host, variables: dict[str, Any]) -> None:
     socket_path, user = variables["exporter_redis_socket"], variables["exporter_redis_user"]
     with host.sudo():
         for command in ("GET api:x", "KEYS *", "CONFIG GET requirepass", "FLUSHALL"):

@@ -1,4 +1,4 @@
-"""What the public site and the private listener do, asked from outside wherever that is possible."""
+"""The public site and the private listener; clients run outside the host where possible."""
 
 import gzip
 import http.client
@@ -32,15 +32,15 @@ class Answer:
 
 @dataclass
 class Site:
-    """A client of the public site that trusts the environment's authority and nothing else."""
+    """A client of the public site that trusts only the environment's CA."""
 
     address: str
     name: str
-    authority: str
+    ca: str
     settings: dict[str, Any] = field(repr=False)
 
     def context(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cadata=self.authority)
+        return ssl.create_default_context(cadata=self.ca)
 
     def connect(self, *, port: int = 443, context: ssl.SSLContext | None = None) -> socket.socket:
         plain = socket.create_connection((self.address, port), timeout=15)
@@ -78,14 +78,14 @@ def site(host: Host, variables: dict[str, Any]) -> Site:
     return Site(
         address=variables["private_address"],
         name=names[0],
-        authority=read(host, variables["nginx_ca_certificate"]),
+        ca=read(host, variables["nginx_ca_certificate"]),
         settings=variables,
     )
 
 
 @pytest.fixture
 def listeners(variables: dict[str, Any]) -> list[tuple[str, int]]:
-    """Where this host offers the application to other hosts and to its own monitoring."""
+    """Return (address, port) of the listeners for other hosts and for this host's monitoring."""
     pairs = [listen.rsplit(":", 1) for listen in variables["nginx_backend_listen"]]
     return [(address.strip("[]"), int(port)) for address, port in pairs]
 
@@ -95,10 +95,10 @@ def is_loopback(address: str) -> bool:
 
 
 @contextmanager
-def dead_application(host: Host, settings: dict[str, Any]) -> Iterator[None]:
-    """Hide the application's socket: connections to it fail at once, nothing has to be stopped.
+def unreachable_application(host: Host, settings: dict[str, Any]) -> Iterator[None]:
+    """Hide the application's socket, so that new connections fail at once without a stop of the application.
 
-    The reload lets go of the connections that nginx keeps open.
+    The reload closes the connections that nginx keeps open.
     """
     (upstream,) = settings["nginx_upstreams"]
     path = shlex.quote(upstream.removeprefix("unix:"))
@@ -112,11 +112,11 @@ def dead_application(host: Host, settings: dict[str, Any]) -> Iterator[None]:
             host.check_output(f"mv {path}.hidden {path}")
 
 
-def log_lines(host: Host, wanted: str) -> list[dict[str, Any]]:
-    """Return the access log's lines that hold a text, once nginx has flushed its buffer."""
+def log_lines(host: Host, text: str) -> list[dict[str, Any]]:
+    """Return the access log's lines that contain a text; wait until nginx has flushed its buffer."""
     time.sleep(1.5)
     with host.sudo():
-        found = host.run(f"grep -hF {shlex.quote(wanted)} /var/log/nginx/access.log").stdout
+        found = host.run(f"grep -hF {shlex.quote(text)} /var/log/nginx/access.log").stdout
     return [json.loads(line) for line in found.splitlines()]
 
 
@@ -133,9 +133,9 @@ def test_certificate_verifies(site: Site) -> None:
 
 @pytest.mark.on("edge")
 def test_certificate_is_not_for_other_names(site: Site) -> None:
-    stranger = Site(site.address, "stranger.invalid", site.authority, site.settings)
+    other_name = Site(site.address, "stranger.invalid", site.ca, site.settings)
     with pytest.raises(ssl.SSLCertVerificationError):
-        stranger.connect()
+        other_name.connect()
 
 
 @pytest.mark.on("edge")
@@ -182,7 +182,7 @@ def test_unknown_host_is_refused(site: Site, port: int) -> None:
     answer.assert_problem()
 
 
-# ---- Headers on every answer ----
+# ---- Headers on every response ----
 
 
 def assert_headers(site: Site, answer: Answer, *, tls: bool = True) -> None:
@@ -198,14 +198,14 @@ def assert_headers(site: Site, answer: Answer, *, tls: bool = True) -> None:
     [("/health/live", 200), ("/metrics", 404), ("/no/such/page", 404), ("/no/such/page.html", 404)],
 )
 @pytest.mark.on("edge")
-def test_headers_on_answers(site: Site, path: str, status: int) -> None:
+def test_headers_on_responses(site: Site, path: str, status: int) -> None:
     answer = site.request(path)
     assert answer.status == status
     assert_headers(site, answer)
 
 
 @pytest.mark.on("edge")
-def test_head_is_get_without_the_body(site: Site) -> None:
+def test_head_responds_like_get_without_the_body(site: Site) -> None:
     whole, head = site.request("/health/live"), site.request("/health/live", "HEAD")
     assert (head.status, head.body) == (whole.status, b"") == (200, b"")
     assert head.headers["Content-Length"] == str(len(whole.body))
@@ -225,7 +225,7 @@ def test_headers_on_misdirected_request(site: Site) -> None:
 
 @pytest.mark.on("edge_beside_app", "complete")
 def test_headers_when_the_application_is_down(host: Host, site: Site) -> None:
-    with dead_application(host, site.settings):
+    with unreachable_application(host, site.settings):
         answer = site.request("/health/live")
     assert answer.status == 502
     answer.assert_problem()
@@ -233,11 +233,11 @@ def test_headers_when_the_application_is_down(host: Host, site: Site) -> None:
     assert site.request("/health/live").status == 200
 
 
-# ---- What is not public ----
+# ---- Private paths and listeners ----
 
 
 @pytest.mark.on("edge")
-def test_private_paths_do_not_exist(site: Site) -> None:
+def test_private_paths_respond_404(site: Site) -> None:
     for path in site.settings["__nginx_private_paths"]:
         disguises = [
             path,
@@ -257,7 +257,7 @@ def test_private_paths_do_not_exist(site: Site) -> None:
 
 
 @pytest.mark.on("nginx")
-def test_nothing_else_listens(host: Host, variables: dict[str, Any]) -> None:
+def test_nginx_has_no_other_listeners(host: Host, variables: dict[str, Any]) -> None:
     groups = set(variables["group_names"])
     with host.sudo():
         lines = host.check_output("ss -Hltnp").splitlines()
@@ -270,7 +270,7 @@ def test_nothing_else_listens(host: Host, variables: dict[str, Any]) -> None:
 
 
 @pytest.mark.on("app")
-def test_private_listener_is_closed_to_strangers(
+def test_private_listener_requires_a_client_certificate(
     host: Host, variables: dict[str, Any], listeners: list[tuple[str, int]]
 ) -> None:
     context = ssl.create_default_context(cadata=read(host, variables["nginx_ca_certificate"]))
@@ -291,7 +291,7 @@ def test_private_listener_is_closed_to_strangers(
 
 
 @pytest.mark.on("edge")
-def test_rate_limit_answers_429(site: Site) -> None:
+def test_rate_limit_responds_429(site: Site) -> None:
     zone = min(site.settings["__nginx_rate_limits"], key=lambda zone: zone["burst"])
     answers = [site.request(f"{zone['path']}{uuid.uuid4()}") for _ in range(zone["burst"] + 5)]
     refused = [answer for answer in answers if answer.status == 429]
@@ -303,8 +303,8 @@ def test_rate_limit_answers_429(site: Site) -> None:
 
 
 @pytest.mark.on("edge", "complete")
-def test_connection_limit_answers_429(site: Site) -> None:
-    """Requests whose bodies never arrive stay in progress; the one too many is refused."""
+def test_connection_limit_responds_429(site: Site) -> None:
+    """Requests with incomplete bodies stay in flight; one request over the limit is refused."""
     limit = site.settings["nginx_connections_per_client"]
     request = f"POST /no/such/page HTTP/1.1\r\nHost: {site.name}\r\nContent-Length: 5\r\n\r\n"
     context = site.context()
@@ -322,7 +322,7 @@ def test_connection_limit_answers_429(site: Site) -> None:
 
 
 @pytest.mark.on("edge", "complete")
-def test_body_over_the_limit_answers_413(site: Site) -> None:
+def test_body_over_the_limit_responds_413(site: Site) -> None:
     number, unit = re.fullmatch(r"(\d+)([kmg]?)", site.settings["nginx_body_limit"]).groups()  # type: ignore[union-attr]
     limit = int(number) * 1024 ** " kmg".index(unit or " ")
     answer = site.request("/api/v1/products", "POST", {"Content-Length": str(limit + 1)})
@@ -331,11 +331,11 @@ def test_body_over_the_limit_answers_413(site: Site) -> None:
     assert_headers(site, answer)
 
 
-# ---- Answers ----
+# ---- Responses and logs ----
 
 
 @pytest.mark.on("edge", "complete")
-def test_answers_are_compressed(site: Site) -> None:
+def test_responses_are_compressed(site: Site) -> None:
     path = "/api/openapi.json"
     plain = site.request(path)
     assert plain.status == 200
@@ -343,7 +343,7 @@ def test_answers_are_compressed(site: Site) -> None:
     compressed = site.request(path, headers={"Accept-Encoding": "gzip"})
     assert compressed.headers["Content-Encoding"] == "gzip"
     assert "Accept-Encoding" in compressed.headers["Vary"]
-    # Another host may have answered, and another Python words some descriptions differently.
+    # Another host may have responded; descriptions differ between Python versions.
     paths = [json.loads(body)["paths"].keys() for body in (gzip.decompress(compressed.body), plain.body)]
     assert paths[0] == paths[1]
 
@@ -367,29 +367,29 @@ def test_harmful_request_id_is_replaced(site: Site) -> None:
 
 
 @pytest.mark.on("edge")
-def test_client_address_cannot_be_chosen(host: Host, site: Site, hosts: dict[str, Host]) -> None:
+def test_client_address_cannot_be_forged(host: Host, site: Site, hosts: dict[str, Host]) -> None:
     assert not site.settings["nginx_trusted_proxies"]
     reference = uuid.uuid4().hex
     forged = {"X-Forwarded-For": "203.0.113.9", "X-Real-IP": "203.0.113.9"}
     site.request("/no/such/page", headers={"X-Request-ID": reference, **forged})
     (line,) = log_lines(host, reference)
     assert line["client"] != "203.0.113.9"
-    # Whichever host's service answered says the same.
+    # The service on any of the hosts may have served the request.
     unit = f"{site.settings['service_name']}@*"
     command = f"journalctl --since -1min --output cat --unit '{unit}' | grep -F {reference}"
-    said = "".join(one.run(command).stdout for one in hosts.values())
-    assert json.loads(said)["client"] == line["client"]
+    journal = "".join(one.run(command).stdout for one in hosts.values())
+    assert json.loads(journal)["client"] == line["client"]
 
 
 @pytest.mark.on("edge", "complete")
-def test_health_is_not_logged(host: Host, site: Site) -> None:
+def test_health_requests_are_not_logged(host: Host, site: Site) -> None:
     reference = uuid.uuid4().hex
     assert site.request("/health/live", headers={"X-Request-ID": reference}).status == 200
     assert log_lines(host, reference) == []
 
 
 @pytest.mark.on("edge", "complete")
-def test_log_goes_on_after_rotation(host: Host, site: Site) -> None:
+def test_logging_continues_after_a_rotation(host: Host, site: Site) -> None:
     with host.sudo():
         host.check_output("logrotate --force /etc/logrotate.d/nginx")
     reference = uuid.uuid4().hex
@@ -397,12 +397,12 @@ def test_log_goes_on_after_rotation(host: Host, site: Site) -> None:
     assert len(log_lines(host, reference)) == 1
 
 
-# ---- Kept answers ----
+# ---- Cache ----
 
 
 @dataclass
 class Readers:
-    """Readers of a page that nobody has read before; how nginx served each is in its log."""
+    """Clients of a URL that is not cached yet; the access log has the cache status of each request."""
 
     host: Host
     site: Site
@@ -414,7 +414,7 @@ class Readers:
         self.references.append(uuid.uuid4().hex)
         return self.site.request(self.path, headers={**headers, "X-Request-ID": self.references[-1]})
 
-    def outcomes(self) -> list[str]:
+    def cache_statuses(self) -> list[str]:
         lines = {line["request_id"]: line["cache"] for line in log_lines(self.host, self.path.split("?")[0])}
         return [lines[reference] for reference in self.references]
 
@@ -422,12 +422,12 @@ class Readers:
 @pytest.fixture
 def readers(host: Host, site: Site) -> Readers:
     (route,) = site.settings["__nginx_cached_paths"]
-    # nginx counts whole seconds of the clock.
+    # Nginx counts whole seconds.
     return Readers(host, site, f"{route['path']}?category={uuid.uuid4()}", route["seconds"] + 1.1)
 
 
 @pytest.mark.on("edge", "complete")
-def test_an_answer_is_kept_for_a_moment(readers: Readers) -> None:
+def test_responses_are_cached_for_the_configured_time(readers: Readers) -> None:
     first, second = readers.read(), readers.read()
     assert (first.status, second.status) == (200, 200)
     assert first.body == second.body
@@ -435,28 +435,28 @@ def test_an_answer_is_kept_for_a_moment(readers: Readers) -> None:
     assert_headers(readers.site, second)
     time.sleep(readers.lifetime)
     readers.read()
-    assert readers.outcomes() == ["MISS", "HIT", "EXPIRED"]
+    assert readers.cache_statuses() == ["MISS", "HIT", "EXPIRED"]
 
 
 @pytest.mark.parametrize("value", ["session=ann", "0"])
 @pytest.mark.parametrize("credential", ["Authorization", "Cookie"])
 @pytest.mark.on("edge", "complete")
-def test_an_answer_to_somebody_is_for_nobody_else(readers: Readers, credential: str, value: str) -> None:
+def test_requests_with_credentials_bypass_the_cache(readers: Readers, credential: str, value: str) -> None:
     readers.read(**{credential: value})
     readers.read()
     readers.read(**{credential: value})
-    assert readers.outcomes() == ["BYPASS", "MISS", "BYPASS"]
+    assert readers.cache_statuses() == ["BYPASS", "MISS", "BYPASS"]
 
 
 @pytest.mark.on("edge_beside_app", "complete")
-def test_a_kept_answer_outlives_the_application(host: Host, readers: Readers) -> None:
+def test_a_stale_response_is_served_while_the_application_is_down(host: Host, readers: Readers) -> None:
     first = readers.read()
-    with dead_application(host, readers.site.settings):
+    with unreachable_application(host, readers.site.settings):
         time.sleep(readers.lifetime)
-        late, of_somebody = readers.read(), readers.read(Authorization="session=ann")
+        late, with_credentials = readers.read(), readers.read(Authorization="session=ann")
     assert (late.status, late.body) == (200, first.body)
-    assert of_somebody.status == 502
-    assert readers.outcomes() == ["MISS", "STALE", "BYPASS"]
+    assert with_credentials.status == 502
+    assert readers.cache_statuses() == ["MISS", "STALE", "BYPASS"]
 
 
 @pytest.mark.on("app")

@@ -1,4 +1,4 @@
-"""PostgreSQL as its clients meet it: who gets in, from where, and what they may do there."""
+"""PostgreSQL for its clients: authentication, network access, privileges and settings."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ PROBE = "fastmetal_probe"
 
 @dataclass
 class Server:
-    """The server on one host, and the ways to talk to it."""
+    """The server on one host, with clients for it."""
 
     host: Host
     variables: dict[str, Any]
@@ -48,13 +48,13 @@ class Server:
         )
 
     def admin(self, sql: str) -> str:
-        """Run SQL as the superuser, whom the operating system vouches for."""
+        """Run SQL as the superuser, by peer authentication, and return its output."""
         psql = "runuser -u postgres -- psql --no-psqlrc --quiet --tuples-only --no-align"
         command = f"{psql} --port=%s --command=%s %s"
         return str(self.host.check_output(command, str(self.port), sql, self.database)).strip()
 
     def settings(self) -> dict[str, int]:
-        """Read the numeric settings in force, sizes in bytes."""
+        """Return the effective numeric settings; sizes are in bytes."""
         value = "CASE WHEN unit LIKE '%B' THEN pg_size_bytes(current_setting(name)) ELSE setting::bigint END"
         table = "pg_settings WHERE vartype = 'integer' AND setting::bigint > 0"
         found: dict[str, int] = json.loads(self.admin(f"SELECT json_object_agg(name, {value}) FROM {table}"))
@@ -68,27 +68,27 @@ def server(host: Host, variables: dict[str, Any]) -> Server:
 
 @pytest.fixture
 def listening(server: Server) -> str:
-    """An address of the server."""
+    """Return the server's first network address."""
     return server.addresses[0]
 
 
 @pytest.fixture
 def table(server: Server) -> Iterator[str]:
-    """A table that the owner made, as a migration would."""
-    made = server.query(server.owner, f"CREATE TABLE {PROBE} (id serial PRIMARY KEY, name text)")
-    assert made.succeeded, made.stderr
+    """Return the name of a table that the owner created, as a migration would."""
+    created = server.query(server.owner, f"CREATE TABLE {PROBE} (id serial PRIMARY KEY, name text)")
+    assert created.succeeded, created.stderr
     yield PROBE
     assert server.query(server.owner, f"DROP TABLE {PROBE}").succeeded
 
 
-def test_every_role_gets_in_with_its_password(server: Server) -> None:
+def test_every_role_connects_with_its_password_to_its_databases(server: Server) -> None:
     databases = server.variables["__postgresql_databases"]
     for role in server.passwords:
         own = {one["name"] for one in databases if role in {one["owner"], one.get("app_role")}}
         for database in (one["name"] for one in databases):
             answer = server.query(role, "SELECT current_user", database=database)
-            wanted = (role, "") if database in own else ("", "permission denied for database")
-            assert (answer.stdout.strip(), wanted[1] in answer.stderr) == (wanted[0], True), answer.stderr
+            expected = (role, "") if database in own else ("", "permission denied for database")
+            assert (answer.stdout.strip(), expected[1] in answer.stderr) == (expected[0], True), answer.stderr
 
 
 def test_a_wrong_password_is_refused(server: Server) -> None:
@@ -98,7 +98,7 @@ def test_a_wrong_password_is_refused(server: Server) -> None:
         assert "password authentication failed" in answer.stderr
 
 
-def test_the_superuser_is_for_its_own_system_user_only(server: Server) -> None:
+def test_only_its_own_system_user_connects_as_superuser(server: Server) -> None:
     answer = server.host.run(
         "psql --no-psqlrc --no-password --command='SELECT 1' %s",
         f"host={SOCKET} port={server.port} user=postgres",
@@ -108,15 +108,15 @@ def test_the_superuser_is_for_its_own_system_user_only(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "what", ["TABLE intruder (id int)", "SCHEMA intruder", "ROLE intruder", "DATABASE x"]
+    "definition", ["TABLE intruder (id int)", "SCHEMA intruder", "ROLE intruder", "DATABASE x"]
 )
-def test_the_app_role_may_not_create(server: Server, what: str) -> None:
-    answer = server.query(server.app, f"CREATE {what}")
+def test_the_app_role_cannot_create_objects(server: Server, definition: str) -> None:
+    answer = server.query(server.app, f"CREATE {definition}")
     assert answer.failed
     assert "permission denied" in answer.stderr
 
 
-def test_the_app_role_works_on_rows_of_the_owners_tables_and_no_more(server: Server, table: str) -> None:
+def test_the_app_role_changes_rows_but_not_tables(server: Server, table: str) -> None:
     rows = server.query(
         server.app,
         f"INSERT INTO {table} (name) VALUES ('a'), ('b'); UPDATE {table} SET name = 'c' WHERE name = 'a';"
@@ -130,7 +130,7 @@ def test_the_app_role_works_on_rows_of_the_owners_tables_and_no_more(server: Ser
 
 
 @pytest.mark.on("complete")
-def test_stuck_sessions_of_the_app_role_end(server: Server) -> None:
+def test_the_app_role_has_timeouts(server: Server) -> None:
     for setting, value in server.variables["postgresql_app_role_settings"].items():
         assert server.query(server.app, f"SHOW {setting}").stdout.strip() == str(value)
         assert server.query(server.owner, f"SHOW {setting}").stdout.strip() == "0"
@@ -138,7 +138,7 @@ def test_stuck_sessions_of_the_app_role_end(server: Server) -> None:
     assert "canceling statement due to statement timeout" in ended.stderr
 
 
-def test_passwords_are_stored_as_scram_verifiers_and_found_nowhere_else(server: Server) -> None:
+def test_passwords_are_stored_only_as_scram_verifiers(server: Server) -> None:
     names = ", ".join(f"'{role}'" for role in server.passwords)
     verifiers = server.admin(f"SELECT rolpassword FROM pg_authid WHERE rolname IN ({names})").splitlines()
     assert len(verifiers) == len(server.passwords)
@@ -170,7 +170,7 @@ def test_slow_statements_are_logged_and_fast_ones_are_not(server: Server) -> Non
     assert limit == 0 or f"fast_{tag}" not in logged
 
 
-def test_the_tuning_is_the_documented_arithmetic_on_this_hosts_memory_and_cores(server: Server) -> None:
+def test_settings_follow_the_documented_formulas(server: Server) -> None:
     assert not server.variables["postgresql_settings"]
     mib = 1024 * 1024
     memory = int(server.host.check_output("awk '/^MemTotal/ {print int($2 / 1024)}' /proc/meminfo"))
@@ -196,16 +196,16 @@ def test_the_tuning_is_the_documented_arithmetic_on_this_hosts_memory_and_cores(
 
 
 @pytest.mark.on("complete")
-def test_damaged_pages_are_noticed(server: Server) -> None:
+def test_data_checksums_are_on(server: Server) -> None:
     assert server.admin("SHOW data_checksums") == "on"
 
 
 @pytest.mark.on("complete")
-def test_text_is_utf_8(server: Server) -> None:
+def test_the_encoding_is_utf_8(server: Server) -> None:
     assert server.query(server.app, "SELECT chr(8364)").stdout.strip() == "€"
 
 
-def test_it_listens_where_it_was_told_to_and_nowhere_else(server: Server) -> None:
+def test_it_listens_on_the_configured_addresses_only(server: Server) -> None:
     listeners = server.host.check_output("ss --no-header --listening --numeric --tcp --processes")
     ours = [line.split()[3] for line in listeners.splitlines() if '"postgres"' in line]
     found = {address.rpartition(":")[0].strip("[]") for address in ours}
@@ -220,11 +220,9 @@ def test_plaintext_is_refused(server: Server, listening: str) -> None:
 
 
 @pytest.mark.on("postgres_tls")
-def test_a_client_that_verifies_the_certificate_gets_in_if_its_address_is_listed(
-    server: Server, listening: str
-) -> None:
-    authority = server.variables["postgresql_tls_ca_certificate"]
-    options = f"sslmode=verify-full sslrootcert={authority}"
+def test_a_listed_address_connects_with_verify_full(server: Server, listening: str) -> None:
+    ca = server.variables["postgresql_tls_ca_certificate"]
+    options = f"sslmode=verify-full sslrootcert={ca}"
     sql = "SELECT version FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
     answer = server.query(server.app, sql, address=listening, options=options)
     if f"{listening}/32" in server.variables["postgresql_client_addresses"]:
@@ -236,7 +234,7 @@ def test_a_client_that_verifies_the_certificate_gets_in_if_its_address_is_listed
 
 
 @pytest.mark.on("postgres_tls")
-def test_another_authority_does_not_vouch_for_the_server(server: Server, listening: str) -> None:
+def test_another_ca_does_not_verify_the_server(server: Server, listening: str) -> None:
     options = "sslmode=verify-full sslrootcert=/etc/ssl/certs/ca-certificates.crt"
     answer = server.query(server.app, "SELECT 1", address=listening, options=options)
     assert answer.failed
@@ -244,7 +242,7 @@ def test_another_authority_does_not_vouch_for_the_server(server: Server, listeni
 
 
 @pytest.mark.on("postgres_tls")
-def test_the_superuser_cannot_come_over_the_network(server: Server, listening: str) -> None:
+def test_the_superuser_cannot_connect_over_the_network(server: Server, listening: str) -> None:
     answer = server.query(
         "postgres", "SELECT 1", password="any", address=listening, options="sslmode=require"
     )

@@ -1,4 +1,4 @@
-"""What outlives a reboot: the service, its data, and a host without failed units. Runs last."""
+"""After a reboot the service runs, its data exist and no unit has failed. This test runs last."""
 
 import json
 import ssl
@@ -14,40 +14,40 @@ from testinfra.host import Host
 pytestmark = pytest.mark.on("edge_beside_app", "postgres")
 
 
-def test_a_product_outlives_a_reboot(
+def test_a_product_survives_a_reboot(
     host: Host, variables: dict[str, Any], labctl: Callable[[str, str], None]
 ) -> None:
     products = f"https://{variables['nginx_server_names'][0]}/api/v1/products"
-    authority = host.file(variables["nginx_ca_certificate"]).content_string
+    ca = host.file(variables["nginx_ca_certificate"]).content_string
     token = host.check_output(f"{variables['app_name']}-manage token --subject verify")
     headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    context = ssl.create_default_context(cadata=authority)
+    context = ssl.create_default_context(cadata=ca)
 
-    def ask(url: str, method: str = "GET", data: Any = None) -> Any:
+    def send(url: str, method: str = "GET", data: Any = None) -> Any:
         body = None if data is None else json.dumps(data).encode()
         request = urllib.request.Request(url, body, headers, method=method)  # noqa: S310
         with urllib.request.urlopen(request, timeout=5, context=context) as answer:  # noqa: S310
             return json.loads(answer.read() or "null")
 
-    def booted() -> str:
+    def boot_time() -> str:
         return str(host.check_output("systemctl show --property=UserspaceTimestampMonotonic"))
 
     product = {"name": f"verify {uuid.uuid4()}", "category": "verify", "price": "12.34", "stock": 5}
-    written = ask(products, "POST", product)
+    written = send(products, "POST", product)
     url = f"{products}/{written['id']}"
-    before = booted()
+    before = boot_time()
 
     deadline = time.monotonic() + 30
     labctl("restart", host.backend.hostname)
     while True:
         try:
-            read = ask(url)
+            read = send(url)
             break
         except OSError:
-            assert time.monotonic() < deadline, "no answer within 30 s"
+            assert time.monotonic() < deadline, "no response within 30 s"
             time.sleep(0.1)
     assert time.monotonic() < deadline
     assert read == written
-    assert booted() != before
+    assert boot_time() != before
     assert host.check_output("systemctl is-system-running --wait") == "running"
-    ask(url, "DELETE")
+    send(url, "DELETE")

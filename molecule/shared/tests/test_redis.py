@@ -1,4 +1,4 @@
-"""Redis as its clients meet it: who gets in, from where, and what they may touch there."""
+"""Redis for its clients: authentication, network access, permissions and limits."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ UNIT = "redis-server@cache.service"
 
 @dataclass
 class Cache:
-    """The server on one host, and the ways to talk to it."""
+    """The server on one host, with clients for it."""
 
     host: Host
     variables: dict[str, Any]
@@ -25,8 +25,8 @@ class Cache:
         self.user: dict[str, Any] = self.variables["__redis_users"][0]
         self.key: str = self.user["keys"][0].replace("*", "fastmetal-probe")
 
-    def say(self, *command: str, password: str | None = None, target: str = f"-s {SOCKET}") -> str:
-        """Send one command as the first user, and give the answer or the refusal."""
+    def run(self, *command: str, password: str | None = None, target: str = f"-s {SOCKET}") -> str:
+        """Send a command as the first user, and return the reply or the error."""
         redis_cli = f"timeout 10 redis-cli --no-auth-warning --user %s {target}"
         answer = self.host.run(
             f"REDISCLI_AUTH=%s {redis_cli} {'%s ' * len(command)}",
@@ -36,8 +36,8 @@ class Cache:
         )
         return str(answer.stdout + answer.stderr).strip()
 
-    def say_unnamed(self, *command: str) -> str:
-        """Send one command without logging in."""
+    def run_unauthenticated(self, *command: str) -> str:
+        """Send a command without authentication, and return the reply or the error."""
         answer = self.host.run(f"redis-cli -s {SOCKET} {'%s ' * len(command)}", *command)
         return str(answer.stdout + answer.stderr).strip()
 
@@ -49,75 +49,75 @@ def cache(host: Host, variables: dict[str, Any]) -> Cache:
 
 @pytest.fixture
 def listening(cache: Cache) -> str:
-    """The redis-cli options that reach the TLS port."""
+    """Return redis-cli's options for the TLS port."""
     return f"-h {cache.addresses[0]} -p {cache.port}"
 
 
-def test_a_user_gets_in_with_the_right_password_only(cache: Cache) -> None:
-    assert cache.say("PING") == "PONG"
-    assert "WRONGPASS" in cache.say("PING", password="wrong")
+def test_a_user_authenticates_with_the_right_password_only(cache: Cache) -> None:
+    assert cache.run("PING") == "PONG"
+    assert "WRONGPASS" in cache.run("PING", password="wrong")
 
 
 def test_the_default_user_is_off(cache: Cache) -> None:
-    assert cache.say_unnamed("PING").startswith("NOAUTH")
-    assert cache.say_unnamed("AUTH", "default", "any").startswith("WRONGPASS")
-    assert cache.say_unnamed("AUTH", "any").startswith("WRONGPASS")
+    assert cache.run_unauthenticated("PING").startswith("NOAUTH")
+    assert cache.run_unauthenticated("AUTH", "default", "any").startswith("WRONGPASS")
+    assert cache.run_unauthenticated("AUTH", "any").startswith("WRONGPASS")
 
 
-def test_a_user_touches_its_own_keys_and_channels_only(cache: Cache) -> None:
-    assert cache.say("SET", cache.key, "1", "EX", "60") == "OK"
-    assert cache.say("GET", cache.key) == "1"
-    assert cache.say("DEL", cache.key) == "1"
-    assert cache.say("SET", "another:key", "1").startswith("NOPERM")
-    assert cache.say("GET", "another:key").startswith("NOPERM")
-    assert cache.say("PUBLISH", "another:channel", "1").startswith("NOPERM")
+def test_a_user_accesses_its_own_keys_and_channels_only(cache: Cache) -> None:
+    assert cache.run("SET", cache.key, "1", "EX", "60") == "OK"
+    assert cache.run("GET", cache.key) == "1"
+    assert cache.run("DEL", cache.key) == "1"
+    assert cache.run("SET", "another:key", "1").startswith("NOPERM")
+    assert cache.run("GET", "another:key").startswith("NOPERM")
+    assert cache.run("PUBLISH", "another:channel", "1").startswith("NOPERM")
     for channel in cache.user.get("channels", []):
-        assert cache.say("PUBLISH", channel.replace("*", "probe"), "1") == "0"
+        assert cache.run("PUBLISH", channel.replace("*", "probe"), "1") == "0"
 
 
-def test_a_user_cannot_administer(cache: Cache) -> None:
+def test_a_user_cannot_run_administrative_commands(cache: Cache) -> None:
     assert "commands" not in cache.user
     for command in ("FLUSHALL", "SHUTDOWN", "KEYS *", "CONFIG GET *", "ACL LIST", "REPLICAOF NO ONE"):
-        assert cache.say(*command.split()).startswith("NOPERM"), command
+        assert cache.run(*command.split()).startswith("NOPERM"), command
 
 
-def test_other_system_users_do_not_reach_the_socket(cache: Cache) -> None:
+def test_other_system_users_cannot_connect_to_the_socket(cache: Cache) -> None:
     answer = cache.host.run(f"runuser -u nobody -- redis-cli -s {SOCKET} PING")
     assert "Permission denied" in answer.stdout + answer.stderr
 
 
 @pytest.mark.on("complete")
-def test_the_eviction_policy_is_in_force(cache: Cache) -> None:
-    cache.say("SET", cache.key, "1", "EX", "60")
-    # Redis counts how often a key is used under an LFU policy only, and how long ago under the others.
+def test_the_eviction_policy_is_applied(cache: Cache) -> None:
+    cache.run("SET", cache.key, "1", "EX", "60")
+    # Redis has a key's access frequency under LFU policies only, and its idle time under the others.
     lfu = cache.variables["redis_maxmemory_policy"].endswith("-lfu")
-    assert cache.say("OBJECT", "FREQ", cache.key).isdigit() == lfu
-    assert cache.say("OBJECT", "IDLETIME", cache.key).isdigit() != lfu
-    cache.say("DEL", cache.key)
+    assert cache.run("OBJECT", "FREQ", cache.key).isdigit() == lfu
+    assert cache.run("OBJECT", "IDLETIME", cache.key).isdigit() != lfu
+    cache.run("DEL", cache.key)
 
 
 @pytest.mark.on("complete")
-def test_the_memory_limit_is_in_force(cache: Cache) -> None:
+def test_the_memory_limit_is_applied(cache: Cache) -> None:
     limit = cache.variables["redis_maxmemory_mb"]
     policy = cache.variables["redis_maxmemory_policy"]
     assert 0 < limit <= 256
     assert policy.startswith("allkeys-")
-    # In pieces, because room is made between commands and not within a script.
+    # In several scripts, because Redis evicts keys between commands but not within a script.
     pieces = [(f"{cache.key}:{number}:", str(limit // 2)) for number in range(4)]
     fill = "for i = 1, ARGV[2] do redis.call('SET', ARGV[1] .. i, string.rep('x', 1048000), 'EX', 60) end"
     empty = "local n = 0 for i = 1, ARGV[2] do n = n + redis.call('UNLINK', ARGV[1] .. i) end return n"
     for piece in pieces:
-        assert cache.say("EVAL", f"{fill} return 'filled'", "0", *piece) == "filled"
-    kept = sum(int(cache.say("EVAL", empty, "0", *piece)) for piece in pieces)
+        assert cache.run("EVAL", f"{fill} return 'filled'", "0", *piece) == "filled"
+    kept = sum(int(cache.run("EVAL", empty, "0", *piece)) for piece in pieces)
     assert limit // 4 < kept <= limit
 
 
 @pytest.mark.on("complete")
-def test_data_outlives_a_restart_only_if_it_was_asked_to(cache: Cache) -> None:
+def test_data_survives_a_restart_only_with_persistence(cache: Cache) -> None:
     persistent = cache.variables["redis_persistence"] != "none"
-    assert cache.say("SET", cache.key, "kept", "EX", "60") == "OK"
+    assert cache.run("SET", cache.key, "kept", "EX", "60") == "OK"
     cache.host.check_output(f"systemctl restart {UNIT}")
-    assert cache.say("GET", cache.key) == ("kept" if persistent else "")
+    assert cache.run("GET", cache.key) == ("kept" if persistent else "")
 
 
 def test_passwords_are_stored_as_hashes(cache: Cache) -> None:
@@ -133,7 +133,7 @@ def test_the_stock_server_is_off(cache: Cache) -> None:
     assert cache.host.service(UNIT).is_enabled
 
 
-def test_it_listens_where_it_was_told_to_and_nowhere_else(cache: Cache) -> None:
+def test_it_listens_on_the_configured_addresses_only(cache: Cache) -> None:
     listeners = cache.host.check_output("ss --no-header --listening --numeric --tcp --processes")
     ours = [line.split()[3] for line in listeners.splitlines() if '"redis-server"' in line]
     found = {address.rpartition(":")[0].strip("[]") for address in ours}
@@ -141,29 +141,29 @@ def test_it_listens_where_it_was_told_to_and_nowhere_else(cache: Cache) -> None:
 
 
 @pytest.mark.on("redis_tls")
-def test_a_client_that_verifies_the_certificate_gets_in(cache: Cache, listening: str) -> None:
+def test_a_client_connects_with_mutual_tls(cache: Cache, listening: str) -> None:
     tls = cache.variables["redis_tls_ca_certificate"].rpartition("/")[0]
     options = f"{listening} --tls --cacert {tls}/ca.crt --cert {tls}/host.crt --key {tls}/host.key"
-    assert cache.say("PING", target=options) == "PONG"
-    assert "WRONGPASS" in cache.say("PING", password="wrong", target=options)
+    assert cache.run("PING", target=options) == "PONG"
+    assert "WRONGPASS" in cache.run("PING", password="wrong", target=options)
 
 
 @pytest.mark.on("redis_tls")
-def test_another_authority_does_not_vouch_for_the_server(cache: Cache, listening: str) -> None:
+def test_another_ca_does_not_verify_the_server(cache: Cache, listening: str) -> None:
     options = f"{listening} --tls --cacert /etc/ssl/certs/ca-certificates.crt"
-    assert "certificate verify failed" in cache.say("PING", target=options)
+    assert "certificate verify failed" in cache.run("PING", target=options)
 
 
 @pytest.mark.on("redis_tls")
 def test_plaintext_is_refused(cache: Cache, listening: str) -> None:
-    answer = cache.say("PING", target=listening)
+    answer = cache.run("PING", target=listening)
     assert "PONG" not in answer
     assert "Connection reset" in answer or "closed the connection" in answer or "I/O error" in answer
 
 
 @pytest.mark.on("redis_tls")
-def test_the_unit_lets_its_clients_in_and_nobody_else(cache: Cache) -> None:
-    """As systemd knows it, without a restart; a lab host may not load the filter itself."""
+def test_the_unit_allows_its_clients_addresses_only(cache: Cache) -> None:
+    """Read the loaded unit's properties, because a lab host may not load the packet filter itself."""
     shown = cache.host.check_output(f"systemctl show {UNIT} --property=IPAddressAllow,IPAddressDeny")
     found = {name: set(value.split()) for name, _, value in (x.partition("=") for x in shown.splitlines())}
     clients = cache.variables["redis_client_addresses"]

@@ -1,4 +1,4 @@
-"""One look over the fleet: what status.yml says is what the hosts do."""
+"""status.yml reports the real state of the hosts."""
 
 import json
 import re
@@ -16,28 +16,26 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="session")
 def status(ansible_on_all: Run) -> Callable[..., dict[str, Any]]:
-    """Return a function that gives the state of a fleet as the scenario left it."""
+    """Return a function that reads the state of hosts with status.yml, once per limit."""
 
     @cache
-    def look(*limit: str) -> dict[str, Any]:
+    def read(*limit: str) -> dict[str, Any]:
         done = ansible_on_all("ansible-playbook", "playbooks/status.yml", *limit, "-e", "status_format=json")
         assert done.returncode == 0, done.stdout
         (line,) = (line for line in done.stdout.splitlines() if line.startswith("{"))
         state: dict[str, Any] = json.loads(line)
         return state
 
-    return look
+    return read
 
 
 @pytest.fixture(scope="module")
 def fleet(limit: tuple[str, ...], status: Callable[..., dict[str, Any]]) -> dict[str, Any]:
-    """The state of the hosts that work with the one under test."""
+    """Return the state of the host under test and the hosts it works with."""
     return status(*limit)
 
 
-def test_nothing_is_wrong_with_what_was_just_built(
-    host: Host, variables: dict[str, Any], fleet: dict[str, Any]
-) -> None:
+def test_a_new_fleet_has_no_problems(host: Host, variables: dict[str, Any], fleet: dict[str, Any]) -> None:
     assert fleet["problems"] == []
     state = fleet["hosts"][host.backend.hostname]
     assert set(state["units"].values()) == {"active"}
@@ -48,7 +46,7 @@ def test_nothing_is_wrong_with_what_was_just_built(
 
 
 @pytest.mark.on("app")
-def test_the_release_and_its_workers_are_those_that_run(
+def test_status_reports_the_running_release_and_workers(
     host: Host, variables: dict[str, Any], fleet: dict[str, Any]
 ) -> None:
     state = fleet["hosts"][host.backend.hostname]
@@ -61,16 +59,16 @@ def test_the_release_and_its_workers_are_those_that_run(
 
 
 @contextmanager
-def changed(host: Host, change: str, back: str) -> Iterator[None]:
+def changed(host: Host, change: str, undo: str) -> Iterator[None]:
     host.check_output(change)
     try:
         yield
     finally:
-        host.check_output(back)
+        host.check_output(undo)
 
 
 @pytest.mark.on("app", "fleet")
-def test_drift_and_faults_are_told(host: Host, variables: dict[str, Any], ansible: Run) -> None:
+def test_status_reports_drift_and_faults(host: Host, variables: dict[str, Any], ansible: Run) -> None:
     name, home = host.backend.hostname, f"/srv/{variables['app_name']}"
     fake = (
         f"mkdir {home}/drifted && cp -aP {home}/current {home}/kept"
@@ -79,7 +77,7 @@ def test_drift_and_faults_are_told(host: Host, variables: dict[str, Any], ansibl
     )
     secret = f"/etc/{variables['app_name']}/credentials/drifted"
     entry = json.dumps(
-        {"time": "2026-01-02T03:04:05Z", "action": "rollback", "result": "returned", "by": "eve"}
+        {"time": "2026-01-02T03:04:05Z", "action": "rollback", "result": "rolled_back", "by": "eve"}
     )
     history, lock = (
         f"{home}/history.jsonl",
@@ -108,13 +106,13 @@ def test_drift_and_faults_are_told(host: Host, variables: dict[str, Any], ansibl
     assert f"{name} has 0.0.0-drifted" in done.stdout
     assert "The service's configuration differs between " in done.stdout
     assert f"{name}: release 0.0.0-drifted is current, but it does not run." in done.stdout
-    assert re.search(rf"^{name} .* rollback returned by eve, 2026-01-0", done.stdout, re.MULTILINE)
+    assert re.search(rf"^{name} .* rollback rolled_back by eve, 2026-01-0", done.stdout, re.MULTILINE)
     assert f"{name} is locked by eve from x since 2026-01-0" in done.stdout
     assert f"{name}: verify-fault.service is failed (failed): look at" in done.stdout
 
 
 @pytest.mark.on("once")
-def test_a_host_that_is_off_is_a_line_of_the_table(
+def test_status_lists_an_unreachable_host(
     host: Host, labctl: Callable[[str, str], None], ansible: Run
 ) -> None:
     name = host.backend.hostname

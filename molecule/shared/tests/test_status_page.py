@@ -1,4 +1,4 @@
-"""What an operator without Grafana sees: the status page below the public name, in Chromium."""
+"""The status page of Prometheus, through the edge, in Chromium."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from testinfra.host import Host
 
 from tests.remote import fetch
 
-NOTHING = "\N{EN DASH}"
+NO_VALUE = "\N{EN DASH}"
 PAGE = "/prometheus/consoles/status.html"
-# The last picture of a page with something to see; docs/status.png is one of these.
-PICTURE = Path(__file__).resolve().parents[3] / ".lab/status.png"
+# Screenshot of a fleet with faults; docs/status.png is a copy of one.
+SCREENSHOT = Path(__file__).resolve().parents[3] / ".lab/status.png"
 
 
 class Page(HTMLParser):
-    """The text of a rendered page's parts, and the classes that colour them."""
+    """The texts of a rendered page, with the CSS classes that colour them."""
 
     def __init__(self, dom: str) -> None:
-        """Read it."""
+        """Parse the page."""
         super().__init__()
         self.parts: list[tuple[str, str, str]] = []
         self.tables: list[list[list[str]]] = []
         self.feed(dom)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Begin a part."""
+        """Start an element, a table or a row."""
         if tag in {"p", "h1", "h2", "td", "th"}:
             self.parts.append((tag, dict(attrs).get("class") or "", ""))
         elif tag == "table":
@@ -49,29 +49,29 @@ class Page(HTMLParser):
             self.tables[-1].append([])
 
     def handle_endtag(self, tag: str) -> None:
-        """Put a cell into its row."""
+        """Add a cell to its row."""
         if tag in {"td", "th"}:
             self.tables[-1][-1].append(" ".join(self.parts[-1][2].split()))
 
     def handle_data(self, data: str) -> None:
-        """Add to the part."""
+        """Add text to the element."""
         if self.parts:
             tag, colour, text = self.parts[-1]
             self.parts[-1] = (tag, colour, text + data)
 
     def texts(self, colour: str) -> set[str]:
-        """Return what is shown in a colour."""
+        """Return the texts of a CSS class."""
         return {" ".join(text.split()) for _, known, text in self.parts if known == colour}
 
     def rows(self, first: str) -> list[list[str]]:
-        """Return the rows of the table whose first heading this is."""
+        """Return the rows of the table whose first heading is `first`."""
         (rows,) = (rows for rows in self.tables if rows[0][0] == first)
         return rows[1:]
 
 
 @pytest.fixture
 def browse(variables: dict[str, Any], tmp_path: Path) -> Callable[..., str]:
-    """Return what opens the page in Chromium as the operator "verify" and returns its standard output."""
+    """Return a function that opens the page in Chromium as user "verify" and returns its standard output."""
     name = variables["nginx_server_names"][0]
     context = ssl.create_default_context(cadata=variables["tls_ca_certificate"])
     site = HTTPSConnection(name, timeout=15, context=context)
@@ -80,11 +80,11 @@ def browse(variables: dict[str, Any], tmp_path: Path) -> Callable[..., str]:
     site.close()
     assert der
     certificate = x509.load_der_x509_certificate(der)
-    # Chromium has a list of authorities of its own; the key that has just been verified is the one it takes.
+    # Chromium has its own list of CAs, so accept the key that Python has just verified.
     key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     pin = base64.b64encode(hashlib.sha256(key).digest()).decode()
 
-    def look(*options: str) -> str:
+    def open_page(*options: str) -> str:
         command = ["chromium-headless-shell", "--no-sandbox", "--disable-gpu", "--disable-quic"]
         command += [
             "--disable-background-networking",
@@ -99,25 +99,25 @@ def browse(variables: dict[str, Any], tmp_path: Path) -> Callable[..., str]:
             check=True,
             timeout=60,
         )
-        # Whatever the page's policy, its styles or a script of it made the browser complain about.
+        # Errors that the content security policy, styles or scripts of the page cause.
         complaints = [line for line in done.stderr.splitlines() if ":CONSOLE" in line]
         assert complaints == []
         return done.stdout
 
-    return look
+    return open_page
 
 
-def look_until(browse: Callable[..., str], shows: Callable[[Page], bool]) -> Page:
-    """Open the page until it shows something, for as long as scrapes and rules may take."""
+def open_until(browse: Callable[..., str], condition: Callable[[Page], bool]) -> Page:
+    """Reload the page until a condition is true; scrapes and rules may take up to 60 s."""
     deadline = time.monotonic() + 60
-    while not shows(page := Page(browse("--dump-dom"))):
+    while not condition(page := Page(browse("--dump-dom"))):
         assert time.monotonic() < deadline, page.parts
         time.sleep(2)
     return page
 
 
-def check_figures(page: Page) -> None:
-    """Every table is whole: no empty cell, and none that is no number."""
+def assert_complete(page: Page) -> None:
+    """Assert that all tables are complete: no empty cell and no missing value."""
     for rows in page.tables:
         assert len(rows) > 1
         for row in rows:
@@ -131,24 +131,24 @@ def test_a_healthy_fleet_is_green(
 ) -> None:
     def is_whole(page: Page) -> bool:
         figures = [figure for _, _, *figures in page.rows("host") for figure in figures]
-        return page.texts("good") >= all_variables.keys() and NOTHING not in figures
+        return page.texts("good") >= all_variables.keys() and NO_VALUE not in figures
 
-    # An earlier test may have cut a host off for some scrapes.
-    page = look_until(browse, is_whole)
-    check_figures(page)
+    # An earlier test may have disconnected a host for some scrapes.
+    page = open_until(browse, is_whole)
+    assert_complete(page)
     assert {name for name, *_ in page.rows("host")} == all_variables.keys()
     for name, release, *figures in page.rows("host"):
-        assert (release != NOTHING) == ("app" in all_variables[name]["group_names"])
+        assert (release != NO_VALUE) == ("app" in all_variables[name]["group_names"])
         assert all(figure.removesuffix(" %").isdecimal() for figure in figures), figures
     assert {"GET /health/ready", "GET /metrics"} <= {route for route, *_ in page.rows("route")}
 
 
 @pytest.mark.on("edge_apart")
-def test_what_is_wrong_is_red(
-    browse: Callable[..., str], nearest: Callable[[str], Host], all_variables: dict[str, dict[str, Any]]
+def test_faults_are_red(
+    browse: Callable[..., str], find_host: Callable[[str], Host], all_variables: dict[str, dict[str, Any]]
 ) -> None:
-    """A host that does not answer, an alert for a failed deploy, and one to come: two releases are live."""
-    silent, failed, monitoring = nearest("redis"), nearest("app"), nearest("monitoring")
+    """A host is down, an alert for a failed deploy fires, and an alert for two live releases is pending."""
+    silent, failed, monitoring = find_host("redis"), find_host("app"), find_host("monitoring")
     home = f"/srv/{all_variables[failed.backend.hostname]['app_name']}"
     history = f"{home}/history.jsonl"
     drift = (
@@ -163,7 +163,7 @@ def test_what_is_wrong_is_red(
     time_ = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     entry = {"time": time_, "action": "deploy", "release": "0.0.0-broken", "result": "failed", "by": "eve"}
     measure = "systemctl restart fastmetal-host-metrics.service"
-    wanted = {
+    expected = {
         "DeployFailed",
         f"{silent.backend.hostname}: no answer",
         f"Not answering: node on {silent.backend.hostname}",
@@ -172,9 +172,9 @@ def test_what_is_wrong_is_red(
         failed.check_output(f"echo {shlex.quote(json.dumps(entry))} >> {history} && {drift} && {measure}")
         silent.check_output("systemctl stop prometheus-node-exporter.service")
         try:
-            page = look_until(browse, lambda page: page.texts("bad") >= wanted)
-            browse("--hide-scrollbars", "--window-size=1100,940", f"--screenshot={PICTURE}")
-            # Half an hour before it fires it is pending; the rest is promtool's.
+            page = open_until(browse, lambda page: page.texts("bad") >= expected)
+            browse("--hide-scrollbars", "--window-size=1100,940", f"--screenshot={SCREENSHOT}")
+            # It is pending for half an hour before it fires, which promtool tests.
             deadline = time.monotonic() + 30
             while not (pending := differing()) and time.monotonic() < deadline:
                 time.sleep(1)
@@ -182,9 +182,9 @@ def test_what_is_wrong_is_red(
             silent.check_output("systemctl start prometheus-node-exporter.service")
             back = f"mv -T {home}/kept {home}/current && rmdir {home}/drifted"
             failed.check_output(f"{back}; sed -i '$d' {history} && {measure}")
-    check_figures(page)
+    assert_complete(page)
     assert [(one["alertstate"], one["service"]) for one in pending] == [
         ("pending", home.removeprefix("/srv/"))
     ]
     assert ["DeployFailed", "warning", failed.backend.hostname] in page.rows("alert")
-    assert PICTURE.read_bytes().startswith(b"\x89PNG")
+    assert SCREENSHOT.read_bytes().startswith(b"\x89PNG")

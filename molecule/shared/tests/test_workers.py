@@ -1,4 +1,4 @@
-"""The workers as deployed: one that dies costs what it had in hand, and leaves no wrong figure, no file."""
+"""Deployed workers: a killed worker loses its requests in flight only; metrics stay right."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from testinfra.host import Host
 
 pytestmark = pytest.mark.on("app", "complete")
 
-# Opens requests whose bodies never end, kills the worker that holds most, and reads the metrics around that;
-# then kills some more.
-KILL = r"""
+# Opens requests with incomplete bodies, kills the worker with the most of them, and reads the metrics before
+# and after; then kills all workers.
+KILL_WORKERS = r"""
 import http.client, json, os, pathlib, re, select, signal, socket, sys, time
 
 path, main, metrics, token = sys.argv[1:]
@@ -24,7 +24,7 @@ def connect():
     connection.sock.connect(path)
     return connection
 
-def figures():
+def metric_values():
     connection = connect()
     connection.request("GET", "/metrics", headers={"Connection": "close"})
     text = connection.getresponse().read().decode()
@@ -37,7 +37,7 @@ def figures():
 def workers():
     return pathlib.Path(f"/proc/{main}/task/{main}/children").read_text().split()
 
-def places():
+def slots():
     return sorted({file.stem.rpartition("_")[2] for file in pathlib.Path(metrics).glob("*.db")})
 
 def kill(victim):
@@ -48,10 +48,10 @@ def kill(victim):
         time.sleep(0.1)
 
 def wait_for(in_flight):
-    # A new worker says that it has a cache once it has tried.
+    # A new worker exports cache_up after its first use of the cache.
     deadline = time.monotonic() + 12
     while time.monotonic() < deadline:
-        found = figures()
+        found = metric_values()
         if (found["http_requests_in_flight"], found["cache_up"]) == (in_flight, 1):
             break
         time.sleep(0.1)
@@ -69,7 +69,7 @@ for _ in range(8):
     time.sleep(0.05)
 old = workers()
 victim = max(old, key=lambda pid: len(os.listdir(f"/proc/{pid}/fd")))
-result = {"before": figures(), "places": places()}
+result = {"before": metric_values(), "slots": slots()}
 kill(victim)
 lost = len(select.select([c.sock for c in held], [], [], 0)[0])
 result.update(lost=lost, after=wait_for(len(held) - lost + 1), old=old, new=workers())
@@ -77,12 +77,12 @@ for connection in held:
     connection.close()
 for victim in workers():
     kill(victim)
-result.update(last=wait_for(1), left=places())
+result.update(last=wait_for(1), left=slots())
 print(json.dumps(result))
 """
 
-# Opens more connections than the workers may have, counts who is sent away, and asks again afterwards.
-CROWD = r"""
+# Opens more connections than the workers accept, counts the rejected ones, and then sends requests.
+EXCEED_CONNECTIONS = r"""
 import http.client, json, resource, select, socket, sys, time
 
 path, most, more = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
@@ -93,14 +93,14 @@ for _ in range(most + more):
     one.settimeout(20)
     one.connect(path)
     crowd.append(one)
-waiting, told = select.poll(), {}
+waiting, rejected = select.poll(), {}
 by_number = {one.fileno(): one for one in crowd}
 for one in crowd:
     waiting.register(one, select.POLLIN)
 deadline = time.monotonic() + 10
-while len(told) < more and time.monotonic() < deadline:
+while len(rejected) < more and time.monotonic() < deadline:
     for number, _ in waiting.poll(200):
-        told[number] = by_number[number].recv(1000).decode()
+        rejected[number] = by_number[number].recv(1000).decode()
         waiting.unregister(number)
 for one in crowd:
     one.close()
@@ -111,53 +111,53 @@ for _ in range(20):
     connection.sock.connect(path)
     connection.request("GET", "/health/live", headers={"Connection": "close"})
     statuses.append(connection.getresponse().status)
-print(json.dumps([sorted(set(told.values())), len(told), statuses]))
+print(json.dumps([sorted(set(rejected.values())), len(rejected), statuses]))
 """
 
 
-def test_a_killed_worker_is_replaced_and_leaves_no_gauge(host: Host, variables: dict[str, Any]) -> None:
+def test_a_killed_worker_is_replaced_and_its_gauges_vanish(host: Host, variables: dict[str, Any]) -> None:
     name = variables["app_name"]
     instance = host.check_output(f"basename $(readlink /srv/{name}/current)")
     main = host.check_output(f"systemctl show --value --property=MainPID {name}@{instance}.service")
     token = host.check_output(f"/usr/local/sbin/{name}-manage token --subject verify --scope products:write")
-    about = json.loads(
+    result = json.loads(
         host.check_output(
             "python3 -c %s %s %s %s %s",
-            KILL,
+            KILL_WORKERS,
             f"/run/{name}/{name}.sock",
             main,
             f"/run/{name}/metrics",
             token,
         )
     )
-    before, after = about["before"], about["after"]
+    before, after = result["before"], result["after"]
     assert before["http_requests_in_flight"] == 9
-    assert about["lost"] > 0
-    assert len(about["new"]) == len(about["old"])
-    assert set(about["new"]) != set(about["old"])
-    assert after["http_requests_in_flight"] == 9 - about["lost"]
+    assert result["lost"] > 0
+    assert len(result["new"]) == len(result["old"])
+    assert set(result["new"]) != set(result["old"])
+    assert after["http_requests_in_flight"] == 9 - result["lost"]
     assert after["http_requests_total"] >= before["http_requests_total"]
     assert after["cache_up"] == 1
-    # The database's figures are the host's, not one worker's.
+    # Metrics of the database belong to the host, not to a worker.
     assert after["pids"] == 0
-    # Every worker has been replaced by now: what they counted is there, in files that others took over.
-    assert about["last"]["http_requests_total"] >= after["http_requests_total"]
-    assert about["last"]["http_requests_in_flight"] == 1
-    assert len(about["places"]) >= len(about["old"])
-    assert about["left"] == about["places"]
+    # All workers have been replaced; their counters persist in the files that the new workers took over.
+    assert result["last"]["http_requests_total"] >= after["http_requests_total"]
+    assert result["last"]["http_requests_in_flight"] == 1
+    assert len(result["slots"]) >= len(result["old"])
+    assert result["left"] == result["slots"]
     unit = f"{name}@{instance}.service"
     assert host.check_output(f"systemctl show --value --property=MainPID {unit}") == main
 
 
-def test_a_worker_has_no_more_connections_than_it_may(host: Host, variables: dict[str, Any]) -> None:
+def test_workers_reject_connections_over_their_limit(host: Host, variables: dict[str, Any]) -> None:
     name = variables["app_name"]
     main = f"systemctl show --value --property=MainPID '{name}@*.service'"
     workers = len(host.check_output(f"cat /proc/$({main})/task/*/children").split())
-    path, most = f"/run/{name}/{name}.sock", f"{workers * 1000}"
-    answers, sent_away, afterwards = json.loads(
-        host.check_output("python3 -c %s %s %s 50", CROWD, path, most)
+    path, capacity = f"/run/{name}/{name}.sock", f"{workers * 1000}"
+    answers, rejected, afterwards = json.loads(
+        host.check_output("python3 -c %s %s %s 50", EXCEED_CONNECTIONS, path, capacity)
     )
-    assert sent_away >= 50
+    assert rejected >= 50
     assert [answer.splitlines()[0] for answer in answers] == ["HTTP/1.1 503 Service Unavailable"]
     assert "Retry-After: 1" in answers[0]
     assert afterwards == [200] * 20

@@ -1,11 +1,10 @@
 #!/usr/bin/env python3
-"""Real systemd hosts on one Linux machine: systemd-nspawn over a shared image.
+"""Run real systemd hosts on one Linux machine: systemd-nspawn over a shared image.
 
-Every lab belongs to one checkout and has its own directory (`.lab/<lab>/`), bridge,
-subnet, nft table and cgroup, all named after a hash of checkout and lab, so that labs
-never collide. A host's mounts live in a mount namespace of its own and end with it;
-which hosts run is read from the cgroup, never from a file, so a killed run leaves
-nothing that the next `up` or `down` cannot find.
+Every lab belongs to one checkout. It has its own directory (`.lab/<lab>/`), bridge, subnet,
+nft table and cgroup, all named after a hash of checkout and lab, so labs never collide.
+A host's mounts live in its own mount namespace and end with it. The cgroup, never a file,
+says which hosts run, so the next `up` or `down` finds everything that a killed run left.
 """
 
 from __future__ import annotations
@@ -55,11 +54,11 @@ exec systemd-nspawn -q --register=no --keep-unit -b -D {dir}/root -M {machine} -
 
 
 class LabError(Exception):
-    """A sentence for the operator."""
+    """An error that ends labctl with one sentence for the operator."""
 
 
 def run(*argv: str, **kwargs: Any) -> str:
-    """Run a command and return its output; raises LabError with its own words."""
+    """Run a command and return its output; raise LabError with the command's error output if it fails."""
     done: subprocess.CompletedProcess[str] = subprocess.run(argv, capture_output=True, text=True, **kwargs)
     if done.returncode:
         raise LabError(f"{shlex.join(argv)} failed: {(done.stderr or done.stdout).strip()}")
@@ -89,7 +88,7 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
 
 
 def cgroup_root() -> Path:
-    """The machine's cgroup2 hierarchy, mounted for us where the machine mounts none."""
+    """Return the machine's cgroup2 hierarchy; mount it if the machine does not."""
     for line in Path("/proc/self/mounts").read_text().splitlines():
         fields = line.split()
         if fields[2] == "cgroup2":
@@ -101,15 +100,15 @@ def cgroup_root() -> Path:
 
 
 def build_image(release: str, progress: Callable[[str], None]) -> Path:
-    """Return the shared image of a Debian release, built on first use (about 20 s)."""
+    """Return the shared image of a Debian release; build it on first use (about 20 s)."""
     if release not in RELEASES:
-        raise LabError(f"unknown release '{release}': choose one of {', '.join(RELEASES)}")
-    authorities = sorted(Path("/usr/local/share/ca-certificates").glob("*.crt"))
-    recipe = [release, IMAGE_PACKAGES, *(path.read_text() for path in authorities)]
+        raise LabError(f"unknown Debian release '{release}': use one of {', '.join(RELEASES)}")
+    ca_files = sorted(Path("/usr/local/share/ca-certificates").glob("*.crt"))
+    recipe = [release, IMAGE_PACKAGES, *(path.read_text() for path in ca_files)]
     digest = hashlib.sha256("\0".join(recipe).encode()).hexdigest()[:8]
     image = CACHE / f"{release}-{digest}"
     with locked(CACHE / "lock"):
-        # A running host keeps its image by its mount, so an old one is replaced by a new name only.
+        # Running hosts mount their image, so a new recipe gets a new name and never replaces an image.
         if image.exists() and not (image / "etc/machine-id").exists():
             shutil.rmtree(image)
         if image.exists():
@@ -119,18 +118,18 @@ def build_image(release: str, progress: Callable[[str], None]) -> Path:
             shutil.rmtree(leftover)
         build = Path(tempfile.mkdtemp(prefix="build-", dir=CACHE))
         build.chmod(0o755)
-        # In a mount namespace of its own: a killed build leaves no mount behind.
+        # In its own mount namespace, so that a killed build leaves no mount.
         run(
             *("unshare", "--mount", "--propagation", "private"),
             *("mmdebstrap", "--variant=minbase", f"--include={IMAGE_PACKAGES}", release, str(build)),
         )
-        for authority in authorities:
-            shutil.copy(authority, build / "usr/local/share/ca-certificates")
+        for ca_file in ca_files:
+            shutil.copy(ca_file, build / "usr/local/share/ca-certificates")
         run("chroot", str(build), "update-ca-certificates")
         for key in (build / "etc/ssh").glob("ssh_host_*"):
             key.unlink()
         write(build / "etc/machine-id", "")
-        # mmdebstrap emptied the package lists just now, and Ansible would take them for fresh.
+        # mmdebstrap just emptied the package lists; Ansible would consider them up to date.
         os.utime(build / "var/lib/apt/lists", (0, 0))
         wants = build / "etc/systemd/system/multi-user.target.wants"
         wants.mkdir(parents=True, exist_ok=True)
@@ -160,7 +159,9 @@ class Lab:
         try:
             host: dict[str, Any] = self.state["hosts"][name]
         except KeyError:
-            raise LabError(f"lab '{self.name}' has no host '{name}'") from None
+            raise LabError(
+                f"lab '{self.name}' has no host '{name}': see `labctl.py status {self.name}`"
+            ) from None
         return host
 
     # --- hosts -----------------------------------------------------------------
@@ -168,14 +169,14 @@ class Lab:
     def cgroup(self, name: str) -> Path:
         return cgroup_root() / f"fastmetal-{self.id}" / name
 
-    def runs(self, name: str) -> bool:
-        """Whether anything of the host still runs: a process on its way out is in no list any more."""
+    def is_running(self, name: str) -> bool:
+        """Return whether any process of the host still runs; cgroup.procs does not list exiting ones."""
         with contextlib.suppress(OSError):
             return "populated 1" in (self.cgroup(name) / "cgroup.events").read_text()
         return False
 
     def init(self, name: str) -> int | None:
-        """The host's PID 1 as the machine sees it: the first process of nspawn's payload."""
+        """Return the host's PID 1 in the machine's PID namespace: the first process of nspawn's payload."""
         for pid in cgroup_processes(self.cgroup(name)):
             with contextlib.suppress(OSError):
                 status = Path(f"/proc/{pid}/status").read_text()
@@ -188,7 +189,7 @@ class Lab:
         directory = self.dir / "hosts" / name
         for part in ("upper", "work", "root"):
             (directory / part).mkdir(parents=True, exist_ok=True)
-        # An overlay whose machine went down under it refuses to mount again until this is gone.
+        # After a crash of the machine, the overlay refuses to mount until this is removed.
         shutil.rmtree(directory / "work/work/incompat", ignore_errors=True)
         self.prepare(name, directory / "upper")
         self.cgroup(name).mkdir(parents=True, exist_ok=True)
@@ -206,12 +207,12 @@ class Lab:
                 stdout=console,
                 stderr=console,
                 start_new_session=True,
-                # Before it does anything: what is not in the cgroup, nobody would find after a kill.
+                # Before exec: after a kill, only processes in the cgroup can be found.
                 preexec_fn=lambda: (self.cgroup(name) / "cgroup.procs").write_text("0"),
             )
 
     def prepare(self, name: str, upper: Path) -> None:
-        """Write what differs between hosts; what the host itself changed since stays."""
+        """Write the files that differ between hosts, on the first start only, to keep the host's changes."""
         address, subnet = self.host(name)["address"], self.state["subnet"]
         if (upper / "etc/hostname").exists():
             return
@@ -228,7 +229,7 @@ class Lab:
         write(upper / "etc/hostname", f"{name}\n")
 
     def keygen(self, path: Path, comment: str) -> None:
-        """Make a key pair, whole or not at all: a killed run's may be half there, or still in the making."""
+        """Generate a key pair and rename it into place, so that a killed run never leaves half a pair."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self.dir) as scratch:
             run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", f"{scratch}/key")
@@ -236,33 +237,33 @@ class Lab:
             Path(f"{scratch}/key").rename(path)
 
     def kill(self, name: str) -> None:
-        """Power cut: every process of the host ends at once."""
+        """Simulate a power failure: kill all processes of the host at once."""
         cgroup = self.cgroup(name)
         if not cgroup.exists():
             return
         (cgroup / "cgroup.kill").write_text("1")
-        wait_for(lambda: not self.runs(name), 10, f"killing host '{name}'")
+        wait_for(lambda: not self.is_running(name), 10, f"killing host '{name}'")
         remove_cgroup(cgroup)
 
     def stop(self, name: str) -> None:
-        """Orderly shutdown, a power cut after 20 s."""
+        """Shut the host down; kill it after 20 s."""
         init = self.init(name)
         if init:
             os.kill(init, signal.SIGRTMIN + 3)
             with contextlib.suppress(LabError):
-                wait_for(lambda: not self.runs(name), 20, f"stopping host '{name}'")
+                wait_for(lambda: not self.is_running(name), 20, f"stopping host '{name}'")
         self.kill(name)
 
-    def forget(self, name: str) -> None:
+    def remove_host(self, name: str) -> None:
         self.kill(name)
         shutil.rmtree(self.dir / "hosts" / name, ignore_errors=True)
         self.state["hosts"].pop(name, None)
 
-    def wait_ssh(self, name: str) -> None:
+    def wait_for_ssh(self, name: str) -> None:
         address = self.host(name)["address"]
 
         def answers() -> bool:
-            if not self.runs(name):
+            if not self.is_running(name):
                 log = (self.dir / "hosts" / name / "console.log").read_text(errors="replace")
                 raise LabError(f"host '{name}' ended while starting: {log.strip()[-500:]}")
             with contextlib.suppress(OSError), socket.create_connection((address, 22), 0.5) as link:
@@ -280,14 +281,16 @@ class Lab:
             self.network_down()
             taken = run("ip", "-o", "-4", "addr") + run("ip", "-4", "route")
             first = int(self.id, 16)
-            wanted = [f"10.213.{(first + n) % 254 + 1}" for n in range(254)]
-            subnets = [self.state["subnet"], *wanted] if self.state["subnet"] else wanted
+            all_subnets = [f"10.213.{(first + n) % 254 + 1}" for n in range(254)]
+            subnets = [self.state["subnet"], *all_subnets] if self.state["subnet"] else all_subnets
             subnet = next((x for x in subnets if f"{x}." not in taken), None)
             if not subnet:
-                raise LabError("no free subnet in 10.213.0.0/16: take unused labs down")
+                raise LabError(
+                    "no free subnet in 10.213.0.0/16: remove unused labs with `labctl.py down LAB`"
+                )
             if self.state["subnet"] not in ("", subnet):
                 raise LabError(
-                    f"subnet {self.state['subnet']}.0/24 is in use: `labctl.py down {self.name}` first"
+                    f"subnet {self.state['subnet']}.0/24 is in use: run `labctl.py down {self.name}` first"
                 )
             self.state["subnet"] = subnet
             self.save()
@@ -297,19 +300,19 @@ class Lab:
                 write(original, forward.read_text())
             forward.write_text("1")
             run("nft", "-f", "-", input=self.rules(subnet))
-            # Nothing for this subnet leaves the machine while the bridge is down.
+            # Keep packets for this subnet on the machine while the bridge is down.
             run("ip", "route", "add", "blackhole", f"{subnet}.0/24", "metric", "9999")
             run("ip", "link", "add", self.bridge, "type", "bridge", "forward_delay", "0")
             run("ip", "addr", "add", f"{subnet}.1/24", "dev", self.bridge)
             run("ip", "link", "set", self.bridge, "up")
 
     def bridge_is_up(self) -> bool:
-        """Whether the network is complete: a killed run may have left a bridge without its address."""
+        """Return whether the network is complete; a killed run may leave a bridge without an address."""
         flags = Path(f"/sys/class/net/{self.bridge}/flags")
-        return flags.exists() and bool(int(flags.read_text(), 16) & 1)  # IFF_UP, given last
+        return flags.exists() and bool(int(flags.read_text(), 16) & 1)  # IFF_UP, set last
 
     def rules(self, subnet: str) -> str:
-        """Hosts reach each other, this machine, the resolver and package mirrors; nothing else."""
+        """Return nft rules: hosts reach each other, this machine, the resolver and ports 80 and 443 only."""
         servers = ", ".join(
             line.split()[1] for line in resolver().splitlines() if line.startswith("nameserver")
         )
@@ -332,10 +335,10 @@ class Lab:
         """
 
     def network_down(self) -> None:
-        """Remove bridge, route and rules, whatever of them is there."""
+        """Remove the bridge, route and rules that exist."""
         subnet = self.state["subnet"]
         if subnet:
-            # Connections that SSH keeps for the next command would outlive their hosts.
+            # Multiplexed SSH connections would outlive their hosts.
             links = run("ss", "--no-header", "--tcp", "--numeric", "--processes", "dst", f"{subnet}.0/24")
             for pid in re.findall(r'"ssh",pid=(\d+)', links):
                 with contextlib.suppress(ProcessLookupError):
@@ -344,35 +347,38 @@ class Lab:
             run("ip", "link", "del", self.bridge)
         if subnet and f"blackhole {subnet}.0/24" in run("ip", "-4", "route"):
             run("ip", "route", "del", "blackhole", f"{subnet}.0/24", "metric", "9999")
-        # A machine that never ran a lab has no nft, and `down` has nothing to do there.
+        # A machine that never ran a lab may lack nft.
         if shutil.which("nft") and f"table inet {self.table}\n" in run("nft", "list", "tables") + "\n":
             run("nft", "delete", "table", "inet", self.table)
 
     # --- verbs -----------------------------------------------------------------
 
-    def up(self, wanted: dict[str, str | None], progress: Callable[[str], None]) -> bool:
-        """Bring exactly the wanted hosts up ({name: release, or None to keep it}); True if any changed."""
+    def up(self, releases: dict[str, str | None], progress: Callable[[str], None]) -> bool:
+        """Start exactly the given hosts and remove all others; return whether any host changed.
+
+        `releases` is {name: Debian release}; None keeps the host's release.
+        """
         self.dir.mkdir(parents=True, exist_ok=True)
         if not (self.dir / "id_ed25519").exists():
             self.keygen(self.dir / "id_ed25519", f"fastmetal-lab-{self.name}")
-        for name in set(self.state["hosts"]) - set(wanted):
+        for name in set(self.state["hosts"]) - set(releases):
             progress(f"removing host {name}")
-            self.forget(name)
-        for name, release in wanted.items():
+            self.remove_host(name)
+        for name, release in releases.items():
             known = self.state["hosts"].get(name)
             if known and release and known["release"] != release:
-                progress(f"replacing host {name}: {known['release']} becomes {release}")
-                self.forget(name)
+                progress(f"replacing host {name}: {known['release']} with {release}")
+                self.remove_host(name)
         images = {
             name: build_image(
                 release or self.state["hosts"].get(name, {}).get("release", DEFAULT_RELEASE), progress
             )
-            for name, release in wanted.items()
+            for name, release in releases.items()
             if name not in self.state["hosts"] or not Path(self.state["hosts"][name]["image"]).exists()
         }
         self.network_up()
         for name, image in images.items():
-            self.forget(name)
+            self.remove_host(name)
             used = {host["index"] for host in self.state["hosts"].values()}
             index = next(n for n in range(240) if n not in used)
             self.state["hosts"][name] = {
@@ -382,16 +388,16 @@ class Lab:
                 "index": index,
             }
         self.save()
-        stopped = [name for name in wanted if not self.runs(name)]
+        stopped = [name for name in releases if not self.is_running(name)]
         for name in stopped:
             self.start(name)
-        for name in wanted:
-            self.wait_ssh(name)
-        self.describe()
+        for name in releases:
+            self.wait_for_ssh(name)
+        self.write_connection_files()
         return bool(images or stopped)
 
-    def describe(self) -> None:
-        """Write how to reach the hosts, and give the files to the checkout's owner, for sudo."""
+    def write_connection_files(self) -> None:
+        """Write the SSH files and addresses for the checkout's owner, who runs Ansible without sudo."""
         lines = [
             host["address"] + " " + (self.dir / "hosts" / name / f"upper/{HOST_KEY}.pub").read_text()
             for name, host in self.state["hosts"].items()
@@ -413,7 +419,7 @@ class Lab:
         running = [path.name for path in self.cgroup(".").glob("*/")] if self.cgroup(".").exists() else []
         changed = bool(running) or self.dir.exists()
         for name in {*running, *self.state["hosts"]}:
-            self.forget(name)
+            self.remove_host(name)
         remove_cgroup(self.cgroup("."))
         with locked(RUN / "network.lock"):
             self.network_down()
@@ -428,7 +434,7 @@ class Lab:
 
 
 def cgroup_processes(cgroup: Path) -> list[int]:
-    """Processes below a cgroup; parts of it may vanish while it is read."""
+    """Return the processes below a cgroup; its parts may vanish during the read."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         found += [int(pid) for pid in (cgroup / "cgroup.procs").read_text().split()]
@@ -446,45 +452,54 @@ def remove_cgroup(cgroup: Path) -> None:
 
 
 def resolver() -> str:
-    """The machine's resolver, or the one behind systemd-resolved's loopback stub."""
+    """Return the machine's resolv.conf, or the upstream one if it names systemd-resolved's stub."""
     text = Path("/etc/resolv.conf").read_text()
-    behind = Path("/run/systemd/resolve/resolv.conf")
-    return behind.read_text() if "nameserver 127." in text and behind.exists() else text
+    upstream = Path("/run/systemd/resolve/resolv.conf")
+    return upstream.read_text() if "nameserver 127." in text and upstream.exists() else text
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "verb", choices=["up", "down", "status", "start", "stop", "restart", "kill", "cut", "mend"]
+        "verb",
+        choices=["up", "down", "status", "start", "stop", "restart", "kill", "cut", "mend"],
+        help="up: start exactly the hosts of --host; down: remove the lab; kill: simulate a power failure;"
+        " cut and mend: disconnect hosts from the network and reconnect them",
     )
-    parser.add_argument("lab")
-    parser.add_argument("names", nargs="*", help="hosts, for start/stop/restart/kill/cut/mend")
+    parser.add_argument("lab", help="name of the lab")
     parser.add_argument(
-        "--host", action="append", default=[], metavar="NAME[:RELEASE]", help="a host, for up"
+        "names", nargs="*", metavar="host", help="hosts for start, stop, restart, kill, cut and mend"
+    )
+    parser.add_argument(
+        "--host",
+        action="append",
+        default=[],
+        metavar="NAME[:RELEASE]",
+        help="a host for up, repeatable; RELEASE is a Debian release, by default the host's present one",
     )
     options = parser.parse_args()
     if os.geteuid():
-        raise LabError("the lab makes network bridges and mounts: run this as root or through sudo")
+        raise LabError("the lab creates network bridges and mounts: run labctl as root or with sudo")
     with locked(RUN / f"{hashlib.sha256(f'{ROOT}{options.lab}'.encode()).hexdigest()[:12]}.lock"):
-        return act(Lab(options.lab), options)
+        return run_verb(Lab(options.lab), options)
 
 
-def act(lab: Lab, options: argparse.Namespace) -> int:
+def run_verb(lab: Lab, options: argparse.Namespace) -> int:
     def progress(text: str) -> None:
         print(f"lab {lab.name}: {text}", file=sys.stderr, flush=True)
 
     if options.verb == "up":
-        wanted = {name: release or None for name, _, release in (x.partition(":") for x in options.host)}
-        if not wanted:
-            raise LabError("name at least one --host")
-        if any(len(name) > 63 or not name.replace("-", "").isalnum() for name in wanted):
-            raise LabError("host names consist of letters, digits and dashes")
-        print("changed" if lab.up(wanted, progress) else "unchanged")
+        releases = {name: release or None for name, _, release in (x.partition(":") for x in options.host)}
+        if not releases:
+            raise LabError("up needs at least one --host")
+        if any(len(name) > 63 or not name.replace("-", "").isalnum() for name in releases):
+            raise LabError("host names may have 1 to 63 letters, digits and dashes")
+        print("changed" if lab.up(releases, progress) else "unchanged")
     elif options.verb == "down":
         print("changed" if lab.down() else "unchanged")
     elif options.verb == "status":
         for name, host in lab.state["hosts"].items():
-            state = "running" if lab.runs(name) else "stopped"
+            state = "running" if lab.is_running(name) else "stopped"
             print(f"{name}\t{host['address']}\t{host['release']}\t{state}")
     else:
         for name in options.names:
@@ -495,9 +510,9 @@ def act(lab: Lab, options: argparse.Namespace) -> int:
                 lab.kill(name)
             if options.verb in ("cut", "mend"):
                 run("ip", "link", "set", veth, "down" if options.verb == "cut" else "up")
-            if options.verb in ("start", "restart") and not lab.runs(name):
+            if options.verb in ("start", "restart") and not lab.is_running(name):
                 lab.start(name)
-                lab.wait_ssh(name)
+                lab.wait_for_ssh(name)
     return 0
 
 

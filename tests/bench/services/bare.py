@@ -1,4 +1,4 @@
-"""The least an ASGI application can do: what the server and Nginx cost by themselves."""
+"""A minimal ASGI application, to measure the cost of the server and Nginx alone."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -19,7 +19,7 @@ async def app(
     receive: Callable[[], Awaitable[Message]],
     send: Callable[[Message], Awaitable[None]],
 ) -> None:
-    """Answer any request with the same bytes."""
+    """Respond to all requests with the same bytes."""
     if scope["type"] == "http":
         await send(START)
         await send(END)

@@ -1,7 +1,7 @@
-"""The same routes, the way tutorials serve them; what the service is measured against.
+"""The same routes, implemented as in tutorials; the reference of the benchmark.
 
-Everything here is as it is commonly found: a BaseHTTPMiddleware that logs, a pickle cache, the ORM with a
-response model. It does neither authenticate nor count, which is in its favour.
+It follows common practice: a BaseHTTPMiddleware that logs, a pickle cache, the ORM with a response model.
+It has no authentication and no metrics, which makes it faster.
 """
 
 import logging
@@ -108,7 +108,7 @@ class LoggingMiddleware(BaseHTTPMiddleware):
 
 
 async def get_session() -> AsyncIterator[AsyncSession]:
-    """One session for each request."""
+    """Yield a session per request; commit it, or roll it back on an exception."""
     async with new_session() as session:
         try:
             yield session
@@ -123,14 +123,14 @@ Read = Callable[..., Awaitable[ProductOutput]]
 
 
 def cached(prefix: str) -> Callable[[Read], Read]:
-    """Keep what a function returns in Redis, pickled."""
+    """Cache a function's results in Redis, pickled."""
 
     def decorate(function: Read) -> Read:
         @wraps(function)
         async def read(*args: Any, **kwargs: Any) -> ProductOutput:
             key = f"{PREFIX}{prefix}:{kwargs['product_id']}"
             if isinstance(found := await redis.get(key), bytes):
-                stored: ProductOutput = pickle.loads(found)  # noqa: S301  (what the service does not do)
+                stored: ProductOutput = pickle.loads(found)  # noqa: S301  (as tutorials do; the service does not)
                 return stored
             value = await function(*args, **kwargs)
             await redis.setex(key, TTL_SECONDS, pickle.dumps(value))
@@ -142,7 +142,7 @@ def cached(prefix: str) -> Callable[[Read], Read]:
 
 
 async def load(session: AsyncSession, product_id: int) -> ProductOutput:
-    """Read a product or answer 404."""
+    """Read a product or respond 404."""
     product = (await session.execute(select(Product).where(Product.id == product_id))).scalar_one_or_none()
     if product is None:
         raise HTTPException(404, "Product not found")
@@ -150,14 +150,14 @@ async def load(session: AsyncSession, product_id: int) -> ProductOutput:
 
 
 app = FastAPI()
-if os.environ.get("REQUEST_LOG") != "off":  # to find out what it costs
+if os.environ.get("REQUEST_LOG") != "off":  # to measure its cost
     app.add_middleware(LoggingMiddleware)
 
 
 @app.get("/health/ready")
 @app.get("/api/v1/nothing")
 async def nothing() -> dict[str, str]:
-    """Answer without reading anything."""
+    """Respond without I/O."""
     return {"status": "nothing"}
 
 

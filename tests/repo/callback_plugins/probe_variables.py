@@ -1,4 +1,4 @@
-"""Callback that prints, for each play and host, which level of precedence each probe variable comes from."""
+"""A callback that prints the probe variables of each play and host, which show their level of precedence."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ansible.plugins.callback import CallbackBase
 
 
 class CallbackModule(CallbackBase):
-    """Prints one JSON line for each host of a play, as the play starts."""
+    """Prints a JSON line per host at the start of a play."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
     CALLBACK_NAME = "probe_variables"
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
-        """Ask for the variables exactly as the play's tasks would."""
+        """Print the variables that the play's tasks would get."""
         manager = play.get_variable_manager()
         for host in manager._inventory.get_hosts(play.hosts):
             values = manager.get_vars(play=play, host=host)
