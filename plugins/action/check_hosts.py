@@ -195,8 +195,8 @@ def host_faults(
             f"{free} MiB are free below /, /var or /srv, and {needed_mb} are needed:"
             " free some space, or lower preflight_disk_free_mb"
         )
-    for wanted in ports:
-        port, program = int(wanted["port"]), wanted["program"]
+    for claim in ports:
+        port, program = int(claim["port"]), claim["program"]
         holders = sorted(set(port_holders(probe["listeners"], port)) - {program})
         if holders:
             yield (

@@ -13,7 +13,7 @@ from ansible.template import trust_as_template
 
 SOURCES = ("content", "template", "file")
 # Keys that the module does not know.
-OWN_KEYS = {"template", "file", "variables", "wanted", "units"}
+OWN_KEYS = {"template", "file", "variables", "present", "units"}
 
 
 class ActionModule(ActionBase):
@@ -26,7 +26,7 @@ class ActionModule(ActionBase):
         variables = {"ansible_managed": "Ansible managed", **task_vars}
         files = []
         for entry in self._task.args.get("files") or []:
-            content = self.content(entry, variables) if boolean(entry.get("wanted", True)) else ""
+            content = self.content(entry, variables) if boolean(entry.get("present", True)) else ""
             files.append({key: entry[key] for key in entry if key not in OWN_KEYS} | {"content": content})
         arguments = {**self._task.args, "files": files}
         result |= self._execute_module(module_args=arguments, task_vars=task_vars)

@@ -27,12 +27,12 @@ def file_entries(
 def file_units(files: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return for unit_set the units that read the files at their start, each with its files.
 
-    A unit is wanted if the first file that names it is.
+    A unit is enabled if the first file that names it is present.
     """
     units: dict[str, dict[str, Any]] = {}
     for file in files:
         for name in file.get("units", []):
-            unit = units.setdefault(name, {"name": name, "wanted": file.get("wanted", True), "files": []})
+            unit = units.setdefault(name, {"name": name, "enabled": file.get("present", True), "files": []})
             unit["files"].append(file["path"])
     return list(units.values())
 

@@ -45,7 +45,7 @@ options:
       template: {type: str, description: "A template, rendered on the control node."}
       file: {type: str, description: "A file of the control node with the content."}
       variables: {type: dict, description: "Further variables of the template."}
-      wanted: {type: bool, default: true, description: "False removes the file."}
+      present: {type: bool, default: true, description: "False removes the file."}
       units: {type: list, elements: str, description: "Ignored; for the filter C(file_units)."}
       mode: {type: str, default: "0644", description: "Its octal mode."}
       group: {type: str, default: root, description: "Its group."}
@@ -83,7 +83,7 @@ ACTION_OPTIONS = {
     "template": {"type": "str"},
     "file": {"type": "str"},
     "variables": {"type": "dict"},
-    "wanted": {"type": "bool", "default": True},
+    "present": {"type": "bool", "default": True},
     "units": {"type": "list", "elements": "str"},
 }
 
@@ -157,7 +157,7 @@ def make_directories(directories: list[dict[str, Any]], *, check_mode: bool) -> 
 
 def find_stale(module: AnsibleModule) -> list[Path]:
     """Return the files to purge."""
-    wanted = {Path(file["path"]) for file in module.params["files"]}
+    listed = {Path(file["path"]) for file in module.params["files"]}
     found: set[Path] = set()
     for item in module.params["directories"]:
         path = Path(item["path"])
@@ -165,11 +165,11 @@ def find_stale(module: AnsibleModule) -> list[Path]:
             found.update(path.iterdir())
     for pattern in module.params["purge"]:
         found.update(Path("/").glob(pattern.lstrip("/")))
-    return sorted(found - wanted)
+    return sorted(found - listed)
 
 
 def run(module: AnsibleModule) -> tuple[list[str], list[dict[str, str]]]:
-    """Bring the host to the wanted state; return the changed paths and the differences."""
+    """Bring the host to the desired state; return the changed paths and the differences."""
     due = []
     differences = []
     for file in module.params["files"]:

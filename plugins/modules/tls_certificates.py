@@ -26,7 +26,7 @@ options:
   ca_certificate: {description: The certificate (PEM) of the signing CA., type: str, required: true}
   key_group: {description: The group that can read the keys., type: str, required: true}
   certificates:
-    description: The wanted certificates.
+    description: The certificates that the host must have.
     type: list
     elements: dict
     required: true
@@ -103,13 +103,13 @@ def signed_by(certificate: Any, ca: Any) -> bool:
     return bool(certificate.issuer == ca.subject and extension.key_identifier == identifier)
 
 
-def inspect(directory: Path, wanted: dict[str, Any], ca: Any, key_group: str) -> None:
+def inspect(directory: Path, spec: dict[str, Any], ca: Any, key_group: str) -> None:
     """Raise DueError if the certificate must be issued."""
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
     from cryptography.x509.oid import NameOID
 
-    key_file, certificate_file = directory / f"{wanted['name']}.key", directory / f"{wanted['name']}.crt"
+    key_file, certificate_file = directory / f"{spec['name']}.key", directory / f"{spec['name']}.crt"
     if not key_file.is_file() or not certificate_file.is_file():
         raise DueError("missing")
     status = key_file.stat()
@@ -124,7 +124,7 @@ def inspect(directory: Path, wanted: dict[str, Any], ca: Any, key_group: str) ->
         raise DueError("unreadable") from None
     if public_bytes(key.public_key()) != public_bytes(certificate.public_key()):
         raise DueError("the key does not match the certificate")
-    if common_name != wanted["common_name"] or current_names != {normalize(san) for san in wanted["sans"]}:
+    if common_name != spec["common_name"] or current_names != {normalize(san) for san in spec["sans"]}:
         raise DueError("subject or SANs differ")
     if not current_ca:
         raise DueError("another CA signed it")
@@ -167,13 +167,13 @@ def main() -> None:
         if not module.check_mode:
             raise
         # In check mode on a bare host cryptography is not installed yet.
-        due = [{"name": wanted["name"], "reason": "missing"} for wanted in certificates]
+        due = [{"name": spec["name"], "reason": "missing"} for spec in certificates]
     else:
-        for wanted in certificates:
+        for spec in certificates:
             try:
-                inspect(directory, wanted, ca, module.params["key_group"])
+                inspect(directory, spec, ca, module.params["key_group"])
             except DueError as reason:
-                due.append({"name": wanted["name"], "reason": str(reason)})
+                due.append({"name": spec["name"], "reason": str(reason)})
     module.exit_json(due=due, ca_due=ca_due)
 
 

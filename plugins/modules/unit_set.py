@@ -26,7 +26,7 @@ options:
     required: true
     suboptions:
       name: {type: str, required: true, description: "Name with its type, such as C(nginx.service)."}
-      wanted: {type: bool, default: true, description: "True: enabled and running; false: neither."}
+      enabled: {type: bool, default: true, description: "True: enabled and running; false: neither."}
       files: {type: list, elements: path, default: [], description: "Files that the unit reads at its start."}
       triggered:
         description:
@@ -65,7 +65,7 @@ UNITS = Path("/etc/systemd/system")
 
 
 def unlisted_units(patterns: list[str], units: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return as unwanted units those that match a pattern, are loaded or enabled, and are not listed."""
+    """Return as units to disable those that match a pattern, are loaded or enabled, and are not listed."""
     if not patterns:
         return []
     known = {unit["name"] for unit in units}
@@ -75,29 +75,29 @@ def unlisted_units(patterns: list[str], units: list[dict[str, Any]]) -> list[dic
     found = {line.split()[0] for line in loaded}
     found |= {name for name in enabled if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)}
     return [
-        {"name": name, "wanted": False, "files": [], "triggered": False} for name in sorted(found - known)
+        {"name": name, "enabled": False, "files": [], "triggered": False} for name in sorted(found - known)
     ]
 
 
 def removed_units(changed: set[str], units: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return as unwanted units those whose file was removed and that are not among the units."""
+    """Return as units to disable those whose file was removed and that are not among the units."""
     known = {unit["name"] for unit in units}
     gone = (path for path in map(Path, sorted(changed)) if path.parent == UNITS and not path.exists())
     return [
-        {"name": path.name, "wanted": False, "files": [], "triggered": False}
+        {"name": path.name, "enabled": False, "files": [], "triggered": False}
         for path in gone
         if path.name not in known
     ]
 
 
-def is_unwanted(unit: dict[str, Any]) -> bool:
+def must_stop(unit: dict[str, Any]) -> bool:
     """Return whether a unit must not be enabled."""
-    return unit["triggered"] or not unit["wanted"]
+    return unit["triggered"] or not unit["enabled"]
 
 
 def commands_for(unit: dict[str, Any], state: dict[str, str], changed: set[str]) -> list[str]:
-    """Return the systemctl commands that bring a unit into its wanted state."""
-    if is_unwanted(unit):
+    """Return the systemctl commands that bring a unit into its desired state."""
+    if must_stop(unit):
         stop = ["stop"] if state["ActiveState"] in RUNNING else []
         # The unit's file may be gone, so systemd's own answer would not tell.
         enabled = any((wants / unit["name"]).is_symlink() for wants in UNITS.glob("*.wants"))
@@ -114,7 +114,7 @@ def commands_for(unit: dict[str, Any], state: dict[str, str], changed: set[str])
 
 
 def apply(units: list[dict[str, Any]], changed: set[str], *, check_mode: bool) -> list[str]:
-    """Bring units into their wanted states and return the commands that this takes."""
+    """Bring units into their desired states and return the commands that this takes."""
     if not units:
         return []
     states = show(PROPERTIES, *(unit["name"] for unit in units))
@@ -132,7 +132,7 @@ def main() -> None:
     """Run the module."""
     unit_options = {
         "name": {"type": "str", "required": True},
-        "wanted": {"type": "bool", "default": True},
+        "enabled": {"type": "bool", "default": True},
         "files": {"type": "list", "elements": "path", "default": []},
         "triggered": {"type": "bool", "default": False},
     }
@@ -151,10 +151,10 @@ def main() -> None:
         units = units + unlisted_units(module.params["purge"], units)
         units += removed_units(changed, units)
         # Before the reload: systemd stops a unit cleanly only while it still knows the unit's removed file.
-        commands = apply([unit for unit in units if is_unwanted(unit)], changed, check_mode=check_mode)
+        commands = apply([unit for unit in units if must_stop(unit)], changed, check_mode=check_mode)
         if changed and not check_mode:
             systemctl("daemon-reload")
-        commands += apply([unit for unit in units if not is_unwanted(unit)], changed, check_mode=check_mode)
+        commands += apply([unit for unit in units if not must_stop(unit)], changed, check_mode=check_mode)
     except (OSError, SystemctlError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=bool(commands), commands=commands)

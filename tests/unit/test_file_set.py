@@ -1,4 +1,4 @@
-"""file_set brings files to the wanted state, or leaves all of them alone."""
+"""file_set brings files to the desired state, or leaves all of them alone."""
 
 from __future__ import annotations
 

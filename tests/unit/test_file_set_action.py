@@ -78,15 +78,15 @@ def test_reads_a_file_without_templating_it(role: Path) -> None:
     assert content(role, file=str(role / "files/script.py")) == "print('{{ not a template }}')\n"
 
 
-@pytest.mark.parametrize("wanted", [False, "false"])
-def test_empties_a_file_that_is_not_wanted(role: Path, wanted: object) -> None:
-    assert content(role, template="missing.j2", wanted=wanted) == ""
+@pytest.mark.parametrize("present", [False, "false"])
+def test_empties_a_file_that_is_not_present(role: Path, present: object) -> None:
+    assert content(role, template="missing.j2", present=present) == ""
 
 
 def test_keeps_what_the_module_knows(role: Path) -> None:
     directories = [{"path": "/etc/d", "mode": "0700"}]
     file = {"path": "/etc/x", "content": "x", "mode": "0600", "group": "ssl-cert", "validate": "check %s"}
-    arguments = sent(role, file | {"units": ["x.service"], "wanted": True}, directories=directories)
+    arguments = sent(role, file | {"units": ["x.service"], "present": True}, directories=directories)
     assert arguments == {"files": [file], "directories": directories}
 
 
@@ -103,19 +103,19 @@ def test_names_a_template_that_is_missing(role: Path) -> None:
 
 def test_groups_files_by_the_units_that_read_them() -> None:
     files: list[dict[str, Any]] = [
-        {"path": "/etc/a", "units": ["a.service"], "wanted": False},
+        {"path": "/etc/a", "units": ["a.service"], "present": False},
         {"path": "/etc/shared", "units": ["a.service", "b.service"]},
         {"path": "/etc/unread"},
     ]
     assert file_units(files) == [
-        {"name": "a.service", "wanted": False, "files": ["/etc/a", "/etc/shared"]},
-        {"name": "b.service", "wanted": True, "files": ["/etc/shared"]},
+        {"name": "a.service", "enabled": False, "files": ["/etc/a", "/etc/shared"]},
+        {"name": "b.service", "enabled": True, "files": ["/etc/shared"]},
     ]
 
 
 def test_lists_a_drop_in_for_every_kind_of_exporter() -> None:
     redis, node = exporter_files(["redis", "node"], ["node"])[::-1]
-    assert (node["wanted"], redis["wanted"]) == (True, False)
+    assert (node["present"], redis["present"]) == (True, False)
     assert node["path"] == "/etc/systemd/system/prometheus-node-exporter.service.d/fastmetal.conf"
     assert redis["units"] == ["prometheus-redis-exporter.service"]
     assert redis["variables"] == {"name": "redis"}

@@ -100,7 +100,7 @@ def test_an_unwanted_unit_stops_before_systemd_forgets_it(systemd: Systemd, run_
     wants = unit_set.UNITS / "multi-user.target.wants"
     wants.mkdir()
     (wants / "a.service").symlink_to("/nonexistent")
-    units = [{"name": "a.service", "wanted": False}]
+    units = [{"name": "a.service", "enabled": False}]
     result = run_module(unit_set, units=units, changed_files=["/etc/systemd/system/a.service"])
     assert result["commands"] == ["stop a.service", "disable a.service"]
     assert systemd.commands == ["stop a.service", "disable a.service", "daemon-reload"]
@@ -108,7 +108,7 @@ def test_an_unwanted_unit_stops_before_systemd_forgets_it(systemd: Systemd, run_
 
 def test_an_unwanted_unit_that_does_not_run_needs_nothing(systemd: Systemd, run_module: RunModule) -> None:
     systemd.set("a.service", "inactive", "")
-    assert run_module(unit_set, units=[{"name": "a.service", "wanted": False}])["changed"] is False
+    assert run_module(unit_set, units=[{"name": "a.service", "enabled": False}])["changed"] is False
     assert systemd.commands == []
 
 

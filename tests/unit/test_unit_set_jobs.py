@@ -20,14 +20,14 @@ def _units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def unit(name: str, **more: Any) -> dict[str, Any]:
-    return {"name": name, "wanted": True, "files": [], "triggered": False, **more}
+    return {"name": name, "enabled": True, "files": [], "triggered": False, **more}
 
 
 def test_unlisted_units_are_found_by_what_is_loaded_or_enabled(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = "api-job-mail.service loaded active running x\napi-job-gone.timer loaded active waiting x\n"
     monkeypatch.setattr(unit_set, "systemctl", lambda *_: listed)
     found = unit_set.unlisted_units(["api-job-*"], [unit("api-job-mail.service")])
-    assert [(one["name"], one["wanted"]) for one in found] == [
+    assert [(one["name"], one["enabled"]) for one in found] == [
         ("api-job-gone.timer", False),
         ("api-job-old.service", False),
     ]
