@@ -122,6 +122,13 @@ def test_every_secret_is_generated_and_declared() -> None:
     assert all(declared[name].get("no_log") for name in used)
 
 
+@each_role
+def test_lists_keep_their_order(role: str) -> None:
+    """The filter `union` returns another order in each run, so a file made from it would change each time."""
+    for path in own_files(f"roles/{role}/*.yml", f"roles/{role}/*.j2"):
+        assert not re.search(r"\|\s*union\(", path.read_text()), f"{path}: use (a + b) | unique"
+
+
 def test_no_file_names_a_package_registry() -> None:
     registries = re.compile(
         r"\b(?:pypi\.(?:org|python)|files\.pythonhosted\.org|test\.pypi|registry\.npmjs|galaxy\.ansible\.com/api"
