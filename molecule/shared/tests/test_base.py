@@ -57,7 +57,7 @@ def test_the_journal_is_persistent_and_has_a_maximum_size(host: Host, variables:
 
 
 def test_kernel_settings_are_applied(host: Host, variables: dict[str, Any]) -> None:
-    settings = variables["base_base_sysctl"] | variables["base_sysctl"]
+    settings = variables["base_default_sysctl"] | variables["base_sysctl"]
     for name, value in settings.items():
         assert value is None or str(host.sysctl(name)) == str(value), name
     assert host.sysctl("net.core.somaxconn") >= 4096
