@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import sys
 from pathlib import Path
 
-from boards import api, host, nginx, overview, postgres, redis, releases, slo
+import boards
 
 TARGET = Path(__file__).resolve().parents[1] / "files/dashboards"
-MODULES = (overview, api, postgres, redis, nginx, host, releases, slo)
+MODULES = [importlib.import_module(f"boards.{found.name}") for found in pkgutil.iter_modules(boards.__path__)]
 
 
 def main() -> int:
