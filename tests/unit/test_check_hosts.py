@@ -1,4 +1,4 @@
-"""The checks of preflight, one by one; tests/repo/test_preflight.py runs them on hosts."""
+"""The checks of preflight, one by one; tests/hosts/test_preflight.py runs them on hosts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sentences with which roles refuse variables; tests/repo/test_preflight.py tests whole runs."""
+"""The sentences with which roles refuse variables; tests/hosts/test_preflight.py tests whole runs."""
 
 from __future__ import annotations
 
