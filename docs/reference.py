@@ -26,7 +26,8 @@ INTRODUCTION = """\
 Set them in `inventories/<environment>/group_vars/all/main.yml`, or for one host in `host_vars/<host>.yml`.
 Precedence, lowest first: role default, shared `group_vars/all`, environment, host, `-e`. The shared
 `group_vars/all` derive addresses and connections from the inventory's groups. An unknown or invalid variable
-ends a run before anything changes. A dictionary `<role>_<name>` is merged over `<role>_base_<name>`.
+ends a run before anything changes. A dictionary `<role>_<name>` is merged over `<role>_base_<name>`,
+and `base_sysctl` over `base_default_sysctl`.
 """
 
 
