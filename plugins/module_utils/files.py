@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -14,16 +15,15 @@ def write_atomically(
     owner and group are numeric ids; -1 keeps those of the process. Without sync the file survives a crash
     of the program, but a power cut may empty it.
     """
-    candidate = path.with_name(f".{path.name}.new")
-    candidate.unlink(missing_ok=True)
-    # The final mode from the start, so that a secret is never readable by others.
-    descriptor = os.open(candidate, os.O_CREAT | os.O_WRONLY | os.O_EXCL, mode)
+    # Readable by its owner only, until its final mode is set.
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".new", dir=path.parent)
+    candidate = Path(name)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             # The sandboxes of our services forbid chown, also one that changes nothing.
             if (owner, group) != (-1, -1):
                 os.fchown(descriptor, owner, group)
-            os.fchmod(descriptor, mode)  # the umask has taken bits away
+            os.fchmod(descriptor, mode)
             stream.write(text)
             stream.flush()
             if sync:

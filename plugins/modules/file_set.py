@@ -34,6 +34,7 @@ options:
       path: {type: path, required: true, description: "The directory."}
       mode: {type: str, required: true, description: "Its octal mode."}
       purge: {type: bool, default: false, description: "Remove files in it that are not listed."}
+      present: {type: bool, default: true, description: "False removes the directory with its files."}
   files:
     description: The files. Give each one of C(content), C(template) and C(file).
     type: list
@@ -135,18 +136,23 @@ def apply(file: dict[str, Any], group: int) -> None:
     """Write a file, or remove it if its content is empty."""
     path = Path(file["path"])
     if not file["content"]:
-        path.unlink()
+        path.unlink(missing_ok=True)  # Its directory may be gone.
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, file["content"], int(file["mode"], 8), owner=ROOT, group=group)
 
 
 def make_directories(directories: list[dict[str, Any]], *, check_mode: bool) -> list[str]:
-    """Create the directories and correct their permissions; return those that changed."""
+    """Create the directories, or remove them, and correct their permissions; return those that changed."""
     changed = []
     for item in directories:
         path, mode = Path(item["path"]), int(item["mode"], 8)
-        if not path.is_dir() or not has_permissions(path, mode, ROOT_GROUP):
+        if not item["present"]:
+            if path.is_dir():
+                changed.append(str(path))
+                if not check_mode:
+                    shutil.rmtree(path)
+        elif not path.is_dir() or not has_permissions(path, mode, ROOT_GROUP):
             changed.append(str(path))
             if not check_mode:
                 path.mkdir(parents=True, exist_ok=True)
@@ -164,7 +170,10 @@ def find_stale(module: AnsibleModule) -> list[Path]:
         if item["purge"] and path.is_dir():
             found.update(path.iterdir())
     for pattern in module.params["purge"]:
-        found.update(Path("/").glob(pattern.lstrip("/")))
+        # A drop-in directory, as of `systemctl edit`, belongs to the operator.
+        found.update(
+            path for path in Path("/").glob(pattern.lstrip("/")) if path.is_symlink() or path.is_file()
+        )
     return sorted(found - listed)
 
 
@@ -183,11 +192,12 @@ def run(module: AnsibleModule) -> tuple[list[str], list[dict[str, str]]]:
         due.append((file, group))
     validate(module, [file for file, _ in due])
     check_mode = bool(module.check_mode)
-    changed = make_directories(module.params["directories"], check_mode=check_mode)
     stale = find_stale(module)
     if not check_mode:
         for path in stale:
             path.unlink()
+    changed = make_directories(module.params["directories"], check_mode=check_mode)
+    if not check_mode:
         for file, group in due:
             apply(file, group)
     return [*changed, *map(str, stale), *(file["path"] for file, _ in due)], differences
@@ -200,6 +210,7 @@ def main() -> None:
         "path": path,
         "mode": {"type": "str", "required": True},
         "purge": {"type": "bool", "default": False},
+        "present": {"type": "bool", "default": True},
     }
     file_options = {
         "path": path,

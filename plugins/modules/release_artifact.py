@@ -182,7 +182,7 @@ class Build:
                 *(f"--python={sys.executable}", f"--target={target}", f"--requirements={self.lock}"),
                 f"--python-version={self.python}",
                 f"--python-platform={PLATFORM.format(architecture=self.arch)}",
-                *("--only-binary=:all:", "--require-hashes", "--no-compile-bytecode"),
+                *("--no-deps", "--only-binary=:all:", "--require-hashes", "--no-compile-bytecode"),
             ],
             capture_output=True,
             text=True,
@@ -197,8 +197,6 @@ class Build:
 
     def install_error(self, text: str) -> str:
         """Return uv's errors as one sentence."""
-        if missing := re.search(r"no trusted hash was provided for: `?([^`\n]+)", text):
-            return f"{self.lock} lacks {missing[1]}, which another dependency needs: lock it anew."
         if unhashed := re.search(r"must have a hash, but none were provided for: (.+)", text):
             return f"{self.lock} has no hash for {unhashed[1]}: lock it with hashes."
         if unusable := re.search(r"Because (\S+) has no(?: usable)? wheels", text):

@@ -16,6 +16,7 @@ short_description: Enable, start and restart several systemd units in one task
 description:
   - Does in one round trip what one systemd_service task per unit does.
   - A unit restarts if O(changed_files) contains one of its files. M(fastmetal.metal.file_set) returns them.
+  - After an interrupted run, a unit restarts if systemd has not read its files since they changed.
   - A unit whose file in /etc/systemd/system is in O(changed_files) and was removed is stopped and disabled.
 author: Fastmetal
 options:
@@ -90,12 +91,18 @@ def removed_units(changed: set[str], units: list[dict[str, Any]]) -> list[dict[s
     ]
 
 
+def outdated_units(names: list[str]) -> set[str]:
+    """Return the names of the units that systemd has not read since their files changed."""
+    states = show(("NeedDaemonReload",), *names) if names else []
+    return {name for name, state in zip(names, states, strict=True) if state["NeedDaemonReload"] == "yes"}
+
+
 def must_stop(unit: dict[str, Any]) -> bool:
     """Return whether a unit must not be enabled."""
     return unit["triggered"] or not unit["enabled"]
 
 
-def commands_for(unit: dict[str, Any], state: dict[str, str], changed: set[str]) -> list[str]:
+def commands_for(unit: dict[str, Any], state: dict[str, str], *, changed: bool) -> list[str]:
     """Return the systemctl commands that bring a unit into its desired state."""
     if must_stop(unit):
         stop = ["stop"] if state["ActiveState"] in RUNNING else []
@@ -108,19 +115,24 @@ def commands_for(unit: dict[str, Any], state: dict[str, str], changed: set[str])
     commands = ["enable"] if state["UnitFileState"] in {"disabled", ""} else []
     if state["ActiveState"] not in RUNNING:
         commands.append("start")
-    elif changed.intersection(unit["files"]):
+    elif changed:
         commands.append("restart")
     return commands
 
 
 def apply(units: list[dict[str, Any]], changed: set[str], *, check_mode: bool) -> list[str]:
-    """Bring units into their desired states and return the commands that this takes."""
+    """Bring units into their desired states and return the commands that this takes.
+
+    changed: Paths of changed files and names of units that systemd has to read again.
+    """
     if not units:
         return []
     states = show(PROPERTIES, *(unit["name"] for unit in units))
     commands: dict[str, list[str]] = {}
     for unit, state in zip(units, states, strict=True):
-        for command in commands_for(unit, state, changed):
+        for command in commands_for(
+            unit, state, changed=not changed.isdisjoint([unit["name"], *unit["files"]])
+        ):
             commands.setdefault(command, []).append(unit["name"])
     for command in ("stop", "disable", "enable", "start", "restart"):
         if command in commands and not check_mode:
@@ -152,6 +164,7 @@ def main() -> None:
         units += removed_units(changed, units)
         # Before the reload: systemd stops a unit cleanly only while it still knows the unit's removed file.
         commands = apply([unit for unit in units if must_stop(unit)], changed, check_mode=check_mode)
+        changed |= outdated_units([unit["name"] for unit in units if not must_stop(unit)])
         if changed and not check_mode:
             systemctl("daemon-reload")
         commands += apply([unit for unit in units if not must_stop(unit)], changed, check_mode=check_mode)

@@ -140,11 +140,14 @@ def test_check_mode_skips_a_validator_that_is_not_installed(folder: Path, run_mo
 def test_purges_what_is_not_listed(folder: Path, run_module: RunModule) -> None:
     for name in ("api-job-a.service", "api-job-b.service", "api.service"):
         (folder / name).write_text("x")
+    # Of `systemctl edit`.
+    (folder / "api-job-a.service.d").mkdir()
     result = run_module(
-        file_set, files=[entry(folder / "api-job-a.service", "x")], purge=[str(folder / "api-job-*.service")]
+        file_set, files=[entry(folder / "api-job-a.service", "x")], purge=[str(folder / "api-job-*")]
     )
     assert result["paths"] == [str(folder / "api-job-b.service")]
-    assert sorted(path.name for path in folder.iterdir()) == ["api-job-a.service", "api.service"]
+    left = ["api-job-a.service", "api-job-a.service.d", "api.service"]
+    assert sorted(path.name for path in folder.iterdir()) == left
 
 
 def test_purges_a_directory(folder: Path, run_module: RunModule) -> None:
@@ -154,6 +157,21 @@ def test_purges_a_directory(folder: Path, run_module: RunModule) -> None:
     assert result["paths"] == [str(folder), str(folder / "stale"), str(folder / "a")]
     assert mode_of(folder) == 0o700
     assert [path.name for path in folder.iterdir()] == ["a"]
+
+
+def test_a_directory_goes_with_its_files(folder: Path, run_module: RunModule) -> None:
+    program = folder / "program"
+    program.mkdir()
+    (program / "__main__.py").write_text("x")
+    arguments = {
+        "files": [entry(program / "__main__.py", "")],
+        "directories": [{"path": str(program), "mode": "0755", "present": False}],
+    }
+    assert run_module(file_set, check=True, **arguments)["changed"] is True
+    assert program.is_dir()
+    assert run_module(file_set, **arguments)["paths"] == [str(program), str(program / "__main__.py")]
+    assert not program.exists()
+    assert run_module(file_set, **arguments)["changed"] is False
 
 
 def test_a_failure_is_told_in_one_sentence(folder: Path, run_module: RunModule) -> None:

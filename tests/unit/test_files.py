@@ -70,10 +70,18 @@ def test_is_never_readable_by_others_on_the_way(tmp_path: Path, monkeypatch: pyt
     assert modes == [0o600]
 
 
-def test_replaces_the_leftover_of_a_crash(tmp_path: Path) -> None:
-    (tmp_path / ".file.new").write_text("half")
-    write_atomically(tmp_path / "file", "whole")
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+def test_two_writers_do_not_share_a_candidate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "file"
+
+    def sync(_: int) -> None:
+        """Write the file a second time in the middle of the first."""
+        monkeypatch.undo()
+        write_atomically(file, "second")
+
+    monkeypatch.setattr(os, "fsync", sync)
+    write_atomically(file, "first")
+    assert file.read_text() == "first"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_calls_neither_fsync_nor_chown_unless_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

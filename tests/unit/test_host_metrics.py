@@ -54,6 +54,17 @@ def test_counts_continue_over_restarts(tmp_path: Path) -> None:
     assert again["edge_requests_total"]['{status="200"}'] == 5
 
 
+def test_a_request_that_is_not_utf_8_is_counted(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    log.touch()
+    state = json.loads("{}")
+    host_metrics.Edge(log, state).samples()
+    # nginx writes the bytes of a path such as /%ff as they are.
+    line = b'{"path": "/\xff", ' + log_line(404, 0.1).encode().removeprefix(b"{")
+    log.write_bytes(line)
+    assert host_metrics.Edge(log, state).samples()["edge_requests_total"]['{status="404"}'] == 1
+
+
 def test_text_format_describes_each_family_once() -> None:
     samples = {
         "edge_request_duration_seconds_sum": {"": 1.5},

@@ -75,6 +75,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("prometheus", {"prometheus_secrets": {"a b": "x"}}, "Each name in prometheus_secrets takes letters"),
     ("alertmanager", {"alertmanager_listen_address": "0.0.0.0:9093"}, "write a loopback address with a port"),
+    (
+        "alertmanager",
+        {"alertmanager_receivers": {"team": ["x"]}},
+        "as a dictionary of Alertmanager's",
+    ),
     ("alertmanager", {"alertmanager_receivers": {"none": {}}}, "has none, a name that the role uses: choose"),
     ("alertmanager", {"alertmanager_deadman_url": "x"}, "Write alertmanager_deadman_url with http:// or"),
     ("alertmanager", {"alertmanager_deadman_seconds": 0}, "and alertmanager_deadman_seconds to 1 or more."),

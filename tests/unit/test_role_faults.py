@@ -208,6 +208,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "nginx",
+        {"nginx_headers": {"x-frame-options": "SAMEORIGIN"}},
+        "Write the keys of nginx_headers as nginx_base_headers does: ",
+    ),
+    (
+        "nginx",
         {"nginx_trusted_proxies": ["0.0.0.0/0"]},
         "Name the proxies in nginx_trusted_proxies: with a network",
     ),

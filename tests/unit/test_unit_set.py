@@ -20,7 +20,7 @@ class Systemd:
         self.log = folder / "commands"
         self.log.touch()
         unknown = folder / "unknown-unit"
-        unknown.write_text("ActiveState=inactive\nUnitFileState=\n")
+        unknown.write_text("ActiveState=inactive\nUnitFileState=\nNeedDaemonReload=no\n")
         fake_command(
             "systemctl",
             f"""
@@ -43,9 +43,10 @@ class Systemd:
             fi""",
         )
 
-    def set(self, unit: str, active: str, enabled: str) -> None:
+    def set(self, unit: str, active: str, enabled: str, outdated: str = "no") -> None:
         """Set the state of a unit."""
-        (self.states / unit).write_text(f"ActiveState={active}\nUnitFileState={enabled}\n")
+        state = f"ActiveState={active}\nUnitFileState={enabled}\nNeedDaemonReload={outdated}\n"
+        (self.states / unit).write_text(state)
 
     @property
     def commands(self) -> list[str]:
@@ -74,7 +75,7 @@ def systemd(tmp_path: Path, fake_command: FakeCommand, monkeypatch: pytest.Monke
         ("failed", "enabled", True, ["start"]),
     ],
 )
-def test_a_wanted_unit(
+def test_an_enabled_unit(
     systemd: Systemd, run_module: RunModule, active: str, enabled: str, changed: bool, commands: list[str]
 ) -> None:
     systemd.set("a.service", active, enabled)
@@ -95,7 +96,16 @@ def test_a_file_of_another_unit_restarts_nothing(systemd: Systemd, run_module: R
     assert run_module(unit_set, units=units, changed_files=["/etc/b"])["commands"] == []
 
 
-def test_an_unwanted_unit_stops_before_systemd_forgets_it(systemd: Systemd, run_module: RunModule) -> None:
+def test_a_unit_that_an_interrupted_run_has_written_is_restarted(
+    systemd: Systemd, run_module: RunModule
+) -> None:
+    systemd.set("a.service", "active", "enabled", outdated="yes")
+    systemd.set("b.service", "active", "enabled")
+    assert run_module(unit_set, units=[{"name": "a.service"}, {"name": "b.service"}])["changed"]
+    assert systemd.commands == ["daemon-reload", "restart a.service"]
+
+
+def test_a_disabled_unit_stops_before_systemd_forgets_it(systemd: Systemd, run_module: RunModule) -> None:
     systemd.set("a.service", "active", "enabled")
     wants = unit_set.UNITS / "multi-user.target.wants"
     wants.mkdir()
@@ -106,7 +116,7 @@ def test_an_unwanted_unit_stops_before_systemd_forgets_it(systemd: Systemd, run_
     assert systemd.commands == ["stop a.service", "disable a.service", "daemon-reload"]
 
 
-def test_an_unwanted_unit_that_does_not_run_needs_nothing(systemd: Systemd, run_module: RunModule) -> None:
+def test_a_disabled_unit_that_does_not_run_needs_nothing(systemd: Systemd, run_module: RunModule) -> None:
     systemd.set("a.service", "inactive", "")
     assert run_module(unit_set, units=[{"name": "a.service", "enabled": False}])["changed"] is False
     assert systemd.commands == []

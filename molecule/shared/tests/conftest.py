@@ -218,7 +218,8 @@ def all_variables(
     playbook = directory / "play.yml"
     playbook.write_text(yaml.safe_dump([play]))
     ansible_on_all("ansible-playbook", str(playbook)).check_returncode()
-    return {path.stem: json.loads(path.read_text()) for path in sorted(directory.glob("*.json"))}
+    hosts = json.loads((LAB / "state.json").read_text())["hosts"]
+    return {name: json.loads((directory / f"{name}.json").read_text()) for name in hosts}
 
 
 @pytest.fixture

@@ -162,7 +162,7 @@ class Edge:
         counts = self.counts
         for line in self.follower.new_lines():
             try:
-                entry = json.loads(line)
+                entry = json.loads(line.decode(errors="replace"))
                 seconds, status, upstream = entry["duration"], str(entry["status"]), entry["upstream_status"]
             except (ValueError, KeyError):
                 continue
