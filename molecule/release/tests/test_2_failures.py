@@ -142,7 +142,7 @@ def test_a_run_that_ends_in_the_middle(fleet: Fleet, how: signal.Signals, task: 
 
 def test_a_control_node_that_loses_its_network(fleet: Fleet) -> None:
     with fleet.load("network", RATE) as load:
-        with deploying(fleet, fleet.build(), app_promote_timeout_seconds=20) as deploy:
+        with deploying(fleet, fleet.build(), app_promote_timeout_seconds=12) as deploy:
             deploy.wait_for(SWITCH, times=2)
             with unreachable(fleet):
                 deploy.wait()
