@@ -96,7 +96,7 @@ def test_another_projects_playbook_uses_two_roles(collections: Path, tmp_path: P
     commands = tmp_path / "bin"
     commands.mkdir()
     # The test machine may not run systemd.
-    state = r"ActiveState=inactive\nUnitFileState=\n\n"
+    state = r"ActiveState=inactive\nUnitFileState=\nNeedDaemonReload=no\n\n"
     (commands / "systemctl").write_text(
         f"#!/bin/sh\nfor word; do case $word in *.service) printf '{state}';; esac; done\n"
     )
