@@ -16,7 +16,7 @@ export UV_SYSTEM_CERTS := true
 # Set in the caller's shell, they would override ansible.cfg, and where uv installs.
 unexport ANSIBLE_INVENTORY VIRTUAL_ENV
 
-.PHONY: help venv lock lab demo demo-down secrets reference check lint-ansible lint-python test test-unit test-app test-demo test-hosts \
+.PHONY: help venv lock lab demo demo-down secrets reference check lint-ansible lint-python test test-unit test-lab test-app test-demo test-preflight \
   soak bench clean
 
 help: ## Show this list
@@ -94,7 +94,7 @@ test-unit: venv $(LAB_SECRETS)
 
 # Parts that are joined by "+" run side by side: what follows the first one is niced, so that it takes the processor
 # time that the first one leaves idle and no deadline fails. CONTRIBUTING.md has a table of their durations.
-PARTS := check test-app+scenario-own_app scenario-default+test-hosts scenario-split+test-demo scenario-release
+PARTS := check test-lab test-app scenario-default+test-preflight+scenario-own_app scenario-split+test-demo scenario-release
 test: venv lab $(LAB_SECRETS) $(VENV)/.compiled ## Run every test, as CI does, and print how long each part took
 	@trap 'printf "\nmin:sec  part\n"; cat .lab/times' EXIT; mkdir -p .lab; : > .lab/times; \
 	for part in $(PARTS); do \
@@ -121,18 +121,21 @@ reference: venv ## Write docs/roles.md, docs/settings.md and the dashboards from
 lab: venv ## Install the packages for lab hosts on this machine
 	@ansible-playbook playbooks/lab.yml -e lab_state=prepared
 
-test-app: venv lab $(LAB_SECRETS) ## Test the service against Postgres and Redis on a lab host, and the load driver
+test-lab: venv lab ## Test the lab and the load driver
+	pytest tests/hosts/test_lab.py tests/load
+
+test-app: venv lab $(LAB_SECRETS) ## Test the service against Postgres and Redis on a lab host
 	coverage erase
-	coverage run -m pytest tests/app tests/load
+	coverage run -m pytest tests/app
 	coverage combine --quiet
 	coverage report --fail-under=95
 
 test-demo: venv lab $(VENV)/.compiled ## Test the demo in a clone: from nothing, again, interrupted, and removed
 	pytest tests/demo
 
-test-hosts: venv lab $(LAB_SECRETS) ## Test the lab, preflight, and the dashboards against Grafana's types
+test-preflight: venv lab $(LAB_SECRETS) ## Test preflight on lab hosts, and the dashboards against Grafana's types
 	@command -v npm >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends npm >/dev/null
-	pytest tests/hosts
+	pytest tests/hosts --ignore tests/hosts/test_lab.py
 
 scenario-%: venv lab $(LAB_SECRETS) ## Run one Molecule scenario: make scenario-split
 	molecule test --scenario-name $*

@@ -23,7 +23,7 @@ def jobs() -> dict[str, Any]:
 
 def test_every_part_and_scenario_is_in_the_matrix(jobs: dict[str, Any]) -> None:
     makefile = (ROOT / "Makefile").read_text()
-    parts = {"check", *re.findall(r"^(test-(?:app|demo|hosts)):", makefile, re.MULTILINE)}
+    parts = {"check", *re.findall(r"^(test-(?:app|demo|lab|preflight)):", makefile, re.MULTILINE)}
     scenarios = {f"scenario-{path.parent.name}" for path in ROOT.glob("molecule/*/molecule.yml")}
     assert set(jobs["part"]["strategy"]["matrix"]["part"]) == parts | scenarios
 
