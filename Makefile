@@ -94,7 +94,7 @@ test-unit: venv $(LAB_SECRETS)
 
 # Parts that are joined by "+" run side by side: what follows the first one is niced, so that it takes the processor
 # time that the first one leaves idle and no deadline fails. CONTRIBUTING.md has a table of their durations.
-PARTS := check test-lab test-app scenario-default+test-preflight+scenario-own_app scenario-split+test-demo scenario-release
+PARTS := check test-lab test-app scenario-default+test-preflight scenario-split+test-demo+scenario-own_app scenario-release
 test: venv lab $(LAB_SECRETS) $(VENV)/.compiled ## Run every test, as CI does, and print how long each part took
 	@trap 'printf "\nmin:sec  part\n"; cat .lab/times' EXIT; mkdir -p .lab; : > .lab/times; \
 	for part in $(PARTS); do \
