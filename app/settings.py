@@ -57,7 +57,7 @@ class Settings(BaseSettings):
     )
 
     database_url: str = Field(
-        description="postgresql://USER@HOST[:PORT][,HOST…]/NAME or …/NAME?host=/run/postgresql"
+        description="postgresql://USER@HOST[:PORT][,HOST…]/NAME or …/NAME?host=/run/postgresql[&port=PORT]"
     )
     database_password: SecretStr = Field(
         NO_SECRET, description="Password of the serving role, which is the user in DATABASE_URL."
@@ -200,8 +200,10 @@ class Settings(BaseSettings):
             raise ValueError("must name a user and a database")
         if url.password or "password" in url.query:
             raise ValueError("must not contain a password: use DATABASE_PASSWORD")
-        if others := url.query.keys() - {"host"}:
-            raise ValueError(f"must not contain {min(others)}: only the parameter host is allowed")
+        if others := url.query.keys() - {"host", "port"}:
+            raise ValueError(f"must not contain {min(others)}: only the parameters host and port are allowed")
+        if not re.fullmatch(r"\d{1,5}", str(url.query.get("port", "0"))):
+            raise ValueError("must have one number as the parameter port")
         return url.render_as_string()
 
     @field_validator("redis_url", mode="after")
@@ -215,6 +217,19 @@ class Settings(BaseSettings):
         # Other parameters could override the host, certificate verification and timeouts.
         if others := parse_qs(parts.query, keep_blank_values=True).keys() - {"db"}:
             raise ValueError(f"must not contain {min(others)}: only the parameter db is allowed")
+        return value
+
+    @field_validator("sentry_dsn", mode="after")
+    @classmethod
+    def _check_dsn(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value():
+            return value
+        from sentry_sdk.utils import BadDsn, Dsn  # slow to import, and few environments have a DSN
+
+        try:
+            Dsn(value.get_secret_value())
+        except BadDsn:
+            raise ValueError("must be a DSN such as https://KEY@sentry.example/1") from None
         return value
 
     @model_validator(mode="after")
@@ -254,7 +269,7 @@ class Settings(BaseSettings):
     def database_endpoints(self) -> list[tuple[str, int]]:
         """The database's endpoints: host, or directory of the unix socket, and port."""
         url = make_url(self.database_url)
-        port = url.port or 5432
+        port = int(str(url.query.get("port", url.port or 5432)))
         if "host" not in url.query:
             return [(url.host or "/run/postgresql", port)]
         # Without brackets, the last group of an IPv6 address is not a port.

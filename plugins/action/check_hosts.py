@@ -9,6 +9,7 @@ import difflib
 import fnmatch
 import ipaddress
 import re
+import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,10 @@ MAGIC = {
 }
 # `make secrets` generates these besides secret_*.
 GENERATED = {"tls_ca_certificate", "tls_ca_key"}
+# The groups that playbooks and the wiring know.
+GROUPS = {"edge", "app", "postgres", "redis", "monitoring"}
+# Those of lab hosts and of hosts without a function.
+OTHER_GROUPS = {"lab", "ungrouped"}
 # {ending of a name: (lowest, highest value)}
 BOUNDS = {
     "_port": (1, 65535),
@@ -58,31 +63,33 @@ WORDS = {
     "dict": "a mapping",
     "path": "a path",
 }
+PYTHON_TYPES: dict[str, type | types.UnionType] = {
+    "bool": bool,
+    "int": int,
+    "float": int | float,
+    "str": str,
+    "path": str,
+    "dict": Mapping,
+}
 TRUTH = {"true", "false", "yes", "no", "on", "off", "0", "1"}
 
 
 def fits(kind: str, value: Any) -> bool:
-    """Return whether a value has a spec's type; scalars may be strings, because `-e x=1` gives strings."""
-    text = isinstance(value, str)
-    if kind == "bool":
-        return isinstance(value, bool) or (text and value.lower() in TRUTH)
-    if kind == "int":
-        return (isinstance(value, int) and not isinstance(value, bool)) or (
-            text and re.fullmatch(r"-?\d+", value) is not None
-        )
-    if kind == "float":
-        return (
-            fits("int", value)
-            or isinstance(value, float)
-            or (text and re.fullmatch(r"-?\d+\.\d+", value) is not None)
-        )
-    if kind in ("str", "path"):
-        return isinstance(value, str | int | float) and not isinstance(value, bool)
-    if kind == "list":
-        return isinstance(value, Sequence) and not text
-    if kind == "dict":
-        return isinstance(value, Mapping)
-    return True
+    """Return whether a value has a spec's type; a number or a flag in quotes has not."""
+    if kind in PYTHON_TYPES:
+        return isinstance(value, PYTHON_TYPES[kind]) and (kind == "bool" or not isinstance(value, bool))
+    return kind != "list" or (isinstance(value, Sequence) and not isinstance(value, str))
+
+
+def convert(kind: str, text: str) -> bool | int | float | str:
+    """Return the flag or the number in a text, or the text: `-e x=1` gives a string, whatever x is."""
+    if kind == "bool" and text.lower() in TRUTH:
+        return bool(boolean(text))
+    if kind in ("int", "float") and re.fullmatch(r"-?\d+", text):
+        return int(text)
+    if kind == "float" and re.fullmatch(r"-?\d+\.\d+", text):
+        return float(text)
+    return text
 
 
 def value_faults(name: str, option: Mapping[str, Any], value: Any) -> Iterator[str]:
@@ -90,18 +97,24 @@ def value_faults(name: str, option: Mapping[str, Any], value: Any) -> Iterator[s
     kind = option.get("type", "str")
     shown = "" if option.get("no_log") else f", not {value!r}"
     if value is None:
-        if is_required(option):
-            yield f"{name} is empty: set it to {WORDS.get(kind, kind)}"
+        if kind != "raw":
+            yield f"{name} is empty: set it to {WORDS[kind]}{'' if is_required(option) else ', or remove it'}"
         return
     if not fits(kind, value):
-        yield f"{name} must be {WORDS.get(kind, kind)}{shown}"
+        quotes = ""
+        if isinstance(value, str) and convert(kind, value) != value:
+            quotes = ": remove its quotes"
+        elif kind in ("str", "path") and isinstance(value, int | float):
+            quotes = ": put it in quotes"
+        yield f"{name} must be {WORDS[kind]}{shown}{quotes}"
         return
     choices = option.get("choices")
     if choices and kind != "list" and str(value) not in [str(choice) for choice in choices]:
         yield f"{name} must be one of {', '.join(map(str, choices))}{shown}"
     if kind == "int" and int(value) != option.get("default"):  # a default of 0 may mean: computed
         for ending, (lowest, highest) in BOUNDS.items():
-            if (name.endswith((ending, "." + ending[1:]))) and not lowest <= int(value) <= highest:
+            named = name.endswith((ending, "." + ending[1:])) or f"{ending}s." in name
+            if named and not lowest <= int(value) <= highest:
                 yield f"{name} must be between {lowest} and {highest}{shown}"
     if kind == "list":
         element = {"type": option.get("elements", "raw"), "options": option.get("options")}
@@ -147,6 +160,8 @@ def variable_faults(
             hint = advice(name, known) or "remove it, or list it in preflight_own_variables"
             yield f"{name} is unknown: {hint}"
     secrets = set()
+    plain: list[str] = []
+    computed: list[str] = []
     # A missing variable is reported once, not again for each variable that uses it.
     demands = {name for role in roles for name, option in specs[role].items() if is_required(option)}
     for name, option in ((name, option) for role in roles for name, option in specs[role].items()):
@@ -169,10 +184,26 @@ def variable_faults(
         else:
             # So that other variables that use it need not template it again.
             templar.available_variables[name] = value
-            yield from value_faults(name, option, value)
+            found = list(value_faults(name, option, value))
+            if isinstance(variables[name], str) and "{{" in variables[name]:
+                computed += found
+            else:
+                plain += found
+    # A computed value has the fault of the variable that it is computed from.
+    yield from plain or computed
     if secrets:
         command = f"make secrets ENV={variables.get('environment_name', '<environment>')}"
         yield f"{join(sorted(secrets))} not set: make the environment's secrets with `{command}`"
+
+
+def group_faults(groups: Iterable[str], own: Iterable[str]) -> Iterator[str]:
+    """Yield a sentence for each group of a host that no playbook knows: all of it would be skipped."""
+    for name in sorted(set(groups) - GROUPS - OTHER_GROUPS):
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in own):
+            hint = (
+                advice(name, GROUPS) or f"use {', '.join(sorted(GROUPS))}, or list it in preflight_own_groups"
+            )
+            yield f"the inventory has the group {name}, which has no function: {hint}"
 
 
 def join(names: Sequence[str]) -> str:
@@ -292,6 +323,7 @@ class ActionModule(ActionBase):
         own = value("preflight_own_variables")
         wrong = list(variable_faults(value("preflight_roles"), specs, variables, templar, own))
         yield from wrong
+        yield from group_faults(variables["group_names"], value("preflight_own_groups"))
         if not wrong:
             alone = len(hostvars) == 1 and listens_to_itself(
                 value("exporter_address"), value("exporter_client_addresses")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -38,16 +37,8 @@ _value: {description: The sentences., type: list, elements: str}
 """
 
 TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "str": ("a string", lambda value: isinstance(value, str | int | float) and not isinstance(value, bool)),
-    # `-e` passes strings only.
-    "int": (
-        "a whole number",
-        lambda value: (
-            not isinstance(value, bool)
-            and isinstance(value, int | str)
-            and re.fullmatch(r"-?\d+", str(value)) is not None
-        ),
-    ),
+    "str": ("a string", lambda value: isinstance(value, str)),
+    "int": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
     "list": ("a list", lambda value: isinstance(value, list | tuple)),
     "dict": ("a dictionary", lambda value: isinstance(value, Mapping)),
 }
@@ -83,7 +74,10 @@ def _faults(
                 if kind.endswith("!"):
                     yield f"{name}.{field} is missing: set it to {words}."
             elif not fits(value):
-                yield f"{name}.{field} must be {words}."
+                remedy = (
+                    ": put it in quotes" if kind.startswith("str") and isinstance(value, int | float) else ""
+                )
+                yield f"{name}.{field} must be {words}{remedy}."
 
 
 class FilterModule:

@@ -22,9 +22,10 @@ def cidrs(hosts: Iterable[str], hostvars: Hostvars) -> list[str]:
     return [f"{address}/32" for address in addresses(hosts, hostvars)]
 
 
-def endpoints(hosts: Iterable[str], hostvars: Hostvars, port: int) -> list[str]:
-    """Return the private address and the port of each host (192.0.2.1:8443)."""
-    return [f"{address}:{port}" for address in addresses(hosts, hostvars)]
+def endpoints(hosts: Iterable[str], hostvars: Hostvars, service: str) -> list[str]:
+    """Return the private address of each host with a service's port from its own __ports (192.0.2.1:5432)."""
+    variables = [hostvars[host] for host in hosts]
+    return [f"{own['private_address']}:{own['__ports'][service]}" for own in variables]
 
 
 def scrape_targets(hosts: Iterable[str], hostvars: Hostvars, exporter: str) -> list[dict[str, str]]:

@@ -60,6 +60,7 @@ def test_a_database_url_is_converted_to_the_async_driver(
         ("[fd00::10:5]:5433/api", [("fd00::10:5", 5433)]),
         ("[fd00::a:1]/api", [("fd00::a:1", 5432)]),
         ("/api?host=/run/postgresql", [("/run/postgresql", 5432)]),
+        ("/api?host=/run/postgresql&port=5433", [("/run/postgresql", 5433)]),
         ("/api?host=fd00::a:1&host=db:5433", [("fd00::a:1", 5432), ("db", 5433)]),
         (
             "[fd00::a:1]:5433,[fd00::a:2],10.0.0.1/api",
@@ -106,7 +107,13 @@ def test_endpoints_are_hosts_and_ports(
             "postgresql://api@/api?password=hunter2",
             "DATABASE_URL must not contain a password",
         ),
+        ("SENTRY_DSN", "nonsense", "SENTRY_DSN must be a DSN such as https://KEY@sentry.example/1."),
         ("DATABASE_URL", "postgresql://api@/api?sslmode=off", "DATABASE_URL must not contain sslmode"),
+        (
+            "DATABASE_URL",
+            "postgresql://api@/api?port=x",
+            "DATABASE_URL must have one number as the parameter port",
+        ),
         ("DATABASE_SSL_CA", "/nowhere/ca.crt", "DATABASE_SSL_CA: Path does not point to a file"),
         ("DATABASE_POOL_SIZE", "many", "DATABASE_POOL_SIZE: Input should be a valid integer"),
         ("DATABASE_POOL_SIZE", "0", "DATABASE_POOL_SIZE: Input should be greater than"),

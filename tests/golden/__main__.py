@@ -1,6 +1,7 @@
 """Print what an environment's variables resolve to, or write all golden files.
 
     python -m tests.golden single      # print
+    python -m tests.golden single --set '{"redis_port": 6380}'
     python -m tests.golden --update    # rewrite tests/golden/*.yml
 
 Facts and secrets are stubs, so no host and no vault is needed.
@@ -55,8 +56,8 @@ def stub_secrets(*folders: Path) -> dict[str, str]:
     return {name: f"stub of {name}" for name in {*names, *CA}}
 
 
-def hosts(inventory: Path) -> Iterator[tuple[str, dict[str, Any], Templar]]:
-    """Yield the name and the variables of each host, as written, and what resolves them."""
+def hosts(inventory: Path, **changes: Any) -> Iterator[tuple[str, dict[str, Any], Templar]]:
+    """Yield the name and the variables of each host, as written but for `changes`, and what resolves them."""
     loader = DataLoader()
     load = loader.load_from_file
     loader.load_from_file = lambda path, **options: (
@@ -70,7 +71,7 @@ def hosts(inventory: Path) -> Iterator[tuple[str, dict[str, Any], Templar]]:
     for host in manager.get_hosts():
         variables.set_host_facts(host.name, FACTS)
         stubs = secrets | (LAB if "lab" in (group.name for group in host.get_groups()) else {})
-        for name, value in stubs.items():
+        for name, value in (stubs | changes).items():
             variables.set_host_variable(host.name, name, value)
     hostvars = HostVars(manager, variables, loader)
     defaults: dict[str, Any] = {}
@@ -81,14 +82,14 @@ def hosts(inventory: Path) -> Iterator[tuple[str, dict[str, Any], Templar]]:
         yield host.name, own, Templar(loader, {**defaults, **own, "hostvars": hostvars})
 
 
-def resolve(inventory: Path) -> dict[str, dict[str, Any]]:
+def resolve(inventory: Path, **changes: Any) -> dict[str, dict[str, Any]]:
     """Return {host: {variable: value}} of what an inventory sets for the roles of each host.
 
     Raises SystemExit if preflight would refuse a variable.
     """
     resolved = {}
     specs = check_hosts.load_specs()
-    for host, variables, templar in hosts(inventory):
+    for host, variables, templar in hosts(inventory, **changes):
         roles = templar.template(variables["preflight_roles"])
         if faults := [*check_hosts.variable_faults(roles, specs, variables, templar, [])]:
             raise SystemExit("\n".join(f"{host}: {fault}" for fault in faults))
@@ -139,6 +140,7 @@ def main() -> None:
     choice = parser.add_mutually_exclusive_group(required=True)
     choice.add_argument("name", nargs="?", choices=INVENTORIES)
     choice.add_argument("--update", action="store_true", help="rewrite the golden files")
+    parser.add_argument("--set", default={}, type=json.loads, metavar="JSON", help="variables of every host")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as collections:
         # This checkout's filters, whichever collection is installed.
@@ -150,7 +152,7 @@ def main() -> None:
             for name, inventory in INVENTORIES.items():
                 (GOLDEN / f"{name}.yml").write_text(render(resolve(inventory)))
         else:
-            sys.stdout.write(render(resolve(INVENTORIES[arguments.name])))
+            sys.stdout.write(render(resolve(INVENTORIES[arguments.name], **arguments.set)))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from functools import cache
+from typing import Any
 
 import pytest
 import yaml
@@ -21,10 +23,10 @@ VARIABLES = {
 GROUND = {name for file in ("main", "topology") for name in yaml.safe_load(FILES[file])}
 
 
-@pytest.mark.parametrize("name", INVENTORIES)
-def test_results_are_the_golden_ones(name: str) -> None:
+def run(*arguments: str) -> str:
+    """Return what `python -m tests.golden` prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.golden", name],
+        [sys.executable, "-m", "tests.golden", *arguments],
         cwd=ROOT,
         env=clean_environment(),
         capture_output=True,
@@ -32,8 +34,13 @@ def test_results_are_the_golden_ones(name: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", INVENTORIES)
+def test_results_are_the_golden_ones(name: str) -> None:
     golden = (GOLDEN / f"{name}.yml").read_text()
-    assert done.stdout == golden, "review the difference, then run python -m tests.golden --update"
+    assert run(name) == golden, "review the difference, then run python -m tests.golden --update"
 
 
 def used_by(name: str) -> set[str]:
@@ -54,10 +61,64 @@ def test_chains_are_short() -> None:
     assert [found for found in map(chain, VARIABLES) if len(found) > 5] == []
 
 
+# {the variable of a port: (its default, another value)}
+PORTS: dict[str, tuple[Any, Any]] = {
+    "postgresql_port": (5432, 5433),
+    "redis_port": (6379, 6380),
+    "grafana_port": (3000, 3001),
+    "prometheus_listen_address": ("127.0.0.1:9090", "127.0.0.1:19090"),
+    "alertmanager_listen_address": ("127.0.0.1:9093", "127.0.0.1:19093"),
+    "nginx_status_listen": ("127.0.0.1:9181", "127.0.0.1:19181"),
+    "nginx_ports": (
+        {"backend": 8443, "backend_local": 9180, "guard": 8444},
+        {"backend": 18443, "backend_local": 19180, "guard": 18444},
+    ),
+    "exporter_ports": (
+        {"node": 9100, "postgres": 9187, "redis": 9121, "blackbox": 9115},
+        {"node": 19100, "postgres": 19187, "redis": 19121, "blackbox": 19115},
+    ),
+}
+USERS = {"prometheus_users": {"me": "$6$salt$0123456789012345678901"}}
+
+
+def numbers(value: Any) -> set[str]:
+    """Return the ports in a value."""
+    return set(re.findall(r"\b\d{4,5}\b", str(value)))
+
+
 def test_ports_are_written_once() -> None:
-    ports = yaml.safe_load(FILES["topology"])["__ports"].values()
-    written = re.compile(rf"\b({'|'.join(str(port) for port in ports)})\b")
-    assert [file for file, text in FILES.items() if file != "topology" and written.search(text)] == []
+    ports = numbers([default for default, _ in PORTS.values()])
+    assert ports <= numbers(FILES["topology"])
+    assert [file for file, text in FILES.items() if file != "topology" and ports & numbers(text)] == []
+
+
+def test_no_template_of_a_role_has_a_port() -> None:
+    ports = numbers([default for default, _ in PORTS.values()])
+    found = {path: ports & numbers(path.read_text()) for path in ROOT.glob("roles/*/templates/*")}
+    assert {path for path, there in found.items() if there} == set()
+
+
+def test_every_port_of_a_spec_can_be_changed() -> None:
+    """PORTS above is complete: a variable with a port is in it, or the wiring computes it from one."""
+    specs = (yaml.safe_load(path.read_text()) for path in ROOT.glob("roles/*/meta/argument_specs.yml"))
+    options = {
+        name: option for spec in specs for name, option in spec["argument_specs"]["main"]["options"].items()
+    }
+    ports = {
+        name
+        for name, option in options.items()
+        if name.endswith(("_port", "_ports")) or re.fullmatch(r"[0-9.]+:\d{4,5}", str(option.get("default")))
+    }
+    computed = {"preflight_ports", "exporter_postgres_port", "prometheus_prober"}
+    assert ports == PORTS.keys() | computed
+    assert computed <= VARIABLES.keys()
+
+
+@pytest.mark.parametrize("name", ["single", "split", "monitoring_apart"])
+def test_a_changed_port_reaches_everything_that_uses_it(name: str) -> None:
+    changes = {variable: change for variable, (_, change) in PORTS.items()}
+    text = run(name, "--set", json.dumps(USERS | changes))
+    assert not numbers(text) & numbers([default for default, _ in PORTS.values()])
 
 
 def test_private_variables_are_used() -> None:

@@ -67,7 +67,8 @@ def broken(lab: Lab, damage: str, repair: str) -> Iterator[None]:
 VARIABLES = {
     "misspelt": ("redis_prot=6380", "redis_prot is unknown: did you mean redis_port"),
     "wrong type": ("redis_listen_addresses=a,b", "redis_listen_addresses must be a list, not 'a,b'"),
-    "port": ("redis_port=99999999", "redis_port must be between 1 and 65535, not '99999999'"),
+    "port": ("redis_port=99999999", "redis_port must be between 1 and 65535, not 99999999"),
+    "digits": ('{"secret_key": 123456789012}', "secret_key must be a string: put it in quotes"),
     "address": ("private_address=db.internal", "private_address is db.internal, not an IPv4 address"),
     "public": (
         "private_address=9.9.9.9",
@@ -81,6 +82,15 @@ VARIABLES = {
 @pytest.mark.usefixtures("unchanged")
 def test_refuses_a_wrong_variable(environment: Path, playbook: str, variable: str, part: str) -> None:
     assert_refused(play("-i", environment, playbook, "-e", variable), f"db12, db13: {part}")
+
+
+@each_playbook
+@pytest.mark.usefixtures("unchanged")
+def test_refuses_a_group_without_a_function(environment: Path, playbook: str) -> None:
+    hosts = environment / "hosts.yml"
+    hosts.write_text(hosts.read_text().replace("postgres:", "postgress:"))
+    part = "db12, db13: the inventory has the group postgress, which has no function: did you mean postgres"
+    assert_refused(play("-i", environment, playbook), part)
 
 
 @each_playbook
@@ -214,6 +224,14 @@ APP: dict[str, tuple[dict[str, Any], str]] = {
     "fewer than none": (
         {"postgresql_max_connections": 10},
         "and its share of postgresql_max_connections is -3: raise postgresql_max_connections, or lower",
+    ),
+    "log level": (
+        {"app_settings": {"LOG_LEVEL": "info"}},
+        "The app refuses its settings: LOG_LEVEL: Input should be 'DEBUG', 'INFO', 'WARNING' or 'ERROR'.",
+    ),
+    "weak key": (
+        {"secret_key": "changeme" * 8},
+        "The app refuses its settings: SECRET_KEY is a well-known or guessable value: generate a random one.",
     ),
     "secret setting": (
         {"app_settings": {"SENTRY_DSN": "x", "ACCEPTED_SECRET_KEYS": "y"}},

@@ -111,7 +111,6 @@ def test_another_projects_playbook_uses_two_roles(collections: Path, tmp_path: P
         "gather_facts": False,
         "vars": {
             "ansible_facts": {"distribution_release": "trixie"},
-            "tls_directory": str(directory),
             "tls_ca_certificate": certificate,
             "tls_ca_key": key,
             "tls_certificates": [{"name": "host", "common_name": "web1", "sans": ["DNS:web1"]}],
@@ -124,6 +123,7 @@ def test_another_projects_playbook_uses_two_roles(collections: Path, tmp_path: P
     (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
     # Only root can install their packages.
     overrides = {
+        "__tls_directory": str(directory),
         "__tls_packages": [],
         "__tls_key_group": grp.getgrgid(os.getgid()).gr_name,
         "__exporter_packages": [],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -10,7 +11,13 @@ from tests.lab import ROOT
 from tests.roles import Role
 
 FACTS = {"python_version": "3.13.5", "processor_vcpus": 2, "architecture": "x86_64"}
-SOUND = {"ansible_facts": FACTS, "role_path": str(ROOT / "roles/app"), "inventory_hostname": "web1"}
+SOUND = {
+    "ansible_facts": FACTS,
+    "role_path": str(ROOT / "roles/app"),
+    "inventory_hostname": "web1",
+    "app_base_settings": {"DATABASE_URL": "postgresql://api@/api?host=/run/postgresql"},
+    "app_base_secrets": {"secret_key": hashlib.sha256(b"key").hexdigest()},
+}
 PURGE = {"purge": {"command": "python -m app.manage purge", "schedule": "daily"}}
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"app_name": "Api"}, "app_name 'Api' is not a service name"),
@@ -24,7 +31,28 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"app_health_path": "ready"}, "app_health_path 'ready' is not a path: start it with a slash."),
     ({"app_factory": "app.main"}, "app_factory 'app.main' is not a factory"),
     ({"app_manage_command": "python -c 'x'"}, "app_manage_command and app_migrate_arguments are plain words"),
-    ({"app_settings": {"LOG_LEVEL": "a\nb"}}, "app_settings has a value of several lines"),
+    (
+        {"app_secrets": {"redis_password": 123456}},
+        "app_secrets has values that are no strings: put redis_password in",
+    ),
+    ({"app_settings": {"REDIS_KEY_PREFIX": "a\nb"}}, "app_settings has a value of several lines"),
+    (
+        {"app_settings": {"LOG_LEVEL": "info"}},
+        "The app refuses its settings: LOG_LEVEL: Input should be 'DEBUG'",
+    ),
+    (
+        {"app_secrets": {"secret_key": "changeme" * 8}},
+        "SECRET_KEY is a well-known or guessable value: generate a random one. Correct app_settings or",
+    ),
+    (
+        {"app_secrets": {"sentry_dsn": "nonsense"}},
+        "SENTRY_DSN must be a DSN such as https://KEY@sentry.example/1.",
+    ),
+    (
+        {"app_base_settings": {"DATABASE_URL": "postgresql://api@db/api"}},
+        "DATABASE_SSL_CA is required if the database is on another host",
+    ),
+    ({"app_base_settings": {}}, "The app refuses its settings: DATABASE_URL is required."),
     ({"app_gunicorn": {"keep_alive": 1}}, "Gunicorn has no setting keep_alive: correct app_gunicorn."),
     ({"app_settings": {"NO_SUCH": 1}}, "The app knows no setting NO_SUCH: correct app_settings"),
     (
@@ -58,6 +86,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def role(**variables: Any) -> Role:
     """Return the role with sound variables but for these."""
     return Role("app", **SOUND | {"app_base_jobs": PURGE} | variables)
+
+
+def test_an_app_that_cannot_be_asked_is_accepted() -> None:
+    """Another app's settings are unknown here, and a wrong path on the host cannot be seen."""
+    own = {"app_source": str(ROOT / "tests/own_app"), "app_base_settings": {}}
+    assert "refuses its settings" not in " ".join(role(**own).refusals())
+    remote = {"DATABASE_URL": "postgresql://api@db/api", "DATABASE_SSL_CA": "/etc/fastmetal/tls/ca.crt"}
+    assert role(app_base_settings=remote).refusals() == []
 
 
 def value(name: str, **variables: Any) -> Any:

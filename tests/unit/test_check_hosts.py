@@ -16,18 +16,23 @@ USERS = {
     "options": {"name": {"required": True}, "password": {"no_log": True}},
 }
 VALUES = [
-    ({"type": "int"}, "12", []),
+    ({"type": "int"}, 12, []),
+    ({"type": "int"}, "12", ["x must be a whole number, not '12': remove its quotes"]),
     ({"type": "int"}, True, ["x must be a whole number, not True"]),
     ({"type": "int"}, "1.5", ["x must be a whole number, not '1.5'"]),
-    ({"type": "float"}, "1.5", []),
-    ({"type": "bool"}, "yes", []),
+    ({"type": "float"}, 1.5, []),
+    ({"type": "float"}, 1, []),
+    ({"type": "float"}, "1.5", ["x must be a number, not '1.5': remove its quotes"]),
+    ({"type": "bool"}, "yes", ["x must be true or false, not 'yes': remove its quotes"]),
+    ({"type": "str"}, 1.10, ["x must be a string, not 1.1: put it in quotes"]),
+    ({"type": "str", "no_log": True}, 123456789012, ["x must be a string: put it in quotes"]),
     ({"type": "bool"}, "maybe", ["x must be true or false, not 'maybe'"]),
     ({"type": "str"}, ["a"], ["x must be a string, not ['a']"]),
     ({"type": "dict"}, "a=b", ["x must be a mapping, not 'a=b'"]),
     ({"type": "list", "elements": "int"}, [1, "b"], ["x[1] must be a whole number, not 'b'"]),
     ({"type": "str", "choices": ["rdb", "aof"]}, "disk", ["x must be one of rdb, aof, not 'disk'"]),
     ({"type": "list", "elements": "str", "choices": ["a"]}, ["b"], ["x[0] must be one of a, not 'b'"]),
-    ({"type": "str", "default": ""}, None, []),
+    ({"type": "str", "default": ""}, None, ["x is empty: set it to a string, or remove it"]),
     ({"type": "list", "required": True}, None, ["x is empty: set it to a list"]),
     ({"type": "int", "no_log": True}, "hidden", ["x must be a whole number"]),
     (USERS, [{"name": "a", "password": "b"}], []),
@@ -46,7 +51,9 @@ def test_values(option: dict[str, Any], value: Any, sentences: list[str]) -> Non
     [
         ("a_port", 0, False),
         ("a_port", 1, True),
-        ("a_port", "65536", False),
+        ("a_port", 65536, False),
+        ("a_ports.node", 65536, False),
+        ("a_ports.node", 1, True),
         ("a_percent", 101, False),
         ("a_days", 0, False),
         ("a_number", 99999999, True),
@@ -59,6 +66,7 @@ def test_bounds(name: str, value: Any, fits: bool) -> None:
 
 SPECS: dict[str, dict[str, Any]] = {
     "web": {"web_port": {"type": "int", "default": 80}, "web_names": {"type": "list", "required": True}},
+    "port": {"also_port": {"type": "int", "default": 80}},
     "data": {"data_password": {"type": "str", "no_log": True, "required": True}},
     "all": {
         "where": {"type": "str", "description": "Where it is."},
@@ -85,9 +93,27 @@ def test_variables() -> None:
     assert judge("data", data_password="{{ typo }}") == ["typo is not set, and data_password needs it"]
 
 
+def test_a_computed_value_is_not_reported_with_its_cause() -> None:
+    assert judge("web", "port", web_names=["a"], web_port=70000, also_port="{{ web_port }}") == [
+        "web_port must be between 1 and 65535, not 70000"
+    ]
+    assert judge("port", web_names=["a"], also_port="{{ web_port + 70000 }}") == [
+        "also_port must be between 1 and 65535, not 70080"
+    ]
+
+
 def test_unknown_variables() -> None:
     assert judge(web_prt=1, ansible_user="a", __mine="b") == ["web_prt is unknown: did you mean web_port?"]
     assert judge(colour="blue", own=("col*",)) == []
+
+
+def test_groups() -> None:
+    assert list(check_hosts.group_faults(["app", "lab", "site_vienna"], ["site_*"])) == []
+    assert list(check_hosts.group_faults(["postgress"], [])) == [
+        "the inventory has the group postgress, which has no function: did you mean postgres?"
+    ]
+    (sentence,) = check_hosts.group_faults(["database"], [])
+    assert sentence.endswith("use app, edge, monitoring, postgres, redis, or list it in preflight_own_groups")
 
 
 def test_listeners() -> None:
@@ -127,5 +153,5 @@ def test_addresses(address: str, public: bool, part: str | None) -> None:
 
 def test_what_a_role_has_by_default_is_within_its_bounds() -> None:
     option = {"type": "int", "default": 0}
-    assert list(check_hosts.value_faults("a_workers", option, "0")) == []
-    assert list(check_hosts.value_faults("a_workers", {"type": "int"}, "0"))
+    assert list(check_hosts.value_faults("a_workers", option, 0)) == []
+    assert list(check_hosts.value_faults("a_workers", {"type": "int"}, 0))

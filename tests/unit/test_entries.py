@@ -19,7 +19,13 @@ BASE = {"api": {"path": "/", "rate": "50r/s", "burst": 100}}
         ({"api": None}, []),
         ({"api": False}, []),
         ({"api": {"rate": "5r/s"}}, []),
-        ({"login": {"path": "/login", "rate": "1r/s", "burst": "5"}}, []),
+        (
+            {"login": {"path": "/login", "rate": 1, "burst": "5"}},
+            [
+                "limits.login.rate must be a string: put it in quotes.",
+                "limits.login.burst must be a whole number.",
+            ],
+        ),
         (
             {"login": "1r/s"},
             ["limits.login must be a dictionary with path, rate, burst, tags, or null to remove it."],

@@ -51,6 +51,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("logs", {"logs_files": {"/x": {"identifer": "x"}}}, "/x.identifer is unknown: write identifier."),
     ("logs", {"logs_files": {"/x/*": {"identifier": "x"}}}, "must be an absolute path without wildcards."),
     ("logs", {"logs_files": {"/x": {"identifier": "a b"}}}, "Each identifier in logs_files takes letters"),
+    ("prometheus", {"prometheus_secrets": {"store": 123456}}, "are no strings: put store in quotes."),
     ("prometheus", {"prometheus_listen_address": "192.0.2.31:9090"}, "write a loopback address with a port"),
     ("prometheus", {"prometheus_retention_size": "5"}, "prometheus_retention_size is 5: write a size such"),
     ("prometheus", {"prometheus_retention_days": 0}, "Set prometheus_retention_days and prometheus_scrape_"),

@@ -12,6 +12,7 @@ from plugins.filter import wiring
 HOSTVARS: dict[str, dict[str, Any]] = {
     "web1": {
         "private_address": "192.0.2.11",
+        "__ports": {"app": 8443},
         "exporter_tls": True,
         "__scrape_addresses": {"node": "192.0.2.11:9100"},
     },
@@ -26,8 +27,8 @@ HOSTVARS: dict[str, dict[str, Any]] = {
 def test_addresses() -> None:
     assert wiring.addresses(["mon1", "web1"], HOSTVARS) == ["192.0.2.31", "192.0.2.11"]
     assert wiring.cidrs(["web1"], HOSTVARS) == ["192.0.2.11/32"]
-    assert wiring.endpoints(["web1"], HOSTVARS, 8443) == ["192.0.2.11:8443"]
-    assert wiring.endpoints([], HOSTVARS, 8443) == []
+    assert wiring.endpoints(["web1"], HOSTVARS, "app") == ["192.0.2.11:8443"]
+    assert wiring.endpoints([], HOSTVARS, "app") == []
 
 
 def test_scrape_targets() -> None:

@@ -21,7 +21,7 @@ from testinfra.host import Host
 from tests import rules
 from tests.remote import fetch
 
-PORTS = {"node": 9100, "postgres": 9187, "redis": 9121, "blackbox": 9115}
+PORTS = {"node": 9100, "postgres": 9187, "redis": 9121, "blackbox": 9115}  # defaults
 
 
 def query_api(host: Host, variables: dict[str, Any], path: str) -> Any:
@@ -270,7 +270,7 @@ def test_prometheus_is_not_public(variables: dict[str, Any]) -> None:
 def test_exporters_require_a_client_certificate(host: Host, variables: dict[str, Any]) -> None:
     with host.sudo():
         listening = {line.split()[3] for line in host.check_output("ss -Hltn").splitlines()}
-    for name, port in PORTS.items():
+    for name, port in (PORTS | variables["exporter_ports"]).items():
         expected = name in variables["exporter_names"]
         address = "127.0.0.1" if name == "blackbox" else variables["exporter_address"]
         assert (f"{address}:{port}" in listening) == expected, name
@@ -304,11 +304,12 @@ def test_the_postgres_exporter_cannot_read_tables(host: Host, variables: dict[st
 
 @pytest.mark.on("redis")
 def test_the_redis_exporter_cannot_read_keys(host: Host, variables: dict[str, Any]) -> None:
-    socket_path, user = variables["exporter_redis_socket"], variables["exporter_redis_user"]
     with host.sudo():
         for command in ("GET api:x", "KEYS *", "CONFIG GET requirepass", "FLUSHALL"):
-            line = f"AUTH {user} {variables['exporter_redis_password']}\n{command}\n"
-            answer = host.check_output(f"printf %s {shlex.quote(line)} | redis-cli -s {socket_path}")
+            line = f"AUTH exporter {variables['exporter_redis_password']}\n{command}\n"
+            answer = host.check_output(
+                f"printf %s {shlex.quote(line)} | redis-cli -s /run/redis-cache/redis-server.sock"
+            )
             assert answer.splitlines()[0] == "OK"
             assert "NOPERM" in answer, command
 

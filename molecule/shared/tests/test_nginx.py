@@ -266,7 +266,7 @@ def test_nginx_has_no_other_listeners(host: Host, variables: dict[str, Any]) -> 
     private = set(variables["nginx_backend_listen"]) if "app" in groups else set()
     guard = set(variables["nginx_guard_listen"])
     assert found
-    assert found <= public | private | guard | {"127.0.0.1:9181"}
+    assert found <= public | private | guard | {variables["nginx_status_listen"]}
 
 
 @pytest.mark.on("app")

@@ -11,9 +11,9 @@ Certificates = list[dict[str, Any]]
 
 
 @pytest.fixture
-def directory(variables: dict[str, Any]) -> str:
+def directory() -> str:
     """Return the directory of the certificates."""
-    return str(variables["tls_directory"])
+    return "/etc/fastmetal/tls"
 
 
 @pytest.fixture
