@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 DOCUMENTATION = r"""
 name: nginx_locations
@@ -13,6 +14,7 @@ description:
   - Nginx uses only the longest matching location. Each entry therefore includes what shorter paths set, the
     longest matching limit and cache, and whether its requests are logged.
   - The path C(/) has no entry, as the server's own limit covers it.
+  - A path that ends with a slash has a second entry without it, which nginx would redirect otherwise.
 author: Fastmetal
 positional: cached_paths, quiet_paths
 options:
@@ -28,7 +30,9 @@ __nginx_prefix_locations: >-
 
 RETURN = r"""
 _value:
-  description: "Locations, each with path, limit and cache (an entry of the input, or none) and quiet (bool)."
+  description: >-
+    Locations, each with match (^~ or =), path, limit and cache (an entry of the input, or none) and
+    quiet (bool).
   type: list
   elements: dict
 """
@@ -50,15 +54,36 @@ def nginx_locations(
     caches, quiet = list(cached_paths), list(quiet_paths)
     # A dictionary for its order: a set would change the file from run to run.
     paths = dict.fromkeys([*(entry["path"] for entry in [*limits, *caches]), *quiet])
+    exact = [path[:-1] for path in paths if path.endswith("/") and path[:-1] not in paths]
     return [
         {
+            "match": match,
             "path": path,
-            "limit": longest_match(limits, path),
-            "cache": longest_match(caches, path),
-            "quiet": any(path.startswith(prefix) for prefix in quiet),
+            "limit": longest_match(limits, as_folder),
+            "cache": longest_match(caches, as_folder),
+            "quiet": any(as_folder.startswith(prefix) for prefix in quiet),
         }
-        for path in paths
+        for match, path, as_folder in [
+            *(("^~", path, path) for path in paths),
+            *(("=", path, f"{path}/") for path in exact),
+        ]
     ]
+
+
+def nginx_private_pattern(paths: Iterable[str]) -> str:
+    """Return a regular expression for $uri that matches the paths, what is below them, and their disguises.
+
+    A segment may end with parameters (";x"), and an application may take a backslash for a slash or cut
+    off what is no letter of a name. The expression has no quotes or backslashes but of \\xHH, so nginx
+    reads it as it is within double quotes.
+    """
+    separator = r"(?:(?:;[^/\x5c]*)?[/\x5c])+"
+    patterns = []
+    for path in paths:
+        segments = [unquote_to_bytes(segment) for segment in path.split("/") if segment]
+        escaped = ["".join(f"\\x{byte:02x}" for byte in segment) for segment in segments]
+        patterns.append("".join(separator + segment for segment in escaped))
+    return f"^(?:{'|'.join(patterns)})(?![A-Za-z0-9_.~-])"
 
 
 class FilterModule:
@@ -66,4 +91,4 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        return {"nginx_locations": nginx_locations}
+        return {"nginx_locations": nginx_locations, "nginx_private_pattern": nginx_private_pattern}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
+
+from plugins.filter.nginx import nginx_private_pattern
 from tests.roles import Role
 
 SITE = {
@@ -89,4 +92,34 @@ def test_own_headers_and_paths_add_to_the_default_ones() -> None:
     assert "add_header Permissions-Policy " in configuration
     assert "add_header X-Content-Type-Options " in configuration
     assert "X-Frame-Options" not in configuration
-    assert {"/admin/", "/metrics/", "/health/detail/", "/ping", "/health/"} <= set(locations(configuration))
+    assert {"/ping", "/health/"} <= set(locations(configuration))
+    for path in ("/admin", "/metrics", "/health/detail"):
+        assert nginx_private_pattern([path])[4:-25] in configuration
+
+
+def test_a_path_with_a_slash_is_not_redirected_without_it() -> None:
+    found = re.findall(r"location = (/\S+) {\n *(.*;)", render(nginx_quiet_paths=["/ping"]))
+    assert ("/health", "access_log off;") in found
+    assert ("/api/v1/auth", "set $retry_after 1;") in found
+    own = [{"path": "= /health", "directives": "return 204;"}]
+    assert render(nginx_locations=own).count("location = /health {") == 1
+
+
+@pytest.mark.parametrize(
+    ("private", "path", "matches"),
+    [
+        ("/metrics", "/metrics", True),
+        ("/metrics", "/metrics/x", True),
+        ("/metrics", "/metrics\n", True),
+        ("/metrics", "//;x/METRICS;y", True),
+        ("/metrics", "/metrics-of-mine", False),
+        ("/metrics", "/x/metrics", False),
+        ("/a.b/c/", "/a.b;x/c", True),
+        ("/a.b/c/", "/a.b\\c", True),
+        ("/a.b/c/", "/axb/c", False),
+        ("/a%20b", "/a b", True),
+    ],
+)
+def test_private_pattern(private: str, path: str, *, matches: bool) -> None:
+    pattern = nginx_private_pattern(["/other", private])
+    assert bool(re.search(pattern, path, re.IGNORECASE)) is matches

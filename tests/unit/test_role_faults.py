@@ -244,7 +244,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "nginx",
         {"nginx_rate_limits": {"connections": {"path": "/x", "rate": "5r/s", "burst": 5}}},
-        "and none of them answers, application, connections, consoles, tls.",
+        "and none of them answers, application, connections, guesses, tls.",
     ),
     (
         "nginx",

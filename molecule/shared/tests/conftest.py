@@ -18,6 +18,8 @@ import yaml
 from testinfra.host import Host
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.edge import Site, read
+
 ROOT = Path(__file__).resolve().parents[3]
 SCENARIO = os.environ.get("MOLECULE_SCENARIO_NAME", "default")
 LAB = ROOT / ".lab" / f"molecule-{SCENARIO}"
@@ -29,7 +31,7 @@ TESTS = {
     "postgres": {"test_postgresql.py"},
     "redis": {"test_redis.py"},
     "app": {"test_app.py", "test_workers.py"},
-    "edge": {"test_nginx.py"},
+    "edge": {path.name for path in Path(__file__).parent.glob("test_nginx*.py")},
     "monitoring": {
         "test_monitoring.py",
         "test_alerting.py",
@@ -104,7 +106,7 @@ def hosts_by_word() -> dict[str, set[str]]:
         "postgres": ("postgres", postgres),
         "redis": ("redis", redis),
         "monitoring": ("monitoring", monitoring),
-        "nginx": ("edge", edge | app),
+        "nginx": ("edge", edge | app | monitoring),
         "edge_beside_app": ("edge", edge & app),
         "edge_apart": ("edge", edge - app),
         "collector": ("monitoring", first if collected else set()),
@@ -222,10 +224,25 @@ def all_variables(
     return {name: json.loads((directory / f"{name}.json").read_text()) for name in hosts}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def variables(host: Host, all_variables: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Return the variables of the host under test."""
     return all_variables[host.backend.hostname]
+
+
+@pytest.fixture(scope="module")
+def site(host: Host, variables: dict[str, Any]) -> Site:
+    """Return a client of the public site of the host under test."""
+    names = [name for name in variables["nginx_server_names"] if "*" not in name]
+    ca = read(host, variables["nginx_ca_certificate"])
+    return Site(address=variables["private_address"], name=names[0], ca=ca, settings=variables)
+
+
+@pytest.fixture(scope="module")
+def listeners(variables: dict[str, Any]) -> list[tuple[str, int]]:
+    """Return (address, port) of the listeners for other hosts and for this host's monitoring."""
+    pairs = [listen.rsplit(":", 1) for listen in variables["nginx_backend_listen"]]
+    return [(address.strip("[]"), int(port)) for address, port in pairs]
 
 
 @pytest.fixture
