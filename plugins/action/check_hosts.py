@@ -19,6 +19,7 @@ from ansible.module_utils.common.yaml import yaml_load
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
+from ansible_collections.fastmetal.metal.plugins.module_utils.ownership import ownership_faults, port_faults
 
 Specs = Mapping[str, Mapping[str, Any]]  # {role: {option: its spec}}
 
@@ -70,6 +71,15 @@ PYTHON_TYPES: dict[str, type | types.UnionType] = {
     "str": str,
     "path": str,
     "dict": Mapping,
+}
+# What the owners of a host are judged by, as arguments of ownership_faults.
+WANTED = {
+    "environment": "environment_name",
+    "service": "app_name",
+    "admin": "base_admin_user",
+    "admin_keys": "base_admin_authorized_keys",
+    "roles": "preflight_roles",
+    "take_over": "preflight_take_over",
 }
 TRUTH = {"true", "false", "yes", "no", "on", "off", "0", "1"}
 
@@ -211,9 +221,7 @@ def join(names: Sequence[str]) -> str:
     return f"{names[0]} is" if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]} are"
 
 
-def host_faults(
-    probe: Mapping[str, Any], releases: Mapping[str, str], ports: Iterable[Mapping[str, Any]], needed_mb: int
-) -> Iterator[str]:
+def host_faults(probe: Mapping[str, Any], releases: Mapping[str, str], needed_mb: int) -> Iterator[str]:
     """Yield a sentence for each fault in the state of a host."""
     facts, free = probe["ansible_facts"], probe["free_mb"]
     if facts["ansible_distribution_release"] not in releases or facts["ansible_service_mgr"] != "systemd":
@@ -221,26 +229,24 @@ def host_faults(
             f"runs {facts['ansible_distribution']} {facts['ansible_distribution_version']} with"
             f" {facts['ansible_service_mgr']}: use a systemd host on {', '.join(releases.values())}"
         )
-    if free is not None and free < needed_mb:
+    if free < needed_mb:
         yield (
             f"{free} MiB are free below /, /var or /srv, and {needed_mb} are needed:"
             " free some space, or lower preflight_disk_free_mb"
         )
-    for claim in ports:
-        port, program = int(claim["port"]), claim["program"]
-        holders = sorted(set(port_holders(probe["listeners"], port)) - {program})
-        if holders:
-            yield (
-                f"port {port} is taken by {', '.join(holders)}, and {program} needs it:"
-                " stop or move that program, then run again"
-            )
 
 
-def port_holders(listeners: Iterable[str], port: int) -> Iterator[str]:
-    """Yield the names of the programs that listen on a port, from the lines of `ss`."""
-    for line in listeners:
-        if line.split()[3].endswith(f":{port}"):
-            yield from re.findall(r'\("([^"]+)"', line) or ["an unknown program"]
+def unusable_fault(reason: str) -> str:
+    """Return a sentence for a host on which no module can run."""
+    words = reason.lower()
+    if "incorrect" in words and "password" in words:
+        return "the password for sudo is wrong: run again with --ask-become-pass and ansible_user's password"
+    if "password is required" in words or ("missing" in words and "password" in words):
+        return "sudo asks for a password: run again with --ask-become-pass, or allow ansible_user NOPASSWD"
+    if "not in the sudoers" in words or "may not run sudo" in words:
+        return "ansible_user may not use sudo: allow it there, or log in as another account"
+    last = (reason.strip().splitlines() or ["no answer"])[-1]
+    return f"cannot be managed ({last}): it needs python3, and ansible_user needs sudo"
 
 
 def listens_to_itself(exporter_address: object, exporter_clients: object) -> bool:
@@ -309,8 +315,7 @@ class ActionModule(ActionBase):
             )
             return
         if "unusable" in probe:
-            reason = probe["unusable"].strip().splitlines()[-1]
-            yield f"cannot be managed ({reason}): it needs python3, and ansible_user needs sudo"
+            yield unusable_fault(probe["unusable"])
             return
         defaults: dict[str, Any] = {}
         for path in sorted(ROLES.glob("*/defaults/main.yml")):
@@ -331,4 +336,8 @@ class ActionModule(ActionBase):
             public = alone or boolean(value("preflight_public_addresses"))
             yield from address_faults(value("private_address"), public=public)
             needed_mb = int(value("preflight_disk_free_mb"))
-            yield from host_faults(probe, self._task.args["releases"], value("preflight_ports"), needed_mb)
+            yield from host_faults(probe, self._task.args["releases"], needed_mb)
+            yield from port_faults(probe["listeners"], value("preflight_ports"))
+            wanted = {key: value(name) for key, name in WANTED.items()}
+            login = probe["login"] or value("ansible_user")
+            yield from ownership_faults(probe, {**wanted, "login": login})

@@ -28,9 +28,16 @@ class ActionModule(ActionBase):
         for entry in self._task.args.get("files") or []:
             content = self.content(entry, variables) if boolean(entry.get("present", True)) else ""
             files.append({key: entry[key] for key in entry if key not in OWN_KEYS} | {"content": content})
-        arguments = {**self._task.args, "files": files}
+        arguments = {**self._task.args, "files": files, "owner": self.owner(task_vars)}
         result |= self._execute_module(module_args=arguments, task_vars=task_vars)
         return result
+
+    def owner(self, variables: Mapping[str, Any]) -> dict[str, str]:
+        """Return the mark of the task's role; empty outside of a role and an environment."""
+        if self._task._role is None or not {"environment_name", "service_name"} <= variables.keys():
+            return {}
+        names = {key: variables[f"{key}_name"] for key in ("environment", "service")}
+        return {"role": self._task._role.get_name().rpartition(".")[2], **self._templar.template(names)}
 
     def content(self, entry: Mapping[str, Any], variables: Mapping[str, Any]) -> str:
         """Return what the file of an entry holds."""

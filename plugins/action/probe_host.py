@@ -1,54 +1,49 @@
-"""Gather facts, packages, free space and listeners of a host, and report an unreachable host as a result.
+"""Gather facts and what preflight judges on a host, and report an unreachable host as a result.
 
 Ansible itself would drop an unreachable host from the play, before preflight can say what to do.
 """
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
-
-NEXT = "--- next ---"
-# Ansible's apt module writes this to keep services from starting; a killed run leaves it behind.
-GUARD_FILE = "/usr/sbin/policy-rc.d"
-GUARD = r"#!/bin/sh\nexit 101\n"
 
 
 class ActionModule(ActionBase):
     """Action `probe_host`: the arguments of `setup`, and `directories` for the free space."""
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
-        """Return the facts, free_mb and listeners, or unreachable_because or unusable with the reason."""
+        """Return the facts and host_probe's result, or unreachable_because or unusable with the reason."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        directories = shlex.join(arguments.pop("directories"))
+        probe = {"directories": arguments.pop("directories"), "service": self.service(task_vars)}
         try:
-            gathered = self._execute_module("ansible.builtin.setup", arguments, task_vars=task_vars)
+            gathered: dict[str, Any] = self._execute_module(
+                "ansible.builtin.setup", arguments, task_vars=task_vars
+            )
             if gathered.get("failed"):
                 return result | {"unusable": gathered.get("module_stderr") or gathered.get("msg", "")}
-            output = self._low_level_execute_command(
-                f"df --block-size=1M --output=avail {directories}; echo '{NEXT}';"
-                f" ss --no-header -l --tcp --numeric --processes; echo '{NEXT}';"
-                f" dpkg-query --show --showformat '${{db:Status-Abbrev}}${{Package}}\\n'; echo '{NEXT}';"
-                f" ls -A /var/lib/dpkg/updates;"
-                f" printf '{GUARD}' | cmp --silent - {GUARD_FILE} && echo guarded"
+            found: dict[str, Any] = self._execute_module(
+                "fastmetal.metal.host_probe", probe, task_vars=task_vars
             )
         except AnsibleConnectionFailure as error:
             return result | {"unreachable_because": str(error)}
-        space, listeners, packages, interrupted = (
-            part.strip().splitlines() for part in output["stdout"].split(NEXT)
-        )
+        except AnsibleError as error:  # Such as a missing password for sudo.
+            return result | {"unusable": str(error)}
+        if found.get("failed"):
+            return result | {"unusable": found.get("module_stderr") or found.get("msg", "")}
         # Lets roles skip apt tasks: one that installs nothing takes as long as any other task.
-        installed = [line.removeprefix("ii ") for line in packages if line.startswith("ii ")]
         packages_facts = {
-            "ansible_installed_packages": installed,
-            "ansible_packages_interrupted": bool(interrupted),
+            "ansible_installed_packages": found.pop("packages"),
+            "ansible_packages_interrupted": found.pop("interrupted"),
         }
-        return result | {
-            "ansible_facts": gathered["ansible_facts"] | packages_facts,
-            "free_mb": min((int(x) for x in space[1:]), default=None),
-            "listeners": listeners,
-        }
+        return result | found | {"ansible_facts": gathered["ansible_facts"] | packages_facts}
+
+    def service(self, variables: dict[str, Any]) -> str:
+        """Return the service's name; one that cannot be evaluated is refused later, with its variable."""
+        try:
+            return str(self._templar.template(variables.get("app_name", "")))
+        except AnsibleError:
+            return ""

@@ -14,6 +14,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fastmetal.metal.plugins.module_utils.files import write_atomically
+from ansible_collections.fastmetal.metal.plugins.module_utils.marks import MARKS, claim, is_marked
 
 DOCUMENTATION = r"""
 module: file_set
@@ -23,6 +24,8 @@ description:
   - Creates missing parent directories.
   - Runs the O(files[].validate) command of every changed file before it writes the first one.
   - Returns the changed files as RV(paths), for handlers that depend on some of them.
+  - In a role, marks the role's function in /etc/fastmetal/functions before it writes.
+  - The first time, it copies the files that it replaces or removes to /etc/fastmetal/replaced.
 author: Fastmetal
 options:
   directories:
@@ -60,6 +63,15 @@ options:
     type: list
     elements: path
     default: []
+  keep:
+    description: Files that other tasks of the role replace, to be copied as well.
+    type: list
+    elements: path
+    default: []
+  owner:
+    description: The role, environment and service of the mark; set by the action.
+    type: dict
+    default: {}
 """
 
 RETURN = r"""
@@ -183,7 +195,8 @@ def run(module: AnsibleModule) -> tuple[list[str], list[dict[str, str]]]:
     differences = []
     for file in module.params["files"]:
         target, group = Path(file["path"]), group_id(module, file["group"])
-        before = target.read_text(encoding="utf-8") if target.is_file() else ""
+        # A file of the operator may have any encoding.
+        before = target.read_text(encoding="utf-8", errors="replace") if target.is_file() else ""
         same = before == file["content"]
         if same and (not target.exists() or has_permissions(target, int(file["mode"], 8), group)):
             continue
@@ -193,6 +206,11 @@ def run(module: AnsibleModule) -> tuple[list[str], list[dict[str, str]]]:
     validate(module, [file for file, _ in due])
     check_mode = bool(module.check_mode)
     stale = find_stale(module)
+    mark = dict(module.params["owner"])
+    role = mark.pop("role", "")
+    unmarked = bool(role) and not is_marked(role, mark)
+    if unmarked and not check_mode:
+        claim(role, mark, [*map(str, stale), *(file["path"] for file, _ in due), *module.params["keep"]])
     if not check_mode:
         for path in stale:
             path.unlink()
@@ -200,7 +218,8 @@ def run(module: AnsibleModule) -> tuple[list[str], list[dict[str, str]]]:
     if not check_mode:
         for file, group in due:
             apply(file, group)
-    return [*changed, *map(str, stale), *(file["path"] for file, _ in due)], differences
+    marked = [f"/{MARKS}/{role}.json"] if unmarked else []
+    return [*marked, *changed, *map(str, stale), *(file["path"] for file, _ in due)], differences
 
 
 def main() -> None:
@@ -231,6 +250,8 @@ def main() -> None:
                 "required_one_of": [["content", "template", "file"]],
             },
             "purge": {"type": "list", "elements": "path", "default": []},
+            "keep": {"type": "list", "elements": "path", "default": []},
+            "owner": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )

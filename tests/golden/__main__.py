@@ -26,8 +26,6 @@ from ansible.template import Templar
 from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
 
-from plugins.action import check_hosts
-
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent
 INVENTORIES = {
@@ -88,6 +86,9 @@ def resolve(inventory: Path, **changes: Any) -> dict[str, dict[str, Any]]:
     Raises SystemExit if preflight would refuse a variable.
     """
     resolved = {}
+    # Not before init_plugin_loader, or no filter of the collection would be found.
+    from plugins.action import check_hosts
+
     specs = check_hosts.load_specs()
     for host, variables, templar in hosts(inventory, **changes):
         roles = templar.template(variables["preflight_roles"])

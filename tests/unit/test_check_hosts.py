@@ -116,14 +116,22 @@ def test_groups() -> None:
     assert sentence.endswith("use app, edge, monitoring, postgres, redis, or list it in preflight_own_groups")
 
 
-def test_listeners() -> None:
-    lines = [
-        'LISTEN 0 511 0.0.0.0:443 0.0.0.0:* users:(("nginx",pid=7,fd=5),("nginx",pid=6,fd=5))',
-        'LISTEN 0 5 [::]:443 [::]:* users:(("python3",pid=9,fd=3))',
-        "LISTEN 0 5 127.0.0.1:1443 0.0.0.0:*",
-    ]
-    assert set(check_hosts.port_holders(lines, 443)) == {"nginx", "python3"}
-    assert list(check_hosts.port_holders(lines, 1443)) == ["an unknown program"]
+@pytest.mark.parametrize(
+    ("reason", "part"),
+    [
+        ("Missing sudo password", "sudo asks for a password: run again with --ask-become-pass"),
+        ("sudo: a password is required\r\n", "sudo asks for a password: run again with --ask-become-pass"),
+        ("Incorrect sudo password", "the password for sudo is wrong: run again"),
+        ("eve is not in the sudoers file.", "ansible_user may not use sudo"),
+        (
+            "/bin/sh: 1: /usr/bin/python3: not found\n",
+            "cannot be managed (/bin/sh: 1: /usr/bin/python3: not found)",
+        ),
+        ("", "cannot be managed (no answer)"),
+    ],
+)
+def test_reasons_of_an_unusable_host(reason: str, part: str) -> None:
+    assert check_hosts.unusable_fault(reason).startswith(part)
 
 
 @pytest.mark.parametrize(

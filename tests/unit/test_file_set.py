@@ -5,11 +5,13 @@ from __future__ import annotations
 import grp
 import os
 import stat
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from plugins.module_utils import marks
 from plugins.modules import file_set
 from tests.unit.conftest import FakeCommand, RunModule
 
@@ -53,6 +55,39 @@ def test_writes_files_and_their_directories_once(folder: Path, run_module: RunMo
     assert (folder / "secret").read_bytes() == b"b\r\n"
     assert [mode_of(folder / name) for name in ("new/a.conf", "secret")] == [0o644, 0o600]
     assert run_module(file_set, files=files[:1])["changed"] is False
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host whose marks are below the test's own directory."""
+    for name in ("claim", "is_marked"):
+        monkeypatch.setattr(file_set, name, partial(getattr(marks, name), root=tmp_path / "host"))
+    return tmp_path / "host"
+
+
+def test_the_first_run_of_a_role_marks_it_and_keeps_what_was_there(
+    folder: Path, host: Path, run_module: RunModule
+) -> None:
+    theirs, stale, other = folder / "nginx.conf", folder / "stale.conf", folder / "other.conf"
+    theirs.write_bytes(b"caf\xe9")
+    for path in (stale, other):
+        path.write_text("theirs")
+    owner = {"role": "nginx", "environment": "lab", "service": "api"}
+    arguments: dict[str, Any] = {
+        "files": [entry(theirs, "ours\n")],
+        "purge": [f"{folder}/stale*"],
+        "keep": [str(other)],
+        "owner": owner,
+    }
+    assert run_module(file_set, check=True, **arguments)["changed"] is True
+    assert not host.exists()
+    assert "/etc/fastmetal/functions/nginx.json" in run_module(file_set, **arguments)["paths"]
+    assert marks.read_marks(host) == {"nginx": {"environment": "lab", "service": "api"}}
+    copies = host / marks.REPLACED / folder.relative_to("/")
+    assert sorted(path.name for path in copies.iterdir()) == ["nginx.conf", "other.conf", "stale.conf"]
+    assert (copies / "nginx.conf").read_bytes() == b"caf\xe9"
+    assert run_module(file_set, **arguments)["changed"] is False
+    assert run_module(file_set, **arguments, check=True)["changed"] is False
 
 
 def test_corrects_content_and_mode(folder: Path, run_module: RunModule) -> None:

@@ -87,7 +87,19 @@ def test_keeps_what_the_module_knows(role: Path) -> None:
     directories = [{"path": "/etc/d", "mode": "0700"}]
     file = {"path": "/etc/x", "content": "x", "mode": "0600", "group": "ssl-cert", "validate": "check %s"}
     arguments = sent(role, file | {"units": ["x.service"], "present": True}, directories=directories)
-    assert arguments == {"files": [file], "directories": directories}
+    assert arguments == {"files": [file], "directories": directories, "owner": {}}
+
+
+def test_a_roles_files_have_its_mark() -> None:
+    names = {"environment_name": "lab", "service_name": trust_as_template("{{ port }}")}
+    task = MagicMock()
+    task._role.get_name.return_value = "fastmetal.metal.nginx"
+    variables = {"port": "api", **names}
+    action = ActionModule(
+        task, MagicMock(), MagicMock(), DataLoader(), Templar(DataLoader(), variables), MagicMock()
+    )
+    assert action.owner(variables) == {"role": "nginx", "environment": "lab", "service": "api"}
+    assert action.owner({"port": "api"}) == {}
 
 
 @pytest.mark.parametrize("sources", [{}, {"content": "x", "file": "script.py"}], ids=["none", "two"])

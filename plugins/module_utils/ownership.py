@@ -1,0 +1,120 @@
+"""Judge what belongs to the operator on a host, and what earlier runs left there."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+MARKS = "/etc/fastmetal/functions"
+REPLACED = "/etc/fastmetal/replaced"
+# Units by which a role is recognised; {} is the service's name.
+UNITS = {
+    "alertmanager": ("prometheus-alertmanager.service",),
+    "app": ("{}.socket", "{}@*.service", "{}-job-*"),
+    "exporter": ("prometheus-*-exporter.service",),
+    "grafana": ("grafana-server.service",),
+    "logs": ("systemd-journal-remote.socket", "fastmetal-receive-logs.service"),
+    "nginx": ("nginx.service",),
+    "postgresql": ("postgresql@*-main.service",),
+    "prometheus": ("prometheus.service",),
+    "redis": ("redis-server@cache.service",),
+}
+# Roles whose data carries the service's name.
+NAMED = ("app", "postgresql")
+# Servers of packages that a role stops and replaces.
+REPLACES = {"redis-server@cache.service": ("redis-server.service",)}
+
+
+def ownership_faults(probe: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each thing of the operator on a host that its roles would take over.
+
+    probe: The result of host_probe.
+    wanted: environment, service, login (who logs in), admin, admin_keys, roles and take_over.
+    """
+    marks, take_over = probe["marks"], wanted["take_over"]
+    yield from environment_faults(marks, wanted["environment"])
+    if "service" not in take_over:
+        yield from service_faults(marks, wanted["service"])
+    if "app" in wanted["roles"] and wanted["login"] == wanted["service"]:
+        yield (
+            f"{wanted['login']} is the account that you log in with, and the service's account of this name"
+            " cannot log in: choose another service_name, or log in with another account"
+        )
+        take_over = [*take_over, "app"]
+    ours = {*marks, *take_over} - renamed(marks, wanted["service"])
+    for role in wanted["roles"]:
+        if role in ours:
+            continue
+        if things := probe["holdings"].get(role):
+            yield (
+                f"has {listed(things)}, which the role {role} would take over: use another host, or add"
+                f" {role} to preflight_take_over (copies of replaced files are kept in {REPLACED})"
+            )
+    if "base" not in marks and "base" not in take_over:
+        yield from key_faults(wanted["admin"], probe["keys"].get(wanted["admin"], []), wanted["admin_keys"])
+
+
+def renamed(marks: Mapping[str, Mapping[str, str]], service: str) -> set[str]:
+    """Return the role app if its mark has another service: what carries the new name is not ours yet."""
+    return {"app"} if marks.get("app", {}).get("service", service) != service else set()
+
+
+def environment_faults(marks: Mapping[str, Mapping[str, str]], environment: str) -> Iterator[str]:
+    """Yield a sentence if a host belongs to another environment."""
+    others = {mark["environment"] for mark in marks.values() if "environment" in mark} - {environment}
+    if others:
+        yield (
+            f"belongs to the environment {' and '.join(sorted(others))}, not to {environment}: remove it from"
+            f" this inventory, or remove {MARKS} there if it has left that environment"
+        )
+
+
+def service_faults(marks: Mapping[str, Mapping[str, str]], service: str) -> Iterator[str]:
+    """Yield a sentence if a host serves under another name: a new, empty service would start beside it."""
+    others = {marks[role]["service"] for role in NAMED if "service" in marks.get(role, {})} - {service}
+    if others:
+        yield (
+            f"has the service {' and '.join(sorted(others))}, and service_name is {service}: an empty service"
+            " would start beside it, so set service_name back, or remove the old service (docs/operate.md)"
+            " and add service to preflight_take_over"
+        )
+
+
+def key_faults(admin: str, found: Iterable[str], given: Iterable[str]) -> Iterator[str]:
+    """Yield a sentence if keys of the administrator's account would be removed."""
+    lost = set(found) - {word for line in given for word in line.split()}
+    if admin and lost:
+        yield (
+            f"the account {admin} has keys that base_admin_authorized_keys lacks ({len(lost)}), and the run"
+            " would remove them: add them, choose another base_admin_user, or add base to preflight_take_over"
+        )
+
+
+def port_faults(
+    listeners: Iterable[Mapping[str, Any]], ports: Mapping[str, Iterable[int | str]]
+) -> Iterator[str]:
+    """Yield a sentence for each port of a unit that another one holds. ports: {unit: its ports}."""
+    held: dict[int, list[Mapping[str, Any]]] = {}
+    for listener in listeners:
+        held.setdefault(listener["port"], []).append(listener)
+    for unit, numbers in ports.items():
+        own = (unit, *REPLACES.get(unit, ()))
+        for port in sorted(map(int, numbers)):
+            others = {
+                f"{holder['program']} ({holder['unit']})" if holder["unit"] else holder["program"]
+                for holder in held.get(port, [])
+                if not any(fnmatch.fnmatchcase(holder["unit"], pattern) for pattern in own)
+            }
+            if others:
+                yield (
+                    f"port {port} is taken by {listed(sorted(others))}, and {unit} needs it:"
+                    " stop or move that program, then run again"
+                )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return "a", "a and b", "a, b and c"; of more than four the first three and the number of the others."""
+    if len(names) > 4:
+        names = [*names[:3], f"{len(names) - 3} more"]
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
