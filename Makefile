@@ -13,6 +13,8 @@ export PATH := $(BIN):$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 # Machines behind a private CA trust it system-wide; uv uses only its own list by default.
 export UV_SYSTEM_CERTS := true
+# Ansible refuses a locale that this machine lacks, such as one that SSH has brought from a laptop.
+export LC_ALL := C.UTF-8
 # Set in the caller's shell, they would override ansible.cfg, and where uv installs.
 unexport ANSIBLE_INVENTORY VIRTUAL_ENV
 
@@ -33,9 +35,10 @@ $(VENV)/.complete: requirements-bootstrap.txt requirements-dev.txt requirements-
 	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.txt
 	@$(VENV)/bin/uv pip install --quiet --require-hashes -r requirements-dev.txt
 	@# uv leaves compilation to the first import; processes that may not write there would compile every time.
-	@cd $(VENV)/lib/python3*/site-packages && $(BIN)/python -m compileall -q -j 0 ansible cryptography jinja2 markupsafe packaging yaml
+	@cd $(VENV)/lib/python3*/site-packages && "$(BIN)/python" -m compileall -q -j 0 ansible cryptography jinja2 markupsafe packaging yaml
 	@# On Ansible's default search path for collections.
-	@cd $(VENV)/lib/python3*/site-packages && mkdir -p ansible_collections/fastmetal && ln -sfn $(CURDIR) ansible_collections/fastmetal/metal
+	@cd $(VENV)/lib/python3*/site-packages && mkdir -p ansible_collections/fastmetal && ln -sfn "$(CURDIR)" ansible_collections/fastmetal/metal
+	@printf '\n# Ansible finds the configuration from every directory, and accepts the locale.\nexport ANSIBLE_CONFIG="%s" LC_ALL=C.UTF-8\n' "$$ANSIBLE_CONFIG" >> $(VENV)/bin/activate
 	@touch $@
 
 lock: ## Refresh the hash-pinned requirements from pyproject.toml
@@ -110,7 +113,7 @@ niced-%:
 
 # Packages that only tests import; see $(VENV)/.complete for the reason.
 $(VENV)/.compiled: $(VENV)/.complete
-	@cd $(VENV)/lib/python3*/site-packages && $(BIN)/python -m compileall -q -j 0 -x '/(ansible_collections|ansible_test|grafana_foundation_sdk)/' .
+	@cd $(VENV)/lib/python3*/site-packages && "$(BIN)/python" -m compileall -q -j 0 -x '/(ansible_collections|ansible_test|grafana_foundation_sdk)/' .
 	@touch $@
 
 reference: venv ## Write docs/roles.md, docs/settings.md and the dashboards from the code

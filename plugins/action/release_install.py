@@ -14,6 +14,7 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
+from ansible_collections.fastmetal.metal.plugins.plugin_utils.commands import run_command
 
 LOOK = (
     "cd {releases} 2>/dev/null || exit 0;"
@@ -51,7 +52,7 @@ class ActionModule(ActionBase):
             "python": f'"python": "{build["python"]}"',
         }
         look = LOOK.format(**{name: shlex.quote(str(word)) for name, word in words.items()})
-        done = self._low_level_execute_command(look, in_data=b"\n")
+        done = run_command(self, look)
         if done["rc"]:
             return {"failed": True, "msg": done["stderr"].strip() or done["stdout"].strip()}
         found = done["stdout"].strip()
@@ -62,7 +63,7 @@ class ActionModule(ActionBase):
             content = Path(build[name]).read_bytes()
             path = directory.parent.parent / f".{name}.tar.gz"
             write = f"mkdir -p {shlex.quote(str(path.parent))} && umask 077 && cat > {shlex.quote(str(path))}"
-            done = self._low_level_execute_command(write, in_data=content)
+            done = run_command(self, write, content)
             if done["rc"]:
                 return {"failed": True, "msg": f"{path} cannot be written: {done['stderr'].strip()}."}
             archives.append({"path": str(path), "checksum": hashlib.sha256(content).hexdigest()})

@@ -38,17 +38,32 @@ EXAMPLES = r"""
 """
 
 
+OF_HOOKS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")
+
+
 class SourceError(Exception):
     """A failure, as one sentence for the operator."""
 
 
+class OwnershipError(SourceError):
+    """git does not read a checkout that belongs to another user."""
+
+
 def git(directory: Path, *arguments: str) -> str:
-    """Return the output of a git command, or nothing if it fails."""
+    """Return the output of a git command, or nothing if it fails; raise OwnershipError."""
     command = ["git", "-C", str(directory), *arguments]
+    # A hook of git names its own repository.
+    ours = {name: value for name, value in os.environ.items() if name not in OF_HOOKS}
+    options: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - ours
+        done = subprocess.run(command, env=ours | {"LC_ALL": "C.UTF-8"}, **options)  # noqa: S603 - ours
     except FileNotFoundError:
         return ""
+    if "dubious ownership" in done.stderr:
+        raise OwnershipError(
+            f"git does not read {directory}, which belongs to another user: run as its owner,"
+            f" or trust it by `git config --global --add safe.directory {directory}`."
+        )
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
@@ -107,6 +122,12 @@ class ActionModule(ActionBase):
             return result | {"changed": False, "metadata": metadata}
         try:
             tree, commit = find(args["source"], Path(args["checkout"]), Path(args["cache"]))
+        except OwnershipError as error:
+            # A directory is built as it is; only its commit stays unknown.
+            tree, commit = Path(args["source"]).expanduser().absolute(), ""
+            if not tree.is_dir():
+                return result | {"failed": True, "msg": str(error)}
+            result["warnings"] = [f"The history will not name the commit: {error}"]
         except SourceError as error:
             return result | {"failed": True, "msg": str(error)}
         return result | {"changed": False, "tree": str(tree), "metadata": {"commit": commit, **metadata}}

@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
+from ansible_collections.fastmetal.metal.plugins.plugin_utils.commands import run_command
 
 DOCUMENTATION = r"""
 name: release_step
@@ -84,8 +85,7 @@ class ActionModule(ActionBase):
         )
         command = command_line(args)
         try:
-            # With input SSH allocates no terminal, which would mix errors with answers.
-            done = self._low_level_execute_command(shlex.join(command), in_data=b"\n")
+            done = run_command(self, shlex.join(command))
         except AnsibleConnectionFailure as error:
             # An ordinary failure, so that the run rolls back every host that it can reach.
             return result | {"failed": True, "msg": f"The host cannot be reached: {error}"}

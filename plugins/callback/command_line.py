@@ -1,4 +1,4 @@
-"""Judge the command line of ansible-playbook: inventory, --limit and -e.
+"""Judge the command line of ansible-playbook: inventory, --limit, --tags, --start-at-task and -e.
 
 Ansible itself only warns of an inventory that does not exist, and skips a play without hosts, with status 0.
 """
@@ -22,11 +22,28 @@ short_description: Judge the command line before the first play
 description:
   - Refuses an inventory that does not exist and a name in C(--limit) that no host or group has.
   - Refuses a playbook none of whose plays has a host.
+  - Refuses C(--tags) and C(--start-at-task) for the playbooks of this checkout.
+  - Their tasks have no tags, and each relies on those before it.
   - Converts flags and numbers that C(-e name=value) passes as strings to the types of the argument specs.
   - ansible.cfg enables it.
 author: Fastmetal
 options: {}
 """
+
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+INSTEAD = "run the playbook of one function instead, such as playbooks/edge.yml"
+
+
+def skip_refusal(playbook: Path, tags: list[str], start_at_task: str | None) -> str:
+    """Return why a playbook does not run with options that leave out tasks, or an empty string."""
+    if playbook.parent not in (CHECKOUT, CHECKOUT / "playbooks"):
+        return ""
+    if tags not in ([], ["all"]):
+        return f"--tags {','.join(tags)}: the tasks of {playbook.name} have no tags; {INSTEAD}."
+    if start_at_task:
+        return f"--start-at-task: the tasks of {playbook.name} need those before them; {INSTEAD}."
+    return ""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -51,6 +68,9 @@ class CallbackModule(CallbackBase):
     def v2_playbook_on_start(self, playbook: Any) -> None:
         """Refuse names that do not exist, and convert the variables, before the first play."""
         self.path = Path(playbook._file_name)
+        tags, start = list(context.CLIARGS.get("tags") or []), context.CLIARGS.get("start_at_task")
+        if reason := skip_refusal(self.path.resolve(), tags, start):
+            self.refuse(reason)
         self.patterns: list[str] = []
         self.matched = 0
         variables = playbook.get_plays()[0].get_variable_manager()

@@ -1,5 +1,7 @@
 """The demo in a clone, through sudo: interrupted, complete, repeated, after a reboot, and removed.
 
+The clone's path has a space. The caller and the host's logins have an umask, a locale and more that break
+what depends on them.
 All tests share one host, so they run in the order of this file.
 """
 
@@ -54,7 +56,7 @@ class Demo:
     """A clone that an unprivileged user owns, and its demo."""
 
     def __init__(self, folder: Path) -> None:
-        self.root = folder / "fastmetal"
+        self.root = folder / "fast metal"
         self.home = folder / "home"
         self.directory = self.root / ".lab/demo"
         self.id = hashlib.sha256(f"{self.root}\0demo".encode()).hexdigest()[:6]
@@ -90,7 +92,8 @@ class Demo:
             return subprocess.Popen(
                 ["make", *targets],
                 cwd=self.root,
-                env=self.sudo(),
+                env=self.sudo() | {"LC_ALL": "tlh_KL.UTF-8"},
+                umask=0o077,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -111,16 +114,19 @@ class Demo:
             os.killpg(process.pid, number)
             assert process.wait() != 0
 
-    def playbook(self, *arguments: str) -> str:
-        """Run ansible-playbook from the clone's venv as the user, without sudo."""
-        path = f"{self.root}/.venv/bin:{os.environ['PATH']}"
+    def harden(self) -> None:
+        """Make the logins of the host hostile, as tests/hostile.sh describes."""
+        with (ROOT / "tests/hostile.sh").open() as script:
+            output("ssh", "-F", self.directory / "ssh_config", "demo", "sh -s root", stdin=script)
+
+    def playbook(self, name: str) -> str:
+        """Run a playbook in the clone's activated venv as the user, from another directory."""
         # The account has no home directory, and Ansible expands ~ by the account, not by $HOME.
         home = {"HOME": str(self.home), "ANSIBLE_REMOTE_TMP": str(self.home / "remote")}
         return output(
-            "ansible-playbook",
-            *arguments,
-            cwd=self.root,
-            env=self.environment(PATH=path, **home),
+            *("bash", "-c", '. "$0/.venv/bin/activate" && exec ansible-playbook "$0/$1"', self.root, name),
+            cwd="/",
+            env=self.environment(LC_ALL="tlh_KL.UTF-8", **home),
             user=USER,
             group=GROUP,
             extra_groups=[],
@@ -213,6 +219,7 @@ def test_make_demo_continues_after_interruptions(demo: Demo, measured: list[str]
 
     demo.interrupt(signal.SIGINT, upper.parent.exists, "the start of a host")
     demo.interrupt(signal.SIGINT, dpkg_installs("usr/share/doc/chrony"), "the base packages")
+    demo.harden()
     # The worst case: dpkg runs while the playbook is killed and the host loses power.
     demo.interrupt(signal.SIGKILL, dpkg_installs("usr/lib/postgresql"), "the installation of PostgreSQL")
     demo.labctl("kill", "demo", "demo")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lab import LABCTL, ROOT, Lab
+from tests.lab import LABCTL, ROOT, Lab, labctl
 
 # Listens on the given ports of the host outside the lab.
 LISTEN = """
@@ -176,6 +176,31 @@ def test_files_survive_a_power_failure(first_lab: Lab) -> None:
         first_lab.ssh("a", "true")
     output(LABCTL, "start", first_lab.name, "a")
     assert first_lab.ssh("a", "cat /var/lib/kept && ls /etc/kept").split() == ["kept", "/etc/kept"]
+
+
+def test_a_host_that_reboots_itself_comes_back(first_lab: Lab) -> None:
+    first_lab.up(a="bookworm")
+    command = "touch /run/before; systemctl reboot"
+    subprocess.run(["ssh", "-F", first_lab.directory / "ssh_config", "a", command], check=False)
+    deadline, back = time.monotonic() + 60, ""
+    while "back" not in back:
+        assert time.monotonic() < deadline, "the host stayed down"
+        time.sleep(0.3)
+        with contextlib.suppress(RuntimeError):
+            back = first_lab.ssh("a", "test -e /run/before || echo back")
+    output(LABCTL, "stop", first_lab.name, "a")
+    assert "stopped" in output(LABCTL, "status", first_lab.name)
+
+
+def test_without_a_name_a_verb_takes_all_hosts(first_lab: Lab) -> None:
+    first_lab.up(a="trixie", b="bookworm")
+    output(LABCTL, "kill", first_lab.name)
+    assert output(LABCTL, "status", first_lab.name).count("stopped") == 2
+    output(LABCTL, "start", first_lab.name)
+    assert output(LABCTL, "status", first_lab.name).count("running") == 2
+    first_lab.down()
+    with pytest.raises(RuntimeError, match="has no hosts: start one with"):
+        labctl("start", first_lab.name)
 
 
 def test_kill_waits_for_the_last_thread(first_lab: Lab) -> None:

@@ -100,12 +100,26 @@ def small_disk(fleet: Fleet, host: str) -> Iterator[Callable[[], None]]:
 def unreachable(fleet: Fleet) -> Iterator[None]:
     """Drop SSH between this machine and the app hosts while the block runs; clients are not affected."""
     addresses = ", ".join(fleet.lab.state["hosts"][host]["address"] for host in fleet.apps)
+    with dropping(fleet, f"ip daddr {{ {addresses} }} tcp dport 22"):
+        yield
+
+
+@contextmanager
+def only_ssh(fleet: Fleet) -> Iterator[None]:
+    """Drop all but SSH from this machine to every host while the block runs, as a bastion does."""
+    with dropping(fleet, f"ip daddr {fleet.lab.state['subnet']}.0/24 tcp dport != 22"):
+        yield
+
+
+@contextmanager
+def dropping(fleet: Fleet, packets: str) -> Iterator[None]:
+    """Drop packets that this machine sends, by an nft expression, while the block runs."""
     table = f"cut_{fleet.lab.name.replace('-', '_')}"
     rules = f"""
     table inet {table} {{
       chain output {{
         type filter hook output priority 0;
-        ip daddr {{ {addresses} }} tcp dport 22 drop
+        {packets} drop
       }}
     }}
     """

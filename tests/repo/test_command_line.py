@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from plugins.action.check_hosts import load_specs
+from plugins.callback.command_line import skip_refusal
 from tests.lab import ROOT, Run, play
 
 
@@ -24,9 +25,7 @@ def inventory(tmp_path: Path) -> Path:
 
 def run(*arguments: str | Path) -> Run:
     """Run a playbook without its tasks."""
-    return play(
-        *arguments, "--tags", "no-task-has-this", "--skip-tags", "always", FASTMETAL_VAULT_PASSWORD="x"
-    )
+    return play(*arguments, "--skip-tags", "untagged", FASTMETAL_VAULT_PASSWORD="x")
 
 
 def assert_refused(done: Run, sentence: str) -> None:
@@ -105,3 +104,21 @@ def test_extra_variables_have_the_types_of_the_specs(tmp_path: Path, inventory: 
         json.loads((tmp_path / "seen.json").read_text())
         == {name: value for name, (_, value) in variables.items()} | texts
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--tags", "redis"], "--tags redis: the tasks of site.yml have no tags"),
+        (["--start-at-task", "Install"], "--start-at-task: the tasks of site.yml need those before them"),
+    ],
+)
+def test_a_part_of_a_playbook(options: list[str], says: str) -> None:
+    advice = "run the playbook of one function instead, such as playbooks/edge.yml."
+    assert_refused(play("site.yml", *options), f"{says}; {advice}")
+
+
+def test_playbooks_of_the_operator_have_tags(tmp_path: Path) -> None:
+    assert not skip_refusal(tmp_path / "mine.yml", ["mine"], "Install")
+    assert not skip_refusal(ROOT / "site.yml", ["all"], None)
+    assert skip_refusal(ROOT / "playbooks/edge.yml", ["mine"], None)

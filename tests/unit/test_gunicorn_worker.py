@@ -33,6 +33,10 @@ async def application(scope, receive, send):
     healthy = scope["path"] != "/health" or Path("healthy").exists()
     await send({"type": "http.response.start", "status": 200 if healthy else 503, "headers": []})
     await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
+
+
+def refused():
+    raise SystemExit(4)
 """
 HOOKS = """
 bind = "unix:" + str(Path.cwd() / "app.sock")
@@ -199,7 +203,7 @@ def test_settings_of_the_operator_replace_the_roles_worker() -> None:
     assert 'worker_class = "asgi"' in text
     assert "gunicorn_worker.worker(" not in text
     assert "AccessLogger" not in text
-    assert "when_ready" not in text
+    assert 'when_ready_hook("", ' in text
 
 
 @pytest.fixture
@@ -244,6 +248,13 @@ def test_an_app_that_cannot_be_imported_ends_the_instance() -> None:
     with pytest.raises(SystemExit):
         hook(server)
     server.log.exception.assert_called_once_with("The app cannot be imported")
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 4, 6, 8])
+def test_an_instance_with_wrong_settings_ends_with_its_workers_status(start: Start, workers: int) -> None:
+    """The workers fail together, and systemd starts any other status than 4 again."""
+    instance = start(wsgi_app="service:refused()", workers=workers)
+    assert instance.process.wait(30) == 4, instance.out.read_text()
 
 
 def test_a_hook_of_the_wrong_arity_is_refused(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_bad_release_never_serves(fleet: Fleet, fault: str, says: str) -> None
     ("fault", "says", "seen"),
     [
         ("loses writes", "The release's check failed: POST", ["web1"]),
-        ("fails behind the edge", "The check from outside failed", ["web1", "web2"]),
+        ("fails behind the edge", "The check through the edge failed", ["web1", "web2"]),
     ],
 )
 def test_a_release_that_fails_its_check_is_rolled_back(

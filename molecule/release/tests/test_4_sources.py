@@ -10,6 +10,7 @@ import pytest
 
 from app import __version__
 from tests.lab import ROOT
+from tests.release.faults import only_ssh
 from tests.release.fleet import Fleet
 
 pytestmark = pytest.mark.timeout(300)
@@ -67,3 +68,13 @@ def test_a_wheel(fleet: Fleet) -> None:
     fleet.deploy_version(
         tree.name, **given | {"app_source": str(wheel)}, app_requirements=str(ROOT / "requirements-app.txt")
     )
+
+
+def test_a_control_node_that_reaches_the_hosts_by_ssh_only(fleet: Fleet) -> None:
+    """Behind a bastion, or from a laptop."""
+    with only_ssh(fleet):
+        assert not fleet.answers()
+        fleet.redeploy()
+        fleet.rollback()
+        smoke = fleet.play("smoke")
+    assert smoke.status == 0, smoke.output

@@ -70,7 +70,8 @@ import pathlib, subprocess, sys
 secrets = {path.name: path.read_bytes() for path in pathlib.Path(sys.argv[1]).iterdir()}
 paths = [*pathlib.Path("/proc").glob("[0-9]*/environ"), *pathlib.Path("/proc").glob("[0-9]*/cmdline")]
 for directory in sys.argv[2:]:
-    paths += [path for path in pathlib.Path(directory).rglob("*") if path.is_file()]
+    files = (path for path in pathlib.Path(directory).rglob("*") if path.is_file())
+    paths += [path for path in files if path.parent.name != "credentials"]
 texts = {}
 for command in (["journalctl", "--no-pager", "--output=cat"], ["systemctl", "show", "*"]):
     texts[command[0]] = subprocess.run(command, capture_output=True).stdout
@@ -202,11 +203,13 @@ def test_secrets_are_not_readable_outside_the_credentials_directory(service: Ser
 
 
 def test_only_root_reads_credentials(service: Service) -> None:
-    names = sorted({**service.secrets, **service.variables["app_manage_secrets"]})
-    files = service.host.check_output(f"stat --format '%U %a %n' {service.credentials}/*").splitlines()
-    assert files == [f"root 400 {service.credentials}/{name}" for name in names]
-    for user in (service.name, "www-data"):
-        assert service.host.run(f"runuser -u {user} -- ls {service.credentials}").failed
+    own = f"/srv/{service.name}/instances/{service.instance}/credentials"
+    every = {**service.secrets, **service.variables["app_manage_secrets"]}
+    for folder, names in ((service.credentials, every), (own, service.secrets)):
+        files = service.host.check_output(f"stat --format '%U %a %n' {folder}/*").splitlines()
+        assert files == [f"root 400 {folder}/{name}" for name in sorted(names)]
+        for user in (service.name, "www-data"):
+            assert service.host.run(f"runuser -u {user} -- ls {folder}").failed
 
 
 def test_the_service_gets_no_credentials_of_the_manage_command(service: Service) -> None:
@@ -352,6 +355,46 @@ def test_an_instance_that_does_not_become_ready_never_serves(service: Service) -
     assert "did not get ready. Last lines of its journal:" in host.file("/run/said").content_string
     assert Service(host, service.variables, service.database).instance == service.instance
     assert service.show("ActiveState") == "active"
+
+
+@pytest.mark.on("complete")
+def test_a_refused_secret_does_not_reach_the_next_start(service: Service) -> None:
+    """As after a run of app.yml that was refused: the files of the next instance are already there."""
+    host, name, key = service.host, service.name, f"{service.credentials}/secret_key"
+    host.check_output(f"cp -a {key} /run/kept-key && printf changeme-changeme-changeme-changeme > {key}")
+    try:
+        refused = host.run(f"{name}-release switch {service.release}")
+        host.check_output(f"systemctl restart {name}.service")
+        answer = service.send(service.variables["app_health_path"])
+        token = service.token()
+    finally:
+        host.check_output(f"cp -a /run/kept-key {key} && rm /run/kept-key")
+    assert refused.rc == 1
+    assert "SECRET_KEY" in refused.stderr
+    assert (service.show("ActiveState"), answer.status) == ("active", 200)
+    # Operators' commands use the key that the service uses.
+    assert service.send("/api/v1/products", "POST", token, {}).status != 401
+
+
+@pytest.mark.on("complete")
+def test_wrong_settings_end_an_instance_after_one_start(service: Service) -> None:
+    """An instance like the live one, but with a refused setting; systemd would restart it after a second."""
+    host, name, copy = service.host, service.name, f"{service.name}@wrong.service"
+    home, units = f"/srv/{name}/instances", "/etc/systemd/system"
+    wrong = "REQUEST_TIMEOUT=soon"
+    host.check_output(f"cp -a {home}/{service.instance} {home}/wrong && echo {wrong} >> {home}/wrong/env")
+    host.check_output(f"cp {units}/{service.unit} {units}/{copy} && systemctl daemon-reload")
+    try:
+        for _ in range(3):
+            started = host.run(f"systemctl reset-failed {copy}; systemctl start {copy}")
+            host.check_output("sleep 1.5")
+            properties = "ActiveState,NRestarts,ExecMainStatus"
+            shown = host.check_output(f"systemctl show --property={properties} {copy}")
+            assert started.rc == 1
+            assert set(shown.splitlines()) == {"ActiveState=failed", "NRestarts=0", "ExecMainStatus=4"}
+    finally:
+        host.check_output(f"systemctl stop {copy}; rm -r {home}/wrong {units}/{copy}")
+        host.check_output(f"systemctl daemon-reload; systemctl reset-failed {copy} || true")
 
 
 @pytest.mark.on("complete")

@@ -214,23 +214,48 @@ def worker(slots: MetricsSlots, *, probe_file: str, health_path: str, release_he
 
 
 def when_ready_hook(app: str, own: Any) -> Callable[[Any], None]:
-    """Return a hook that imports the app's module once for all workers, and then runs the operator's own."""
+    """Return a hook that prepares the master, and then runs the operator's own.
+
+    app: The app whose module the master imports once for all workers, or nothing.
+    """
     own = validate_callable(1)(own or (lambda _: None))
 
     def when_ready(server: Any) -> None:
-        # What an import creates stays: no garbage to look for, and no write to memory that workers share.
-        gc.disable()
-        try:
-            importlib.import_module(app.partition(":")[0])
-        except Exception:
-            # Gunicorn reports some errors without their place.
-            server.log.exception("The app cannot be imported")
-            raise SystemExit(1) from None
-        gc.freeze()
-        gc.enable()
+        keep_exit_status(server)
+        if app:
+            import_once(server, app)
         own(server)
 
     return when_ready
+
+
+def keep_exit_status(server: Any) -> None:
+    """Keep the status of the first worker that could not start as the instance's own.
+
+    All workers fail alike. Gunicorn raises again for the second one, while it stops because of the first,
+    and that error would end it with status 1, after which systemd starts it again.
+    """
+    stop = server.stop
+
+    def stop_once(graceful: bool = True) -> None:
+        server.WORKER_BOOT_ERROR = server.APP_LOAD_ERROR = -1
+        stop(graceful)
+
+    server.stop = stop_once
+
+
+def import_once(server: Any, app: str) -> None:
+    """Import the app's module in the master, so that workers share its memory."""
+    # What an import creates stays: no garbage to look for, and no write to memory that workers share.
+    gc.disable()
+    try:
+        importlib.import_module(app.partition(":")[0])
+    except Exception:
+        # Gunicorn reports some errors without their place.
+        server.log.exception("The app cannot be imported")
+        raise SystemExit(1) from None
+    gc.freeze()
+    gc.enable()
 
 
 def post_fork_hook(slots: MetricsSlots, own: Any) -> Callable[[Any, Any], None]:

@@ -46,10 +46,16 @@ if ! [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then
   umount -l /sys/fs/cgroup
   mount -t cgroup2 -o nsdelegate cgroup2 /sys/fs/cgroup
 fi
-mount -t overlay overlay -o lowerdir={base},upperdir={dir}/upper,workdir={dir}/work,volatile {dir}/root
-exec systemd-nspawn -q --register=no --keep-unit -b -D {dir}/root -M {machine} --hostname={name} \
-  --network-bridge={bridge} --console=pipe --resolv-conf=off --timezone=off --link-journal=no \
-  --kill-signal=SIGRTMIN+3
+cd {dir}
+mount -t overlay overlay -o lowerdir={base},upperdir=upper,workdir=work,volatile root
+# nspawn ends with status 133 if the host reboots itself.
+status=133
+while [ $status = 133 ]; do
+  status=0
+  systemd-nspawn -q --register=no --keep-unit -b -D root -M {machine} --hostname={name} \
+    --network-bridge={bridge} --console=pipe --resolv-conf=off --timezone=off --link-journal=no \
+    --kill-signal=SIGRTMIN+3 || status=$?
+done
 """
 
 
@@ -195,7 +201,7 @@ class Lab:
         self.cgroup(name).mkdir(parents=True, exist_ok=True)
         script = LAUNCH.format(
             base=host["image"],
-            dir=directory,
+            dir=shlex.quote(str(directory)),
             machine=f"fm{self.id}-{host['index']}",
             name=name,
             bridge=self.bridge,
@@ -408,8 +414,8 @@ class Lab:
         entries = "".join(
             f"Host {name}\n  HostName {host['address']}\n" for name, host in self.state["hosts"].items()
         )
-        common = f"Host *\n  User root\n  IdentityFile {self.dir}/id_ed25519\n  IdentitiesOnly yes\n"
-        write(self.dir / "ssh_config", f"{entries}{common}  UserKnownHostsFile {self.dir}/known_hosts\n")
+        common = f'Host *\n  User root\n  IdentityFile "{self.dir}/id_ed25519"\n  IdentitiesOnly yes\n'
+        write(self.dir / "ssh_config", f'{entries}{common}  UserKnownHostsFile "{self.dir}/known_hosts"\n')
         owner = ROOT.stat()
         for path in (self.dir.parent, self.dir, *self.dir.glob("*")):
             if path.name != "hosts":
@@ -468,7 +474,10 @@ def main() -> int:
     )
     parser.add_argument("lab", help="name of the lab")
     parser.add_argument(
-        "names", nargs="*", metavar="host", help="hosts for start, stop, restart, kill, cut and mend"
+        "names",
+        nargs="*",
+        metavar="host",
+        help="hosts for start, stop, restart, kill, cut and mend; by default all",
     )
     parser.add_argument(
         "--host",
@@ -478,6 +487,8 @@ def main() -> int:
         help="a host for up, repeatable; RELEASE is a Debian release, by default the host's present one",
     )
     options = parser.parse_args()
+    # Services and SSH of the hosts read what this writes.
+    os.umask(0o022)
     if os.geteuid():
         raise LabError("the lab creates network bridges and mounts: run labctl as root or with sudo")
     with locked(RUN / f"{hashlib.sha256(f'{ROOT}{options.lab}'.encode()).hexdigest()[:12]}.lock"):
@@ -502,7 +513,11 @@ def run_verb(lab: Lab, options: argparse.Namespace) -> int:
             state = "running" if lab.is_running(name) else "stopped"
             print(f"{name}\t{host['address']}\t{host['release']}\t{state}")
     else:
-        for name in options.names:
+        if not lab.state["hosts"]:
+            raise LabError(
+                f"lab '{lab.name}' has no hosts: start one with `labctl.py up {lab.name} --host NAME`"
+            )
+        for name in options.names or lab.state["hosts"]:
             veth = f"vb-fm{lab.id}-{lab.host(name)['index']}"
             if options.verb in ("stop", "restart"):
                 lab.stop(name)

@@ -9,6 +9,7 @@ import json
 import socket
 import ssl
 import time
+from pathlib import Path
 from typing import Any
 
 SWITCH_SECONDS = 5
@@ -59,7 +60,7 @@ def send_requests(address: str, name: str, release: str, token: str, check: dict
             raise OtherReleaseError(f"{method} {path} was answered by {found}")
         if answer.status != int(wanted.get("status", 200)):
             raise ValueError(f"{method} {path} was answered {answer.status}: {text}")
-        if not found:
+        if check["header"] and not found:
             raise ValueError(f"{method} {path} was answered by no release")
         location = answer.getheader("Location", location)
 
@@ -82,3 +83,21 @@ def fault(address: str, name: str, release: str, token: str, check: dict[str, An
             return str(error)
         else:
             return ""
+
+
+def fault_of_edges(
+    edges: dict[str, str], release: str, token: str, token_file: str, check: dict[str, Any]
+) -> str:
+    """Return the failure of the first edge that fails the check, or nothing.
+
+    edges: The TLS name of each address.
+    """
+    if token_file:
+        try:
+            token = Path(token_file).read_text()
+        except OSError as error:
+            return f"there is no token: {error}"
+    for edge, name in edges.items():
+        if wrong := fault(edge, name, release, token, check):
+            return f"{edge}: {wrong}"
+    return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,11 @@ def answer(*argv: str) -> str:
 def succeeds(*argv: str) -> bool:
     """Return whether a command exits with status 0."""
     return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+
+
+def read(path: Path) -> str:
+    """Return the exact text of a file; read_text() would translate the ends of lines."""
+    return path.read_bytes().decode()
 
 
 def release_of(instance: str) -> str:
@@ -166,30 +172,27 @@ class Service:
 
     # --- instances
 
-    def contents(self, release: str) -> dict[str, tuple[Path, str, int]]:
-        """Return an instance's files by name, from the present configuration: source, text and mode."""
+    def contents(self, instance: str) -> dict[Path, tuple[str, int]]:
+        """Return the text and mode of an instance's files, from the present configuration and secrets."""
 
         def text(name: str) -> str:
-            return (self.etc / name).read_text().replace("@RELEASE@", release)
+            return (self.etc / name).read_text().replace("@RELEASE@", release_of(instance))
 
+        home, unit = self.instances / instance, text("instance.service")
         return {
-            "env": (self.etc / f"{self.name}.env", text(f"{self.name}.env"), 0o600),
-            "gunicorn.conf.py": (self.etc / "gunicorn.conf.py", text("gunicorn.conf.py"), 0o644),
-            "gunicorn_worker.py": (self.etc / "gunicorn_worker.py", text("gunicorn_worker.py"), 0o644),
-            "unit": (self.etc / "instance.service", text("instance.service"), 0o644),
+            home / "env": (text(f"{self.name}.env"), 0o600),
+            home / "gunicorn.conf.py": (text("gunicorn.conf.py"), 0o644),
+            home / "gunicorn_worker.py": (text("gunicorn_worker.py"), 0o644),
+            Path("/etc/systemd/system", self.unit(instance)): (unit, 0o644),
+        } | {
+            home / "credentials" / name: (read(self.etc / "credentials" / name), 0o400)
+            for name in re.findall(r"^LoadCredential=(\w+):", unit, re.MULTILINE)
         }
 
     def is_up_to_date(self, instance: str) -> bool:
-        """Return whether an instance is active with the present configuration and credentials."""
-        home, unit = self.instances / instance, Path("/etc/systemd/system", self.unit(instance))
-        for name, (_, text, _) in self.contents(release_of(instance)).items():
-            path = unit if name == "unit" else home / name
-            if not path.exists() or path.read_text() != text:
-                return False
-        given = Path("/run/credentials", self.unit(instance))
-        for credential in given.iterdir() if given.is_dir() else ():
-            wanted = self.etc / "credentials" / credential.name
-            if not wanted.exists() or wanted.read_bytes() != credential.read_bytes():
+        """Return whether an instance is active with the present configuration and secrets."""
+        for path, (text, _) in self.contents(instance).items():
+            if not path.exists() or read(path) != text:
                 return False
         return succeeds("systemctl", "is-active", "--quiet", self.unit(instance))
 
@@ -210,9 +213,9 @@ class Service:
         self.discard(instance)
         home = self.instances / instance
         home.mkdir(parents=True)
-        for name, (_, text, mode) in self.contents(release).items():
-            unit = Path("/etc/systemd/system", self.unit(instance))
-            write_atomically(unit if name == "unit" else home / name, text, mode)
+        (home / "credentials").mkdir(0o700)
+        for path, (text, mode) in self.contents(instance).items():
+            write_atomically(path, text, mode)
         for name in ("venv", "release.json"):
             (home / name).symlink_to(Path("../../releases", release, name))
         # systemd finds a new unit without a reload, which takes as long as everything else here.
