@@ -19,7 +19,7 @@ export LC_ALL := C.UTF-8
 unexport ANSIBLE_INVENTORY VIRTUAL_ENV
 
 .PHONY: help venv lock lab demo demo-down secrets reference check lint-ansible lint-python test test-unit test-lab test-app test-demo test-preflight \
-  soak bench clean
+  image buildah dev dev-servers soak bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,15 @@ demo-down: ## Remove the demo
 
 secrets: venv ## Generate the missing secrets of an environment: make secrets ENV=production
 	@ansible-playbook playbooks/secrets.yml -e env=$(ENV)
+
+# --- container image ------------------------------------------------------------
+
+image: venv buildah ## Build a container image of the service: docs/container.md
+	@ansible-playbook -i inventories/$(ENV) playbooks/image.yml
+
+buildah:
+	@command -v buildah >/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends buildah >/dev/null; }
 
 # --- tests ----------------------------------------------------------------------
 
@@ -127,9 +136,9 @@ lab: venv ## Install the packages for lab hosts on this machine
 test-lab: venv lab ## Test the lab and the load driver
 	pytest tests/hosts/test_lab.py tests/load
 
-test-app: venv lab $(LAB_SECRETS) ## Test the service against Postgres and Redis on a lab host
+test-app: venv lab buildah $(LAB_SECRETS) ## Test the service and its container image against Postgres and Redis on a lab host
 	coverage erase
-	coverage run -m pytest tests/app
+	coverage run -m pytest tests/app tests/image
 	coverage combine --quiet
 	coverage report --fail-under=95
 

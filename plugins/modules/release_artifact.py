@@ -84,7 +84,7 @@ PLATFORM = "{architecture}-manylinux_2_36"
 UNUSED_FOLDERS = {"bin", "include", "share"}
 # They differ from one installation to the next.
 UNUSED_FILES = {".lock", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json"}
-IGNORED = re.compile(r"(^|/)(__pycache__|\.[^/]*_cache|[^/]*\.egg-info)(/|$)|\.py[co]$")
+IGNORED = re.compile(r"(^|/)(__pycache__|\.[^/]*_cache|[^/]*\.egg-info|Containerfile)(/|$)|\.py[co]$")
 
 
 class BuildError(Exception):

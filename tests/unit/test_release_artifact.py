@@ -210,6 +210,7 @@ def test_only_the_listed_files_make_the_release(wheels: Path, source: Path) -> N
     (source / "notes.txt").write_text("not listed\n")
     (source / "service/__pycache__").mkdir()
     (source / "service/__pycache__/x.pyc").touch()
+    (source / "service/Containerfile").touch()
     assert release() == first
     (source / "service/__init__.py").write_text("VALUE = 2\n")
     assert release() != first
