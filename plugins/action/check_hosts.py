@@ -154,10 +154,41 @@ def advice(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else ""
 
 
-def purpose(option: Mapping[str, Any]) -> str:
+def purpose(option: Mapping[str, Any], folder: str) -> str:
     """Return where to set an option, and its description."""
     text = option["description"] if isinstance(option["description"], str) else option["description"][0]
-    return f"set it in the environment's group_vars ({text.rstrip('.')})"
+    return f"set it in {folder}/group_vars/all/main.yml ({text.rstrip('.')})"
+
+
+def environment_folder(inventory: str) -> str:
+    """Return the folder of an environment, relative to the checkout if it is in it."""
+    path = Path(inventory)
+    return str(path.relative_to(ROLES.parent) if path.is_relative_to(ROLES.parent) else path)
+
+
+def missing_secrets(names: Sequence[str], folder: str) -> str:
+    """Return a sentence for secrets that are not set; `make secrets` knows the folders below inventories."""
+    parent, _, name = folder.rpartition("/")
+    move = "" if parent == "inventories" else f"move {folder} below inventories, then "
+    return f"{join(names)} not set: {move}make the environment's secrets with `make secrets ENV={name}`"
+
+
+def name_faults(host: str, service_name: str, app_name: str, public_name: str) -> Iterator[str]:
+    """Yield a sentence for each name that certificates, accounts or units cannot have."""
+    if not re.fullmatch(r"(?=.{1,64}$)[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?", host):
+        yield (
+            "the inventory's name of this host cannot be in a certificate:"
+            " use at most 64 letters, digits, dots and dashes"
+        )
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", service_name):
+        yield (
+            f"service_name is {service_name!r}, which no account, unit and database can have:"
+            " use at most 31 lower-case letters, digits and dashes, a letter first"
+        )
+    elif app_name != service_name:
+        yield f"app_name is {app_name!r}, and service_name is {service_name!r}: set service_name only"
+    if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?", public_name):
+        yield f"public_name is {public_name!r}: write a host name or an address, without scheme or path"
 
 
 def variable_faults(
@@ -170,6 +201,7 @@ def variable_faults(
             hint = advice(name, known) or "remove it, or list it in preflight_own_variables"
             yield f"{name} is unknown: {hint}"
     secrets = set()
+    folder = environment_folder(str(variables.get("inventory_dir", "")))
     plain: list[str] = []
     computed: list[str] = []
     # A missing variable is reported once, not again for each variable that uses it.
@@ -179,7 +211,7 @@ def variable_faults(
             if name in GENERATED and is_required(option):
                 secrets.add(name)
             elif is_required(option):
-                yield f"{name} is not set: {purpose(option)}"
+                yield f"{name} is not set: {purpose(option, folder)}"
             continue
         try:
             value = templar.template(variables[name])
@@ -202,8 +234,7 @@ def variable_faults(
     # A computed value has the fault of the variable that it is computed from.
     yield from plain or computed
     if secrets:
-        command = f"make secrets ENV={variables.get('environment_name', '<environment>')}"
-        yield f"{join(sorted(secrets))} not set: make the environment's secrets with `{command}`"
+        yield missing_secrets(sorted(secrets), folder)
 
 
 def group_faults(groups: Iterable[str], own: Iterable[str]) -> Iterator[str]:
@@ -330,6 +361,8 @@ class ActionModule(ActionBase):
         yield from wrong
         yield from group_faults(variables["group_names"], value("preflight_own_groups"))
         if not wrong:
+            names = {name: value(name) for name in ("service_name", "app_name", "public_name")}
+            yield from name_faults(variables["inventory_hostname"], **names)
             alone = len(hostvars) == 1 and listens_to_itself(
                 value("exporter_address"), value("exporter_client_addresses")
             )

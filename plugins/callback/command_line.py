@@ -1,4 +1,4 @@
-"""Judge the command line of ansible-playbook: inventory, --limit, --tags, --start-at-task and -e.
+"""Judge the command line of ansible-playbook: inventory, vault password, limit, tags and -e.
 
 Ansible itself only warns of an inventory that does not exist, and skips a play without hosts, with status 0.
 """
@@ -6,11 +6,13 @@ Ansible itself only warns of an inventory that does not exist, and skips a play 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ansible import constants, context
+from ansible.errors import AnsibleError
 from ansible.inventory.manager import split_host_pattern
 from ansible.plugins.callback import CallbackBase
 from ansible_collections.fastmetal.metal.plugins.action.check_hosts import convert, load_specs
@@ -20,7 +22,7 @@ name: command_line
 type: aggregate
 short_description: Judge the command line before the first play
 description:
-  - Refuses an inventory that does not exist and a name in C(--limit) that no host or group has.
+  - Refuses an inventory that does not exist, a wrong vault password, and an unknown name in C(--limit).
   - Refuses a playbook none of whose plays has a host.
   - Refuses C(--tags) and C(--start-at-task) for the playbooks of this checkout.
   - Their tasks have no tags, and each relies on those before it.
@@ -75,8 +77,10 @@ class CallbackModule(CallbackBase):
         self.matched = 0
         variables = playbook.get_plays()[0].get_variable_manager()
         self.inventory = variables._inventory
-        for source in context.CLIARGS.get("inventory") or constants.DEFAULT_HOST_LIST:
+        self.sources = context.CLIARGS.get("inventory") or constants.DEFAULT_HOST_LIST
+        for source in self.sources:
             self.check_source(source)
+        self.check_vault_password(variables)
         for pattern in split_host_pattern(context.CLIARGS.get("subset") or ""):
             name = pattern.lstrip("!&")
             if name and not name.startswith("@") and not self.inventory.get_hosts(name, ignore_limits=True):
@@ -96,6 +100,19 @@ class CallbackModule(CallbackBase):
             return
         siblings = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
         self.refuse(f"There is no inventory {source}.{did_you_mean(path.name, siblings)}")
+
+    def check_vault_password(self, variables: Any) -> None:
+        """Refuse a wrong password by the name of its file; Ansible's own message has none."""
+        try:
+            variables.get_vars(host=self.inventory.get_host(next(iter(self.inventory.hosts), "localhost")))
+        except AnsibleError as error:
+            if "Decryption failed" not in str(error):
+                return  # Ansible reports it itself.
+            paths = map(Path, self.sources)
+            folders = [path if path.is_dir() else path.parent for path in paths]
+            files = " or ".join(os.path.relpath(folder / ".vault-password") for folder in folders)
+            where = "$FASTMETAL_VAULT_PASSWORD" if os.environ.get("FASTMETAL_VAULT_PASSWORD") else files
+            self.refuse(f"The password in {where} does not decrypt the secrets: correct it.")
 
     def v2_playbook_on_play_start(self, play: Any) -> None:
         """Count the play as one with hosts."""

@@ -109,7 +109,8 @@ def test_refuses_an_environment_without_secrets(environment: Path, playbook: str
         play("-i", environment, playbook),
         "secret_redis_app_password",
         "secret_grafana_key",
-        "make the environment's secrets with `make secrets ENV=pytest`",
+        f"move {environment} below inventories, then make the environment's secrets with",
+        "`make secrets ENV=environment`",
     )
 
 

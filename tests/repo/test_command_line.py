@@ -75,6 +75,18 @@ def test_an_inventory_without_hosts(tmp_path: Path) -> None:
     assert_refused(done, "site.yml did nothing: the inventory has no hosts.")
 
 
+def test_a_wrong_vault_password(tmp_path: Path) -> None:
+    """The password's file is named, not only that something cannot be decrypted."""
+    folder = tmp_path / "group_vars/all"
+    folder.mkdir(parents=True)
+    (folder / "vault.yml").symlink_to(ROOT / "molecule/shared/inventory/group_vars/all/vault.yml")
+    (tmp_path / "hosts.yml").write_text("all: {hosts: {web1: }}\n")
+    done = run("-i", tmp_path, "site.yml")
+    assert_refused(
+        done, "The password in $FASTMETAL_VAULT_PASSWORD does not decrypt the secrets: correct it."
+    )
+
+
 def test_extra_variables_have_the_types_of_the_specs(tmp_path: Path, inventory: Path) -> None:
     """Ansible passes the value of `-e name=value` as a string."""
     options = {name: option["type"] for role in load_specs().values() for name, option in role.items()}

@@ -85,10 +85,16 @@ def judge(*roles: str, own: tuple[str, ...] = (), **variables: Any) -> list[str]
 def test_variables() -> None:
     assert judge("web", web_names=["a"], web_port="{{ 8000 + 80 }}") == []
     assert judge("all", where="{{ web_port }} is a role's default") == []
-    assert judge("all") == ["where is not set: set it in the environment's group_vars (Where it is)"]
-    assert judge("data", data_password="{{ secret_x }}", environment_name="test") == [
-        "environment_name is unknown: remove it, or list it in preflight_own_variables",
-        "secret_x is not set: make the environment's secrets with `make secrets ENV=test`",
+    inventory = str(check_hosts.ROLES.parent / "inventories/shop")
+    assert judge("all", inventory_dir=inventory) == [
+        "where is not set: set it in inventories/shop/group_vars/all/main.yml (Where it is)"
+    ]
+    assert judge("data", data_password="{{ secret_x }}", inventory_dir=inventory) == [
+        "secret_x is not set: make the environment's secrets with `make secrets ENV=shop`"
+    ]
+    assert judge("data", data_password="{{ secret_x }}", inventory_dir="/srv/shop") == [
+        "secret_x is not set: move /srv/shop below inventories, then make the environment's secrets with"
+        " `make secrets ENV=shop`"
     ]
     assert judge("data", data_password="{{ typo }}") == ["typo is not set, and data_password needs it"]
 
@@ -105,6 +111,29 @@ def test_a_computed_value_is_not_reported_with_its_cause() -> None:
 def test_unknown_variables() -> None:
     assert judge(web_prt=1, ansible_user="a", __mine="b") == ["web_prt is unknown: did you mean web_port?"]
     assert judge(colour="blue", own=("col*",)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({}, None),
+        ({"host": "web1.shop.example"}, None),
+        ({"host": "web_1"}, "the inventory's name of this host cannot be in a certificate: use at most 64"),
+        ({"host": "w" * 65}, "the inventory's name of this host cannot be in a certificate"),
+        (
+            {"service_name": "My_Shop"},
+            "service_name is 'My_Shop', which no account, unit and database can have: use at most 31",
+        ),
+        ({"app_name": "shop"}, "app_name is 'shop', and service_name is 'api': set service_name only"),
+        ({"public_name": "192.0.2.1"}, None),
+        ({"public_name": "https://shop.example"}, "public_name is 'https://shop.example': write a host name"),
+        ({"public_name": "my_shop.example"}, "public_name is 'my_shop.example': write a host name"),
+    ],
+)
+def test_names(changes: dict[str, str], part: str | None) -> None:
+    sound = {"host": "web1", "service_name": "api", "app_name": "api", "public_name": "shop.example"}
+    found = list(check_hosts.name_faults(**sound | changes))
+    assert [part is not None and part in sentence for sentence in found] == ([True] if part else [])
 
 
 def test_groups() -> None:

@@ -10,7 +10,7 @@ import pytest
 from plugins.filter.nginx import nginx_private_pattern
 from tests.roles import Role
 
-SITE = {
+SITE: dict[str, Any] = {
     "ansible_facts": {"distribution_release": "trixie"},
     "nginx_server_names": ["www.example.com"],
     "nginx_upstreams": ["unix:/run/api/api.sock"],
@@ -33,6 +33,15 @@ def locations(configuration: str) -> dict[str, list[str]]:
 def zones(configuration: str) -> dict[str, str]:
     """Return the rate of each zone."""
     return dict(re.findall(r"limit_req_zone \S+ zone=(\w+):\d+m rate=(\S+);", configuration))
+
+
+def test_without_ipv6_nginx_listens_on_ipv4_only() -> None:
+    """A kernel without IPv6 refuses [::], and Nginx would not start."""
+    loopback = {"device": "lo", "ipv4": {"address": "127.0.0.1"}}
+    for facts, listens in (({}, True), ({"lo": loopback | {"ipv6": []}}, True), ({"lo": loopback}, False)):
+        configuration = render(ansible_facts=SITE["ansible_facts"] | facts)
+        assert ("[::]" in configuration) is listens
+        assert "listen 443" in configuration
 
 
 def test_a_new_zone_keeps_the_default_ones() -> None:
