@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.fastmetal.metal.plugins.plugin_utils.commands import run_command
 
 DOCUMENTATION = r"""
 name: packages
@@ -84,7 +85,7 @@ class ActionModule(ActionBase):
             found = self._execute_module("ansible.builtin.apt", arguments, task_vars=task_vars)
         if found.get("failed") and str(found.get("msg")).startswith("Failed to update apt cache"):
             # The module has no reason.
-            reasons = self._low_level_execute_command(f"apt-get -qq {QUICK} update 2>&1")
+            reasons = run_command(self, f"apt-get -qq {QUICK} update 2>&1")
             found["msg"] += reasons["stdout"]
         result |= found
         self._remove_tmp_path(folder, force=True)

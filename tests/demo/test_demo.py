@@ -44,7 +44,7 @@ def output(*command: str | Path, **options: Any) -> str:
     return done.stdout
 
 
-def eventually(condition: Callable[[], bool], what: str, seconds: float = 180) -> None:
+def eventually(condition: Callable[[], bool], what: str, seconds: float = 400) -> None:
     """Wait until a condition is true; fail after some seconds."""
     deadline = time.monotonic() + seconds
     while not condition():

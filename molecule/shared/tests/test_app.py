@@ -253,8 +253,15 @@ def test_the_current_release_is_running(service: Service) -> None:
         f"systemctl list-units --plain --no-legend --state=active '{service.name}@*'"
     )
     assert [line.split()[0] for line in units.splitlines()] == [service.unit]
-    command = service.host.check_output(f"tr '\\0' ' ' < /proc/{service.show('MainPID')}/cmdline")
-    assert command.startswith(f"/srv/{service.name}/releases/{service.release}/venv/bin/python ")
+    program = service.host.check_output(f"readlink /proc/{service.show('MainPID')}/cwd")
+    assert program == f"/srv/{service.name}/releases/{service.release}"
+
+
+def test_process_titles_name_the_service_and_its_release(service: Service) -> None:
+    group = service.show("ControlGroup")
+    titles = service.host.check_output(f"ps -o args= -p $(paste -sd, /sys/fs/cgroup{group}/cgroup.procs)")
+    expected = {f"gunicorn: {kind} [{service.name} {service.release}]" for kind in ("master", "worker")}
+    assert {line.strip() for line in titles.splitlines()} == expected
 
 
 def test_the_units_are_valid(service: Service) -> None:

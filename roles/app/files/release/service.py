@@ -28,7 +28,9 @@ def answer(*argv: str) -> str:
     """Run a command and return its output; raise ReleaseError with its last line of errors."""
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
-        words = (done.stderr or done.stdout).strip().splitlines() or ["no reason given"]
+        # systemd-run is silent if the unit's process could not even be prepared.
+        silent = f"status {done.returncode} without a word; `journalctl -n 20` may know more"
+        words = (done.stderr or done.stdout).strip().splitlines() or [silent]
         raise ReleaseError(f"`{' '.join(argv)}` failed: {words[-1]}")
     return done.stdout.strip()
 
