@@ -14,7 +14,8 @@ from app.settings import Settings
 
 WRITE_PRODUCTS = "products:write"
 READ_OPERATIONS = "operations:read"
-SCOPES = (WRITE_PRODUCTS, READ_OPERATIONS)
+CLEAR_CACHE = "cache:clear"
+SCOPES = (WRITE_PRODUCTS, READ_OPERATIONS, CLEAR_CACHE)
 MAX_CACHED_TOKENS = 1000
 REQUIRED_CLAIMS: Any = {"require": ["exp", "iat", "sub"]}
 CLOCK_SKEW_SECONDS = 5  # the issuing host's clock may be ahead

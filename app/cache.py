@@ -3,18 +3,24 @@
 import asyncio
 import hashlib
 import inspect
+import logging
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from functools import wraps
 from secrets import token_hex
 from typing import Any, Concatenate, Final, ParamSpec
 
 import orjson
+from fastapi import HTTPException
 from redis.asyncio import Redis
 
+from app.epoch import POLL_SECONDS, Epoch
 from app.redis_link import RedisLink, Unavailable
+
+logger = logging.getLogger(__name__)
 
 LEASE_MARK: Final = b"~"
 # Longer than the slowest read: statement timeout, wait for a connection and Redis together.
@@ -27,7 +33,8 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then
   return redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 end
 """
-MAX_QUEUED_REMOVALS: Final = 10_000
+START_SECONDS: Final = 3.0
+MAX_ORPHANS: Final = 10_000
 MAX_KEY_BYTES: Final = 200
 
 Loader = Callable[[], Awaitable[bytes | None]]
@@ -53,21 +60,62 @@ class Cache:
     for the value, then load themselves. A reader never gets a value whose load began before a write that
     ended before the reader came: it joins only a load that has not begun or whose lease still stands.
 
-    If Redis is down, removals are queued and run before the circuit breaker closes. A stale value can live
-    until its ttl in two cases: the worker dies with queued removals, or a commit that was reported as
-    failed becomes visible after the removal.
+    A removal that fails suspends the cache on every worker, see Epoch. The epoch and the run id of the
+    Redis process are part of every key: values from before a suspension, a restart from a snapshot or a
+    failover are unreachable. A stale value can live until its ttl in two cases: the worker is killed
+    between its commit and the removal, or a commit that was reported as failed becomes visible later.
     """
 
-    def __init__(self, link: RedisLink, ttl: float) -> None:
+    def __init__(self, link: RedisLink, epoch: Epoch, ttl: float) -> None:
         self._link = link
+        self._epoch = epoch
         self._ttl = ttl
         self._prefix = f"{link.prefix}cache:"
         self._leases: dict[str, Lease] = {}
         self._batch: dict[str, None] = {}
         self._batch_task: asyncio.Task[dict[str, bytes | None]] | None = None
-        self._queued_removals: set[str] = set()
-        self._queued_patterns: set[str] = set()
-        link.on_recovery = self._run_queued_removals
+        self._orphans: set[str] = set()  # names of leases that may stand without a holder
+        self._suspending: set[asyncio.Task[None]] = set()
+        self._unremoved = self._poll_failed = False
+        link.on_recovery = self._recover
+
+    @property
+    def enabled(self) -> bool:
+        """Whether Redis is configured."""
+        return self._link.client is not None
+
+    async def prepare(self) -> None:
+        """Let the first requests use the cache, unless Redis or Postgres is slow or away."""
+        if self.enabled:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(START_SECONDS):
+                    await self.refresh()
+
+    async def watch(self) -> None:
+        """Keep the epoch known, prove that Redis accepts writes, and prolong a suspension, for ever."""
+        while self.enabled:
+            try:
+                await self.refresh()
+            except Exception:  # any exception: if this task ended, the cache would never be used again
+                logger.exception("A periodic task failed")
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def refresh(self) -> bool:
+        """Return whether cached values are used, after asking Redis and Postgres."""
+        accepts_writes, polled = await asyncio.gather(
+            self._link.check(), self._epoch.poll(), return_exceptions=True
+        )
+        failed = isinstance(polled, Exception)
+        if failed and not self._poll_failed:
+            logger.warning("Cache epoch unknown", extra={"error": type(polled).__name__})
+        self._poll_failed = failed
+        if self._unremoved and not self._link.available:
+            self._start_suspending()  # so that few writes wait for a new suspension
+        else:
+            self._unremoved = False
+        usable = accepts_writes is True and self._epoch.trusted
+        self._link.metrics.cache_up.set(usable)
+        return usable
 
     async def fetch(self, key: str, load: Loader, ttl: float | None = None) -> bytes | None:
         """Return the cached value of `key`, or load and store it for `ttl` seconds; None is never stored.
@@ -76,8 +124,16 @@ class Cache:
         """
         if self._link.client is None:
             return await load()
-        name = self._prefix + key
         deadline = time.monotonic() + WAIT_SECONDS
+        try:
+            if not self._epoch.trusted:
+                raise Unavailable
+            if not self._link.server:
+                await self._link.call("identify", lambda client: client.ping())
+        except Unavailable:
+            self._count("bypass")
+            return await load()
+        name = self._name(key)
         while True:
             try:
                 found = await self._get(name)
@@ -100,6 +156,9 @@ class Cache:
             if loaded and not (joined_late and value is None):
                 self._count(result)
                 return value
+
+    def _name(self, key: str) -> str:
+        return f"{self._prefix}{self._epoch.number}:{self._link.server}:{key}"
 
     def _count(self, result: str) -> None:
         self._link.metrics.cache.labels("read", result).inc()
@@ -124,7 +183,7 @@ class Cache:
                 ):
                     return False, None
             except Unavailable:
-                self._queued_removals.add(name)  # Redis may have set it before the failure
+                self._orphans.add(name)  # Redis may have set it before the failure
             lease.loading = True
             value = await load()
             return True, value
@@ -132,10 +191,12 @@ class Cache:
             if lease.loading:  # an empty value releases the lease
                 lifetime = int(ttl * 1000 * random.uniform(0.9, 1.1))  # noqa: S311
                 arguments = (name, lease.token, value or b"", lifetime)
-                # If this fails, the removal is queued: no reader may wait for a lease without a holder.
-                await self._run_or_queue(
-                    "store", lambda client: client.eval(STORE_UNDER_LEASE, 1, *arguments), name
-                )
+                try:
+                    await self._link.call(
+                        "store", lambda client: client.eval(STORE_UNDER_LEASE, 1, *arguments)
+                    )
+                except Unavailable:
+                    self._orphans.add(name)
             if self._leases.get(name) is lease:
                 del self._leases[name]
 
@@ -151,59 +212,71 @@ class Cache:
         values: list[Any] = await self._link.call("get", lambda client: client.mget(names))
         return dict(zip(names, values, strict=True))
 
-    async def invalidate(self, *keys: str) -> None:
-        """Remove keys after a commit; if Redis is down, before the circuit breaker closes."""
-        if self._link.client is None or not keys:
+    async def invalidate(self, *keys: str, wait: bool = True) -> None:
+        """Remove keys after a commit; with `wait`, until no worker uses their values any more.
+
+        After a failure this tries once more, then suspends the cache.
+        """
+        if not self.enabled or not keys:
             return
-        names = [self._prefix + key for key in keys]
-        await self._run_or_queue("invalidate", lambda client: client.unlink(*names), *names, await_probe=True)
-
-    async def _run_or_queue(
-        self,
-        operation: str,
-        command: Callable[[Redis], Awaitable[Any]],
-        *names: str,
-        await_probe: bool = False,
-    ) -> None:
-        """Run a command; if Redis is unavailable, queue the removal of these names."""
-        try:
-            await self._link.call(operation, command, await_probe=await_probe)
-        except Unavailable:
-            self._queued_removals.update(names)
-            if len(self._queued_removals) > MAX_QUEUED_REMOVALS:
-                self._queued_removals.clear()
-                self._queued_patterns.add("*")
-
-    async def clear(self, pattern: str = "*") -> None:
-        """Remove every key that matches, such as `Key.pattern`, without blocking Redis."""
-        if self._link.client is None:
+        if await self._remove(keys) or await self._remove(keys):
             return
-        try:
-            await self._link.call("clear", lambda client: self._clear(client, pattern))
-        except Unavailable:
-            self._queued_patterns.add(pattern)
+        self._unremoved = True
+        suspending = self._start_suspending()
+        if wait:
+            await asyncio.shield(suspending)
 
-    async def _clear(self, client: Redis, pattern: str) -> None:
-        cursor: int | None = None
-        while cursor != 0:
-            cursor, names = await client.scan(cursor or 0, _escape_glob(self._prefix) + pattern, 1000)
+    async def _remove(self, keys: Sequence[str]) -> bool:
+        async def remove(client: Redis) -> None:
+            if not self._link.server:
+                await client.ping()
+            await client.unlink(*map(self._name, keys))
+
+        try:
+            if not self._epoch.known:
+                await self._epoch.poll()
+            await self._link.call("invalidate", remove, await_probe=True)
+        except (Unavailable, HTTPException):  # of Redis, of Postgres
+            return False
+        return True
+
+    def _start_suspending(self) -> asyncio.Task[None]:
+        task = asyncio.create_task(self._epoch.suspend())
+        self._suspending.add(task)
+        task.add_done_callback(self._suspending.discard)
+        return task
+
+    async def clear(self, pattern: str = "*") -> int:
+        """Remove every key that matches, such as `Key.pattern`, without blocking Redis; return their number.
+
+        Raises Unavailable if Redis fails.
+        """
+        cursor, removed = -1, 0
+        glob = f"{_escape_glob(self._prefix)}*:*:{pattern}"
+
+        async def remove(client: Redis) -> None:
+            nonlocal cursor, removed
+            cursor, names = await client.scan(max(cursor, 0), glob, 1000)
             if names:
-                await client.unlink(*names)
+                removed += await client.unlink(*names)
 
-    async def _run_queued_removals(self, client: Redis) -> None:
-        # A loop: writes during the recovery may queue again what was just removed.
-        while self._queued_removals or self._queued_patterns:
-            names, self._queued_removals = self._queued_removals, set()
-            patterns, self._queued_patterns = self._queued_patterns, set()
-            try:
-                for pattern in patterns:
-                    await self._clear(client, pattern)
-                if names:
-                    await client.unlink(*names)
-            except BaseException:
-                self._queued_removals |= names
-                self._queued_patterns |= patterns
-                raise
+        while cursor:
+            await self._link.call("clear", remove)
+        return removed
+
+    async def _recover(self, client: Redis, regressed: bool) -> None:
+        """Make unreachable what Redis should not have, before the circuit breaker closes."""
+        if regressed:
+            await self._epoch.suspend()
+        if self._orphans:
+            orphans = list(self._orphans)[:MAX_ORPHANS]
+            await self._link.within_timeout(client.unlink(*orphans))
+            self._orphans.clear()
+
+    async def aclose(self) -> None:
+        for task in self._suspending:
+            task.cancel()
+        await asyncio.gather(*self._suspending, return_exceptions=True)
 
 
 class Key:
@@ -250,16 +323,24 @@ def cached(
         defaults = {name: p.default for name, p in inspect.signature(method).parameters.items()}
         positions = [(parameters.index(name), name, defaults[name]) for name in key.arguments]
 
+        async def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> bytes | None:
+            value: object = await method(self, *args, **kwargs)
+            if value is None or isinstance(value, bytes):
+                return value
+            raise TypeError(
+                f"{method.__qualname__} is cached: it must return JSON as bytes, not {type(value).__name__}"
+            )
+
         @wraps(method)
         async def read(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> bytes | None:
             if skip(*args, **kwargs):
-                return await method(self, *args, **kwargs)
+                return await call(self, *args, **kwargs)
             values = [
                 args[position] if position < len(args) else kwargs.get(name, default)
                 for position, name, default in positions
             ]
             store: Cache = self.cache
-            return await store.fetch(key(*values), lambda: method(self, *args, **kwargs), ttl)
+            return await store.fetch(key(*values), lambda: call(self, *args, **kwargs), ttl)
 
         return read
 

@@ -15,11 +15,11 @@ from sqlalchemy import exc, text
 
 from app import __version__
 from app.auth import READ_OPERATIONS, require_scope
+from app.cache import Cache
 from app.db import Database
 from app.errors import problems
 from app.migrations import known_revisions
 from app.monitor import collect_statistics
-from app.redis_link import RedisLink
 
 logger = logging.getLogger(__name__)
 router = APIRouter(tags=["operations"])
@@ -52,9 +52,9 @@ class Health:
     newer than this release is accepted, because old instances serve on after a migration.
     """
 
-    def __init__(self, database: Database, redis: RedisLink, externals: Sequence[str] = ()) -> None:
+    def __init__(self, database: Database, cache: Cache, externals: Sequence[str] = ()) -> None:
         self._database = database
-        self._redis = redis
+        self._cache = cache
         self._externals = externals
         self._revisions = known_revisions()
 
@@ -96,9 +96,9 @@ class Health:
         return "behind" if revision is None or revision in self._revisions else "newer"
 
     async def _check_cache(self) -> str:
-        if self._redis.client is None:
+        if not self._cache.enabled:
             return "off"
-        return "ok" if await self._redis.ping() else "failed"
+        return "ok" if await self._cache.refresh() else "failed"
 
 
 class Detail(BaseModel):

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from app.cache import Cache
 from app.db import Database
+from app.epoch import Epoch, background_database
 from app.error_tracking import error_tracking
 from app.health import Health
 from app.idempotency import Idempotency
@@ -37,20 +38,23 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     async with (
         error_tracking(settings),
         aclosing(Database(settings, metrics)) as database,
+        aclosing(background_database(settings, metrics)) as background,
         aclosing(RedisLink(settings, metrics)) as redis,
+        aclosing(Cache(redis, Epoch(background, redis.prefix), settings.cache_ttl)) as cache,
     ):
         state.database = database
         state.idempotency = idempotency = Idempotency(database)
-        cache = Cache(redis, settings.cache_ttl)
         state.products = ProductService(ProductRepository(database), cache, idempotency)
         state.users = UserService(UserRepository(database), state.tokens, metrics)
-        state.health = Health(database, redis, settings.external_endpoints)
+        state.health = Health(database, cache, settings.external_endpoints)
         tasks = [
             asyncio.create_task(_repeat(metrics.sample_process, SAMPLE_SECONDS)),
             asyncio.create_task(_repeat(database.sample_pool, SAMPLE_SECONDS)),
             asyncio.create_task(_repeat(state.shutdown.check_file, SHUTDOWN_CHECK_SECONDS)),
-            asyncio.create_task(monitor_database(settings, metrics)),
+            asyncio.create_task(monitor_database(background, metrics)),
+            asyncio.create_task(cache.watch()),
         ]
+        await cache.prepare()
         logger.info("Started", extra={"release": settings.release, "environment": settings.environment})
         try:
             yield

@@ -1,11 +1,12 @@
-"""Operator's command: `python -m app.manage migrate | plan | current | check | token | user-… | purge`."""
+"""Operator's command: `python -m app.manage migrate | check | token | user-… | cache-clear | purge | …`."""
 
 import argparse
 import asyncio
 import logging
+import re
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from getpass import getpass
 from typing import Any
 
@@ -13,7 +14,9 @@ from fastapi import HTTPException
 from sqlalchemy import exc
 
 from app.auth import SCOPES, WRITE_PRODUCTS, Tokens
+from app.cache import Cache
 from app.db import Database
+from app.epoch import Epoch, background_database
 from app.health import Health
 from app.idempotency import Idempotency
 from app.locks import Lock
@@ -21,13 +24,14 @@ from app.logging import configure_logging
 from app.metrics import Metrics
 from app.migrations import head_revision
 from app.migrations.run import current_revision, migrate, plan
-from app.redis_link import RedisLink
+from app.redis_link import RedisLink, Unavailable
 from app.settings import EXIT_SETTINGS, OperatorError, Settings, load_settings
 from app.users.repository import UserRepository
 from app.users.service import UserService
 
 # A purge extends its lock after each batch, which takes seconds at most.
 PURGE_LOCK_SECONDS = 120
+PATTERN = re.compile(r"[!-~]{1,200}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,6 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     user = command("user-disable", _user_disable, "disable a user and its tokens")
     user.add_argument("name")
     command("user-list", _user_list, "list the users")
+    clear = command("cache-clear", _cache_clear, "remove values from the cache and print their number")
+    clear.add_argument(
+        "pattern", metavar="PATTERN", help="keys in Redis' glob style: product:42, product:*, or * for all"
+    )
     command("purge", _purge, "delete expired idempotency keys, on one host at a time")
     return parser
 
@@ -150,10 +158,36 @@ async def _purge(settings: Settings, _options: argparse.Namespace) -> None:
             await lock.release()
 
 
+@asynccontextmanager
+async def _cache(settings: Settings) -> AsyncIterator[Cache]:
+    metrics = Metrics(settings.release)
+    async with (
+        aclosing(background_database(settings, metrics)) as database,
+        aclosing(RedisLink(settings, metrics)) as link,
+        aclosing(Cache(link, Epoch(database, link.prefix), settings.cache_ttl)) as cache,
+    ):
+        yield cache
+
+
+async def _cache_clear(settings: Settings, options: argparse.Namespace) -> None:
+    if not PATTERN.fullmatch(options.pattern):
+        raise OperatorError(
+            "The pattern has 1 to 200 printable ASCII characters without spaces, such as product:* or "
+            "product:42; it matches the keys of this service only.",
+            2,
+        )
+    async with _cache(settings) as cache:
+        if not cache.enabled:
+            raise OperatorError("REDIS_URL is empty: there is no cache.", EXIT_SETTINGS)
+        try:
+            print(f"cleared {await cache.clear(options.pattern)}")
+        except Unavailable as error:
+            raise OperatorError(f"Redis failed: {error.__cause__ or 'no connection'}.") from None
+
+
 async def _check(settings: Settings, _options: argparse.Namespace) -> None:
-    redis = aclosing(RedisLink(settings, Metrics(settings.release)))
-    async with _database(settings) as database, redis as link:
-        ready, checks = await Health(database, link).report()
+    async with _database(settings) as database, _cache(settings) as cache:
+        ready, checks = await Health(database, cache).report()
     for name, result in checks.items():
         print(f"{name}: {result}")
     # Stricter than readiness: the service can serve without Redis, but an operator must know.

@@ -64,7 +64,7 @@ class Metrics:
             "cache_operation_duration_seconds", "Time of a Redis operation.", ["operation"]
         )
         self.cache_up = gauge(
-            "cache_up", "1 if Redis works for every worker, else 0.", multiprocess_mode="livemin"
+            "cache_up", "1 if every worker uses cached values, else 0.", multiprocess_mode="livemin"
         )
         self.lock_waits = histogram(
             "lock_wait_seconds", "Time to acquire a lock or give up.", ["lock", "result"]

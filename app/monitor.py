@@ -12,9 +12,8 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from app.db import Driver, create_engine
+from app.db import Database, Driver
 from app.metrics import Metrics
-from app.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -110,22 +109,18 @@ class DatabaseCollector(Collector):
         yield GaugeMetricFamily("database_monitor_timestamp_seconds", text, time.time())
 
 
-async def monitor_database(settings: Settings, metrics: Metrics) -> None:
+async def monitor_database(database: Database, metrics: Metrics) -> None:
     """Publish statistics every 15 s while this worker is the leader of its host.
 
     The leader's connection holds an advisory lock. Postgres releases it when that connection ends, and
     another worker becomes the leader.
     """
-    engine = create_engine(settings, pooled=False)
     await asyncio.sleep(START_SECONDS)
     while True:
         try:
-            async with engine.connect() as connection:
-                driver: Any = (await connection.get_raw_connection()).driver_connection
-                is_leader = await driver.fetchval(TRY_LEADER_LOCK, socket.gethostname())
-                while is_leader:
+            async with database.connection("monitor") as driver:
+                if await driver.fetchval(TRY_LEADER_LOCK, socket.gethostname()):
                     metrics.publish(DatabaseCollector(await collect_statistics(driver)))
-                    await asyncio.sleep(INTERVAL_SECONDS)
         except Exception as error:
             logger.warning("Database monitor failed", extra={"error": type(error).__name__})
         await asyncio.sleep(INTERVAL_SECONDS)

@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     redis_password: SecretStr = Field(NO_SECRET, description="Password of the Redis ACL user.")
     redis_ssl_ca: FilePath | None = Field(None, description="CA certificate to verify a rediss:// server.")
     redis_key_prefix: str = Field("api:", description="Prefix of every key; the Redis ACL must allow it.")
-    redis_max_connections: int = Field(64, ge=1, le=10_000, description="Most connections of each worker.")
+    redis_max_connections: int = Field(8, ge=1, le=10_000, description="Most connections of each worker.")
     redis_timeout: float = Field(0.25, gt=0, le=10, description="Timeout of a Redis command in seconds.")
     redis_retry_after: float = Field(
         2, gt=0, le=300, description="Seconds between probes while the circuit breaker is open."

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Request, Response
 
-from app.auth import WRITE_PRODUCTS, Principal, authorize, documented_scope, require_scope
+from app.auth import CLEAR_CACHE, WRITE_PRODUCTS, Principal, authorize, documented_scope, require_scope
 from app.errors import problems
 from app.etags import precondition, respond
 from app.idempotency import Outcome
@@ -117,4 +117,16 @@ async def change_product(request: Request, _: Writer, product_id: Id, change: Pr
 async def delete_product(request: Request, _: Writer, product_id: Id) -> Response:
     """Delete a product; If-Match makes it conditional."""
     await _service(request).delete(product_id, precondition(request))
+    return Response(status_code=204)
+
+
+@router.delete(
+    PATH + "/{id}/cache",
+    status_code=204,
+    responses=problems(401, 403),
+    dependencies=[require_scope(CLEAR_CACHE)],
+)
+async def clear_product_cache(request: Request, product_id: Id) -> Response:
+    """Remove a product from the cache, for example after a change by hand in the database."""
+    await _service(request).clear_cache(product_id)
     return Response(status_code=204)

@@ -66,6 +66,10 @@ class ProductService:
     async def delete(self, product_id: int, check: Check) -> None:
         await self._write(self._repository.delete(product_id, check), product_id)
 
+    async def clear_cache(self, product_id: int) -> None:
+        """Remove a product from the cache, although it has not changed."""
+        await self.cache.invalidate(PRODUCT(product_id))
+
     async def finish_writes(self) -> None:
         """Wait for writes whose clients have disconnected."""
         while self._writes:
@@ -78,10 +82,13 @@ class ProductService:
         """
 
         async def write_and_invalidate() -> T:
+            succeeded = False
             try:
-                return await write
+                result = await write
+                succeeded = True
             finally:
-                await self.cache.invalidate(*map(PRODUCT, ids))
+                await self.cache.invalidate(*map(PRODUCT, ids), wait=succeeded)
+            return result
 
         task = asyncio.create_task(write_and_invalidate())
         self._writes.add(task)

@@ -12,7 +12,6 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from app.cache import Cache
 from app.db import Database
 from app.errors import UnavailableError
 from app.idempotency import LOAD, Idempotency, Outcome
@@ -20,9 +19,8 @@ from app.lifespan import _repeat
 from app.main import create_app
 from app.metrics import Metrics
 from app.products.schemas import ProductInput
-from app.redis_link import RedisLink
 from app.settings import Settings
-from tests.app.conftest import Proxy, breaker_closed, proxied, running
+from tests.app.conftest import Proxy, proxied, running
 
 URL = "/api/v1/products"
 READ, SLOW = "SELECT stock FROM products WHERE id = $1", "SELECT pg_sleep(3)"
@@ -112,39 +110,6 @@ async def test_a_worker_stops_after_writes_of_disconnected_clients(
     async with asyncio.timeout(10):
         await worker
     assert (await client.get(product)).json()["stock"] == 2
-
-
-async def test_a_write_during_the_recovery_of_redis_is_invalidated(
-    service: Callable[..., Settings], proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = service(REDIS_URL=proxy.url, REDIS_RETRY_AFTER="0.1")
-    async with (
-        aclosing(RedisLink(settings, Metrics("test"))) as link,
-        aclosing(RedisLink(service(), Metrics("test"))) as other,
-    ):
-        cache, client, others = Cache(link, 60), link.client, other.client
-        assert client is not None
-        assert others is not None
-        unlink, name = client.unlink, f"{link.prefix}cache:k"
-        await proxy.down()
-        await cache.invalidate("k")
-        await proxy.up()
-        turns = 0
-
-        async def slow(*names: str) -> Any:
-            """After the first removal, another worker stores a value, and a write replaces it."""
-            nonlocal turns
-            turns += 1
-            removed = await unlink(*names)
-            if turns == 1:
-                await others.set(name, b"old")
-                await cache.invalidate("k")
-            return removed
-
-        monkeypatch.setattr(client, "unlink", slow)
-        await breaker_closed(link)
-        assert turns == 2
-        assert await others.get(name) is None
 
 
 async def test_a_periodic_task_continues_after_an_error(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.auth import READ_OPERATIONS, WRITE_PRODUCTS
+from app.auth import CLEAR_CACHE, READ_OPERATIONS, WRITE_PRODUCTS
 from tests.app.conftest import sign_in
 
 PRODUCTS = "/api/v1/products"
@@ -18,6 +18,7 @@ ROUTES: dict[tuple[str, str], str | None] = {
     ("PUT", PRODUCTS + "/{id}"): WRITE_PRODUCTS,
     ("PATCH", PRODUCTS + "/{id}"): WRITE_PRODUCTS,
     ("DELETE", PRODUCTS + "/{id}"): WRITE_PRODUCTS,
+    ("DELETE", PRODUCTS + "/{id}/cache"): CLEAR_CACHE,
     ("POST", "/api/v1/auth/token"): None,
     ("GET", "/health/live"): None,
     ("GET", "/health/ready"): None,
@@ -47,7 +48,7 @@ async def test_openapi_lists_every_route_with_scope_and_errors(client: httpx.Asy
             assert {"401", "403"} <= set(operation["responses"])
 
 
-@pytest.mark.parametrize("scope", [None, "", WRITE_PRODUCTS, READ_OPERATIONS])
+@pytest.mark.parametrize("scope", [None, "", WRITE_PRODUCTS, READ_OPERATIONS, CLEAR_CACHE])
 async def test_scopes_decide_which_routes_a_user_may_call(
     client: httpx.AsyncClient, scope: str | None
 ) -> None:

@@ -120,6 +120,23 @@ def test_data_survives_a_restart_only_with_persistence(cache: Cache) -> None:
     assert cache.run("GET", cache.key) == ("kept" if persistent else "")
 
 
+@pytest.mark.on("complete")
+def test_a_redis_that_cannot_save_stops(cache: Cache) -> None:
+    """Without the setting it ignores the signal, and the stop lasts until the unit's timeout."""
+    configuration = "/etc/redis/redis-cache.conf"
+    cache.host.check_output(f"cp -p {configuration} {configuration}.kept")
+    try:
+        cache.host.check_output(f"echo save 3600 1 >> {configuration} && systemctl restart {UNIT}")
+        assert cache.run("SET", cache.key, "1", "EX", "60") == "OK"
+        cache.host.check_output("chmod 550 /var/lib/redis")
+        cache.host.check_output(f"timeout 20 systemctl restart {UNIT}")
+        assert cache.run("GET", cache.key) == ""
+    finally:
+        cache.host.check_output(
+            f"chmod 750 /var/lib/redis; mv {configuration}.kept {configuration}; systemctl restart {UNIT}"
+        )
+
+
 def test_passwords_are_stored_as_hashes(cache: Cache) -> None:
     for user in cache.variables["__redis_users"]:
         assert cache.host.run("grep -rqF -e %s /etc/redis /etc/systemd/system", user["password"]).rc == 1
