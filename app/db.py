@@ -5,11 +5,11 @@ import logging
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import asyncpg
 from fastapi import HTTPException
@@ -28,7 +28,12 @@ logger = logging.getLogger(__name__)
 
 # A connection that was idle for longer is pinged before use; for others an open socket is enough.
 PING_AFTER_SECONDS = 15
+# After a refused write, connections are replaced: an older session may be read-only when new ones are not.
+REPLACE_AFTER_SECONDS = 5
+# A database that is down fails every request: of one statement and error, one is logged in this time.
+LOG_AFTER_SECONDS = 10
 MAX_ATTEMPTS = 3
+MAX_REASON_LENGTH = 300
 T = TypeVar("T")
 Driver: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 _transaction: ContextVar["Driver | None"] = ContextVar("transaction", default=None)
@@ -38,20 +43,47 @@ CONNECTION_LOST = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,
     asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.TransactionTimeoutError,
     ConnectionError,
 )
-# Postgres rolled the transaction back in favour of another one.
-ROLLED_BACK = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
-UNAVAILABLE = (
-    *CONNECTION_LOST,
-    *ROLLED_BACK,
-    asyncpg.OperatorInterventionError,  # statement timeout, or the server starts or stops
-    asyncpg.InsufficientResourcesError,
-    asyncpg.LockNotAvailableError,
-    exc.TimeoutError,  # of the pool
-    OSError,
+# Postgres undid the transaction: in favour of another one, or because a statement predates a schema change.
+STALE_STATEMENT = asyncpg.InvalidCachedStatementError
+ROLLED_BACK = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, STALE_STATEMENT)
+# What clients read when the database cannot serve a request; the first class that fits.
+REASONS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
+    (asyncpg.TooManyConnectionsError, "The database has too many connections."),
+    (asyncpg.DiskFullError, "The database has no space left on its disk."),
+    (asyncpg.InsufficientResourcesError, "The database is short of resources."),
+    (asyncpg.PostgresSystemError, "The database has a system error."),
+    (asyncpg.ReadOnlySQLTransactionError, "The database is read-only."),
+    (asyncpg.CannotConnectNowError, "The database is starting or shutting down."),
+    ((asyncpg.AdminShutdownError, asyncpg.CrashShutdownError), "The database is shutting down."),
+    (asyncpg.LockNotAvailableError, "Another transaction holds a lock that the request needs."),
+    (asyncpg.QueryCanceledError, "The database took too long."),
+    (ROLLED_BACK, "The request collided with concurrent changes."),
+    (asyncpg.TargetServerAttributeNotMatched, "The database has no primary."),
+    (exc.TimeoutError, "All database connections are in use."),  # of the pool
+    (TimeoutError, "The database does not answer in time."),
+    (
+        (
+            ConnectionRefusedError,
+            FileNotFoundError,
+            asyncpg.InvalidAuthorizationSpecificationError,
+            asyncpg.InvalidCatalogNameError,
+        ),
+        "The database refuses connections.",
+    ),
+    ((*CONNECTION_LOST, asyncpg.OperatorInterventionError), "The connection to the database was lost."),
+    (OSError, "The database cannot be reached."),
 )
+UNAVAILABLE: Any = tuple(error for error, _ in REASONS)
 CONSTRAINT_VIOLATED = (asyncpg.IntegrityConstraintViolationError,)
+if TYPE_CHECKING:
+    AsyncpgConnection = asyncpg.Connection[asyncpg.Record]
+else:
+    AsyncpgConnection = asyncpg.Connection
 
 
 class Base(DeclarativeBase):
@@ -69,12 +101,17 @@ class Base(DeclarativeBase):
 
 
 def create_engine(
-    settings: Settings, *, owner: bool = False, pooled: bool = True, **limits: float
+    settings: Settings,
+    *,
+    owner: bool = False,
+    pooled: bool = True,
+    sessions: "Sessions | None" = None,
+    **limits: float,
 ) -> AsyncEngine:
     """Return an engine for the serving role, or an unpooled one for the owner role, which migrates.
 
-    `limits` are timeouts in seconds by their Postgres names, for the owner only; those of the serving role
-    come from the settings.
+    `sessions` opens the connections and limits their number. `limits` are timeouts in seconds by their
+    Postgres names, for the owner only; those of the serving role come from the settings.
     """
     given = make_url(settings.database_url)
     url = URL.create("postgresql+asyncpg", given.username, database=given.database)
@@ -105,9 +142,9 @@ def create_engine(
         "command_timeout": None if owner else settings.database_statement_timeout + 1,
         "server_settings": {"application_name": name, "jit": "off", **milliseconds},
         "ssl": ssl.create_default_context(cafile=ca) if (ca := settings.database_ssl_ca) else False,
-        # Selects the primary among several endpoints.
-        "target_session_attrs": "read-write",
-        "async_creator_fn": partial(_connect, endpoints),
+        # Selects the primary among several endpoints; while it is read-only, reads are served.
+        "target_session_attrs": "primary",
+        "async_creator_fn": partial(sessions.open if sessions else _connect, endpoints),
     }
     return create_async_engine(url, connect_args=arguments, **pool)
 
@@ -129,29 +166,139 @@ async def _connect(endpoints: list[tuple[str, int]], **arguments: Any) -> Driver
     raise failure
 
 
+class Connection(AsyncpgConnection):
+    """A connection that ends its session in Postgres, and the statement that runs in it.
+
+    asyncpg's own `terminate` only closes the socket: Postgres completes the statement first.
+    """
+
+    sessions: "Sessions | None" = None
+    command_timeout: float | None = None
+    _end: asyncio.Task[None] | None = None
+
+    def terminate(self) -> None:
+        """End the session in the background."""
+        if self._ending() is None:
+            super().terminate()
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109  (asyncpg's)
+        """End the session; after `timeout` seconds it goes on ending in the background."""
+        if (ending := self._ending()) is None:
+            await super().close(timeout=timeout)
+        else:
+            async with asyncio.timeout(timeout):
+                await asyncio.shield(ending)
+
+    def _ending(self) -> asyncio.Task[None] | None:
+        """Return the task that ends the session, or None if it has ended or is not one of a pool."""
+        if self._end is None and self.sessions is not None and not self.is_closed():
+            self._end = self.sessions.keep(self._end_session())
+        return self._end
+
+    async def _end_session(self) -> None:
+        with suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+            # Cancels the statement and waits. A server that does not answer has ended it by its own timeout.
+            await super().close(timeout=self.command_timeout)
+
+
+class Sessions:
+    """The sessions of one pool in Postgres: at most `limit`, each counted until Postgres has ended it.
+
+    A pool counts connections, and forgets one whose statement was given up at once.
+    """
+
+    def __init__(self, limit: int, timeout: float) -> None:
+        self._free = asyncio.Semaphore(limit)
+        self._timeout = timeout
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def open(self, endpoints: list[tuple[str, int]], **arguments: Any) -> Driver:
+        """Return a connection as `_connect` does, once the number of sessions permits it."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._free.acquire()
+        except TimeoutError:
+            raise TimeoutError("Postgres has not ended earlier sessions.") from None
+        opening = self.keep(self._open(endpoints, arguments))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # An interrupted login may become a session all the same: complete it, then end it.
+            opening.add_done_callback(_end_unused)
+            raise
+
+    async def _open(self, endpoints: list[tuple[str, int]], arguments: dict[str, Any]) -> Driver:
+        try:
+            driver = cast("Connection", await _connect(endpoints, connection_class=Connection, **arguments))
+        except BaseException:
+            self._free.release()
+            raise
+        driver.sessions, driver.command_timeout = self, arguments["command_timeout"]
+        if driver.is_closed():
+            self._free.release()
+        else:
+            driver.add_termination_listener(lambda _: self._free.release())
+        return driver
+
+    def keep(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run `work` in a task that `aclose` waits for."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def aclose(self) -> None:
+        """Wait for the sessions that are ending."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+def _end_unused(opening: asyncio.Task[Driver]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().terminate()
+
+
 class Database:
-    """Database access for repositories: `session` (ORM) for rare statements, asyncpg for frequent ones."""
+    """Database access for repositories: `with_session` (ORM) for rare statements, asyncpg for frequent ones.
+
+    Each unit of work is a function, so that it can be repeated if Postgres undid it.
+    """
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
-        self.engine = create_engine(settings)
-        self.aclose = self.engine.dispose
-        self._metrics = metrics
-        self._lost_at = 0.0
-        self._slow_seconds = settings.database_slow_statement
-        self._sessions = async_sessionmaker(self.engine, expire_on_commit=False)
-        # First come, first served: SQLAlchemy's pool lets newcomers overtake waiting requests.
-        self._slots = asyncio.Semaphore(settings.database_pool_size + settings.database_max_overflow)
+        limit = settings.database_pool_size + settings.database_max_overflow
         self._pool_timeout = settings.database_pool_timeout
+        self._sessions = Sessions(limit, self._pool_timeout)
+        self.engine = create_engine(settings, sessions=self._sessions)
+        self._orm_sessions = async_sessionmaker(self.engine, expire_on_commit=False)
+        # First come, first served: SQLAlchemy's pool lets newcomers overtake waiting requests.
+        self._slots = asyncio.Semaphore(limit)
+        self._metrics = metrics
+        self._lost_at = self._read_only_at = 0.0
+        self._replaces_connections = False
+        self._schema_changes = 0
+        self._logged: dict[tuple[str, type[BaseException]], tuple[float, int]] = {}
+        self._slow_seconds = settings.database_slow_statement
         self._sets_application_name = settings.debug or settings.log_level == "DEBUG"
         event.listen(self.engine.sync_engine, "checkout", self._on_checkout)
         event.listen(self.engine.sync_engine, "checkin", self._on_checkin)
 
-    @asynccontextmanager
-    async def session(self, name: str) -> AsyncIterator[AsyncSession]:
-        """Run a unit of work: commits when the block ends, before the response; rolls back on an error."""
-        with self._measured(name):
-            async with self._sessions.begin() as session:
-                yield session
+    async def aclose(self) -> None:
+        """Close the idle connections, and wait for sessions that are ending."""
+        await self.engine.dispose()
+        await self._sessions.aclose()
+
+    async def with_session(self, name: str, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
+        """Run a unit of work: commits when it returns, before the response; rolls back on an error.
+
+        Repeats it as `transact` does.
+        """
+
+        async def run() -> T:
+            with self._measured(name):
+                async with self._orm_sessions.begin() as session:
+                    return await work(session)
+
+        return await self._repeat(run)
 
     @asynccontextmanager
     async def connection(self, name: str) -> AsyncIterator[Driver]:
@@ -161,18 +308,18 @@ class Database:
                 log_fields["backend"] = current.get_server_pid()
                 yield current
                 return
-            async with asyncio.timeout(self._pool_timeout if self._slots.locked() else None):
-                await self._slots.acquire()
+            try:
+                async with asyncio.timeout(self._pool_timeout if self._slots.locked() else None):
+                    await self._slots.acquire()
+            except TimeoutError as error:
+                raise exc.TimeoutError("The pool has no free connection.") from error
             try:
                 pooled = await self.engine.raw_connection()
                 try:
                     driver = cast("Driver", pooled.driver_connection)
                     log_fields["backend"] = driver.get_server_pid()
                     yield driver
-                except asyncio.CancelledError:
-                    pooled.invalidate()  # the server is still answering on it
-                    raise
-                except (*CONNECTION_LOST, TimeoutError):
+                except (*CONNECTION_LOST, TimeoutError, asyncio.CancelledError):
                     pooled.invalidate()
                     raise
                 finally:
@@ -205,18 +352,26 @@ class Database:
     async def transact(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
         """Run `work` in one transaction, which every `fetch` and `execute` inside it joins.
 
-        Retries after a deadlock or serialization failure, where Postgres rolled everything back. Never
-        retries after a lost connection: the transaction may have committed.
+        Repeats it if Postgres rolled everything back: after a deadlock, a serialization failure or a schema
+        change. Never after a lost connection: the transaction may have committed.
         """
+
+        async def run() -> T:
+            async with self.connection(name) as driver, driver.transaction():
+                token = _transaction.set(driver)
+                try:
+                    return await work()
+                finally:
+                    _transaction.reset(token)
+
+        return await self._repeat(run)
+
+    @staticmethod
+    async def _repeat(run: Callable[[], Awaitable[T]]) -> T:
         attempt = 1
         while True:
             try:
-                async with self.connection(name) as driver, driver.transaction():
-                    token = _transaction.set(driver)
-                    try:
-                        return await work()
-                    finally:
-                        _transaction.reset(token)
+                return await run()
             except UnavailableError as error:
                 if attempt == MAX_ATTEMPTS or not isinstance(error.__cause__, ROLLED_BACK):
                     raise
@@ -242,26 +397,62 @@ class Database:
             if cause is None:
                 raise
             self._metrics.query_errors.labels(name, type(cause).__name__).inc()
-            if isinstance(cause, (*CONNECTION_LOST, TimeoutError)):
-                self._lost_at = time.monotonic()
             if isinstance(cause, CONSTRAINT_VIOLATED):
                 raise ConflictError("The change violates a database constraint.") from cause
-            raise UnavailableError(
-                "The database is unavailable or did not answer in time. Retry the request."
-            ) from cause
+            self._learn(cause)
+            self._log(name, cause)
+            reason = next(words for classes, words in REASONS if isinstance(cause, classes))
+            raise UnavailableError(f"{reason} Retry the request.") from cause
         finally:
             seconds = time.perf_counter() - started
             self._metrics.queries.labels(name).observe(seconds)
             if seconds >= self._slow_seconds:
                 logger.warning("Slow statement", extra=log_fields | {"duration_ms": round(seconds * 1000, 3)})
 
+    def _learn(self, error: BaseException) -> None:
+        """Remember what an error says about the other connections of the pool, for their next checkout."""
+        now = time.monotonic()
+        if isinstance(error, (*CONNECTION_LOST, TimeoutError)):
+            self._lost_at = now
+        elif isinstance(error, STALE_STATEMENT):
+            self._schema_changes += 1
+        elif (
+            isinstance(error, asyncpg.ReadOnlySQLTransactionError)
+            and now - self._read_only_at > REPLACE_AFTER_SECONDS
+        ):
+            self._read_only_at = now
+            self._replaces_connections = True
+
+    def _log(self, name: str, error: BaseException) -> None:
+        """Log why a statement failed; `suppressed` counts those that were not logged since the last line."""
+        now = time.monotonic()
+        due_at, suppressed = self._logged.get((name, type(error)), (now, 0))
+        if now < due_at:
+            self._logged[name, type(error)] = due_at, suppressed + 1
+            return
+        self._logged[name, type(error)] = now + LOG_AFTER_SECONDS, 0
+        log_fields = {
+            "statement": name,
+            "error": type(error).__name__,
+            "sqlstate": getattr(error, "sqlstate", None),
+            "reason": str(error)[:MAX_REASON_LENGTH],
+            "suppressed": suppressed,
+        }
+        logger.warning("Statement failed", extra=log_fields)
+
     def _on_checkout(self, connection: Any, record: Any, _proxy: Any) -> None:
         """Replace a dead connection without a round trip: a server that stopped has closed the socket.
 
         Ping only if the connection was idle for long, or since before another connection was lost.
         """
+        if self._replaces_connections:
+            self._replaces_connections = False
+            raise exc.InvalidatePoolError  # SQLAlchemy replaces this one, and each older one at its checkout
         if connection.driver_connection.is_closed():
             raise exc.DisconnectionError
+        if record.info.setdefault("schema_changes", self._schema_changes) != self._schema_changes:
+            record.info["schema_changes"] = self._schema_changes
+            connection.run_async(lambda driver: driver.reload_schema_state())
         now = time.monotonic()
         idle_since = record.info.get("idle_since", now)
         try:

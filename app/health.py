@@ -5,7 +5,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
@@ -26,6 +26,7 @@ router = APIRouter(tags=["operations"])
 
 CHECK_SECONDS = 1.5
 UNDEFINED_TABLE = "42P01"
+T = TypeVar("T")
 NO_STORE = {"Cache-Control": "no-store"}
 
 
@@ -48,8 +49,9 @@ class Shutdown:
 class Health:
     """Checks whether this worker can serve.
 
-    The database and its schema decide. Without Redis the service is slower but works: "degraded". A schema
-    newer than this release is accepted, because old instances serve on after a migration.
+    The database and its schema decide. Without Redis the service is slower but works, and with a read-only
+    database it serves reads: "degraded". A schema newer than this release is accepted, because old instances
+    serve on after a migration.
     """
 
     def __init__(self, database: Database, cache: Cache, externals: Sequence[str] = ()) -> None:
@@ -60,19 +62,17 @@ class Health:
 
     async def report(self) -> tuple[bool, dict[str, str]]:
         """Return whether the service is ready, and the result of each check within its deadline."""
-        migrations, cache = await asyncio.gather(
-            _within_deadline("migrations", self._check_migrations()),
-            _within_deadline("cache", self._check_cache()),
+        (database, migrations), cache = await asyncio.gather(
+            _within_deadline("database", self._check_database(), ("failed", "failed")),
+            _within_deadline("cache", self._check_cache(), "failed"),
         )
-        # The migrations check reads from the database, so it checks that too.
-        database = "failed" if migrations == "failed" else "ok"
         ready = migrations in ("ok", "newer")
         return ready, {"database": database, "migrations": migrations, "cache": cache}
 
     async def check_externals(self) -> dict[str, str]:
         """Return which external endpoints accept a connection; not part of readiness."""
         results = await asyncio.gather(
-            *(_within_deadline(endpoint, self._check_external(endpoint)) for endpoint in self._externals)
+            *(_within_deadline(name, self._check_external(name), "failed") for name in self._externals)
         )
         return dict(zip(self._externals, results, strict=True))
 
@@ -83,17 +83,21 @@ class Health:
         writer.close()
         return "ok"
 
-    async def _check_migrations(self) -> str:
+    async def _check_database(self) -> tuple[str, str]:
+        """Return the state of the database and of its schema."""
+        state = text("SELECT version_num, current_setting('transaction_read_only') FROM alembic_version")
         async with self._database.engine.connect() as connection:
             try:
-                revision = await connection.scalar(text("SELECT version_num FROM alembic_version"))
+                row = (await connection.execute(state)).first()
             except exc.ProgrammingError as error:
                 if getattr(error.orig, "sqlstate", None) != UNDEFINED_TABLE:
                     raise
-                return "behind"
+                row = None
+        revision, read_only = row or (None, "off")
+        database = "read-only" if read_only == "on" else "ok"
         if revision == self._revisions[-1]:
-            return "ok"
-        return "behind" if revision is None or revision in self._revisions else "newer"
+            return database, "ok"
+        return database, "behind" if revision is None or revision in self._revisions else "newer"
 
     async def _check_cache(self) -> str:
         if not self._cache.enabled:
@@ -115,13 +119,13 @@ class Detail(BaseModel):
     database: dict[str, Any] | None
 
 
-async def _within_deadline(name: str, check: Awaitable[str]) -> str:
+async def _within_deadline(name: str, check: Awaitable[T], failed: T) -> T:
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             return await check
     except Exception as error:
         logger.warning("Check failed", extra={"check": name, "error": type(error).__name__})
-        return "failed"
+        return failed
 
 
 @router.get("/health/live", summary="Liveness")
@@ -136,7 +140,8 @@ async def ready(request: Request) -> Response:
     if request.app.state.shutdown.begun:
         return JSONResponse({"status": "shutting down"}, 503, NO_STORE)
     is_ready, checks = await request.app.state.health.report()
-    status = "not ready" if not is_ready else "degraded" if checks["cache"] == "failed" else "ready"
+    degraded = checks["cache"] == "failed" or checks["database"] == "read-only"
+    status = "not ready" if not is_ready else "degraded" if degraded else "ready"
     return JSONResponse({"status": status, "checks": checks}, 200 if is_ready else 503, NO_STORE)
 
 
@@ -151,7 +156,7 @@ async def detail(request: Request, response: Response) -> Detail:
     state = request.app.state
     is_ready, checks = await state.health.report()
     statistics = None
-    if checks["database"] == "ok":
+    if checks["database"] != "failed":
         async with state.database.connection("monitor") as driver:
             statistics = await collect_statistics(driver)
     response.headers.update(NO_STORE)

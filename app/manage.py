@@ -190,8 +190,8 @@ async def _check(settings: Settings, _options: argparse.Namespace) -> None:
         ready, checks = await Health(database, cache).report()
     for name, result in checks.items():
         print(f"{name}: {result}")
-    # Stricter than readiness: the service can serve without Redis, but an operator must know.
-    if not ready or checks["cache"] == "failed":
+    # Stricter than readiness: a degraded service can serve, but an operator must know.
+    if not ready or checks["cache"] == "failed" or checks["database"] != "ok":
         raise OperatorError("At least one check failed.")
 
 

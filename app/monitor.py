@@ -12,7 +12,7 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from app.db import Database, Driver
+from app.db import MAX_REASON_LENGTH, Database, Driver
 from app.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,10 @@ TABLE_STATISTICS = {
     "size_bytes": "Size of the table with its indexes.",
     "sequential_scans": "Sequential scans of the table since the statistics were reset.",
     "index_scans": "Index scans of the table since the statistics were reset.",
+}
+TABLE_TIMES = {
+    "vacuumed": "Time of the last vacuum of the table, by an operator or autovacuum; absent without one.",
+    "analyzed": "Time of the last analyze of the table, by an operator or autovacuum; absent without one.",
 }
 # Without pg_read_all_stats, of other roles' sessions only the existence is visible.
 ACTIVITY = """
@@ -57,11 +61,13 @@ SELECT pg_database_size(current_database()) AS size_bytes,
     WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN '0'
     ELSE now() - pg_last_xact_replay_timestamp()
   END)::float8 AS replication_lag_seconds"""
+# The ten largest tables; regclass adds the schema where the name alone is ambiguous.
 TABLES = """
-SELECT relname AS table, n_live_tup AS rows, n_dead_tup AS dead_rows,
+SELECT relid::regclass::text AS table, n_live_tup AS rows, n_dead_tup AS dead_rows,
   pg_total_relation_size(relid) AS size_bytes, coalesce(seq_scan, 0) AS sequential_scans,
-  coalesce(idx_scan, 0) AS index_scans, greatest(last_vacuum, last_autovacuum)::text AS vacuumed_at
-FROM pg_stat_user_tables ORDER BY relname"""
+  coalesce(idx_scan, 0) AS index_scans, greatest(last_vacuum, last_autovacuum) AS vacuumed_at,
+  greatest(last_analyze, last_autoanalyze) AS analyzed_at
+FROM pg_stat_user_tables ORDER BY size_bytes DESC, relid LIMIT 10"""
 TRY_LEADER_LOCK = "SELECT pg_try_advisory_lock(hashtextextended('monitor ' || $1, 0))"
 
 
@@ -105,6 +111,12 @@ class DatabaseCollector(Collector):
             for table in self.statistics["tables"]:
                 family.add_metric([table["table"]], table[name])
             yield family
+        for name, text in TABLE_TIMES.items():
+            family = GaugeMetricFamily(f"database_table_{name}_timestamp_seconds", text, labels=["table"])
+            for table in self.statistics["tables"]:
+                if at := table[f"{name}_at"]:
+                    family.add_metric([table["table"]], at.timestamp())
+            yield family
         text = "Time of the last collection from Postgres."
         yield GaugeMetricFamily("database_monitor_timestamp_seconds", text, time.time())
 
@@ -122,5 +134,6 @@ async def monitor_database(database: Database, metrics: Metrics) -> None:
                 if await driver.fetchval(TRY_LEADER_LOCK, socket.gethostname()):
                     metrics.publish(DatabaseCollector(await collect_statistics(driver)))
         except Exception as error:
-            logger.warning("Database monitor failed", extra={"error": type(error).__name__})
+            log_fields = {"error": type(error).__name__, "reason": str(error)[:MAX_REASON_LENGTH]}
+            logger.warning("Database monitor failed", extra=log_fields)
         await asyncio.sleep(INTERVAL_SECONDS)

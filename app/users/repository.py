@@ -5,7 +5,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, Executable, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from app.db import Database
@@ -25,12 +25,16 @@ class UserRepository:
         return await self._database.retry_read(partial(self._get, "users.read", User.id == user_id))
 
     async def _get(self, statement: str, condition: ColumnElement[bool]) -> User | None:
-        async with self._database.session(statement) as session:
-            return await session.scalar(select(User).where(condition))
+        user: User | None = await self._scalar(statement, select(User).where(condition))
+        return user
+
+    async def _scalar(self, name: str, statement: Executable) -> Any:
+        return await self._database.with_session(name, lambda session: session.scalar(statement))
 
     async def all(self) -> Sequence[User]:
-        async with self._database.session("users.list") as session:
-            return (await session.scalars(select(User).order_by(User.name))).all()
+        query = select(User).order_by(User.name)
+        rows = await self._database.with_session("users.list", lambda session: session.scalars(query))
+        return rows.all()
 
     async def add(self, name: str, password_hash: str, scopes: frozenset[str], *, replace: bool) -> bool:
         """Insert a user, or replace it if `replace`; return False if the name is taken."""
@@ -42,11 +46,9 @@ class UserRepository:
             new = new.on_conflict_do_update(index_elements=[User.name], set_=changes)
         else:
             new = new.on_conflict_do_nothing(index_elements=[User.name])
-        async with self._database.session("users.add") as session:
-            return await session.scalar(new.returning(User.id)) is not None
+        return await self._scalar("users.add", new.returning(User.id)) is not None
 
     async def disable(self, name: str) -> bool:
         """Disable a user; return whether it exists."""
         change = update(User).where(User.name == name).values(enabled=False)
-        async with self._database.session("users.disable") as session:
-            return await session.scalar(change.returning(User.id)) is not None
+        return await self._scalar("users.disable", change.returning(User.id)) is not None

@@ -3,15 +3,17 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
 import httpx
 import pytest
 from fastapi import Request
-from sqlalchemy import select, text
+from sqlalchemy import Executable, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from app.db import Base, Database
+from app.db import Base, Database, create_engine
 from app.errors import ConflictError, UnavailableError
 from app.metrics import Metrics
 from app.products.models import Product
@@ -33,6 +35,11 @@ async def database(service: Callable[..., Settings]) -> AsyncIterator[Database]:
     await database.aclose()
 
 
+async def scalar(database: Database, statement: Executable) -> Any:
+    """Return the first value of a statement in an ORM session."""
+    return await database.with_session("test", lambda session: session.scalar(statement))
+
+
 async def drop_connections(database: Database) -> int:
     """Terminate every other session of this role, as a restart of Postgres does."""
     kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user AND pid <> $1"
@@ -43,9 +50,8 @@ async def drop_connections(database: Database) -> int:
 
 
 async def test_settings_reach_the_server(database: Database) -> None:
-    async with database.session("test") as session:
-        names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "jit")
-        values = [await session.scalar(text(f"SHOW {name}")) for name in names]
+    names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "jit")
+    values = [await scalar(database, text(f"SHOW {name}")) for name in names]
     assert values == ["300ms", "2s", "10s", "off"]
 
 
@@ -60,8 +66,7 @@ async def test_debug_puts_request_ids_into_application_name(start: Callable[...,
         async def ask(request: Request) -> list[str]:
             database: Database = request.app.state.database
             (row,) = await database.fetch("who", who)
-            async with database.session("who") as session:
-                return [row[0], await session.scalar(text(who))]
+            return [row[0], await scalar(database, text(who))]
 
         assert (await client.get("/who", headers=headers)).json() == names
 
@@ -70,8 +75,7 @@ async def test_a_statement_timeout_leaves_the_connection_usable(database: Databa
     with pytest.raises(UnavailableError):
         await database.fetch("slow", SLOW)
     with pytest.raises(UnavailableError):
-        async with database.session("slow") as session:
-            await session.execute(text("SELECT pg_sleep(5)"))
+        await scalar(database, text(SLOW))
     assert (await database.fetch("quick", ONE))[0][0] == 1
 
 
@@ -88,30 +92,28 @@ async def test_a_slow_statement_is_logged_with_its_backend_pid(
 
 
 async def test_a_constraint_violation_is_a_conflict(database: Database) -> None:
+    async def violate(session: AsyncSession) -> None:
+        session.add(Product(name="n", category="c", price=-1, stock=0))
+
     with pytest.raises(ConflictError):
-        async with database.session("bad") as session:
-            session.add(Product(name="n", category="c", price=-1, stock=0))
-    async with database.session("check") as session:
-        assert await session.scalar(select(Product.id).where(Product.price < 0)) is None
+        await database.with_session("bad", violate)
+    assert await scalar(database, select(Product.id).where(Product.price < 0)) is None
 
 
 async def test_an_error_in_a_session_rolls_back(database: Database, category: str) -> None:
-    async def fail() -> None:
-        async with database.session("undone") as session:
-            session.add(Product(name="n", category=category, price=1, stock=0))
-            await session.flush()
-            raise ZeroDivisionError
+    async def fail(session: AsyncSession) -> None:
+        session.add(Product(name="n", category=category, price=1, stock=0))
+        await session.flush()
+        raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await fail()
-    async with database.session("check") as session:
-        assert await session.scalar(select(Product.id).where(Product.category == category)) is None
+        await database.with_session("undone", fail)
+    assert await scalar(database, select(Product.id).where(Product.category == category)) is None
 
 
 async def test_a_programming_error_is_not_hidden(database: Database) -> None:
     with pytest.raises(Exception, match="does not exist"):
-        async with database.session("typo") as session:
-            await session.execute(text("SELECT nothing_like_it"))
+        await scalar(database, text("SELECT nothing_like_it"))
 
 
 async def test_a_deadlocked_transaction_is_retried(service: Callable[..., Settings]) -> None:
@@ -136,6 +138,57 @@ async def test_a_deadlocked_transaction_is_retried(service: Callable[..., Settin
     await database.aclose()
 
 
+@pytest.fixture
+async def owner(service: Callable[..., Settings]) -> AsyncIterator[AsyncEngine]:
+    engine = create_engine(service(), owner=True)
+    yield engine
+    await engine.dispose()
+
+
+@asynccontextmanager
+async def wider_columns(owner: AsyncEngine) -> AsyncIterator[None]:
+    """Widen a column of each table, as a migration does."""
+    widths = (("products", "name", 200), ("users", "name", 64), ("idempotency_keys", "key", 128))
+    for factor in (2, 1):
+        async with owner.begin() as connection:
+            for table, column, width in widths:
+                change = f"ALTER TABLE {table} ALTER COLUMN {column} TYPE varchar({factor * width})"
+                await connection.execute(text(change))
+        if factor == 2:
+            yield
+
+
+async def test_a_schema_change_fails_no_request(
+    start: Callable[..., Any], owner: AsyncEngine, writer: dict[str, str], category: str
+) -> None:
+    client: httpx.AsyncClient = await start(REDIS_URL="")
+    users = UserRepository(client.app.state.database)  # type: ignore[attr-defined]
+    product = {"name": "n", "category": category, "price": "1"}
+    addresses = [
+        (await client.post(URL, json=product, headers=writer)).headers["location"] for _ in range(12)
+    ]
+
+    async def ask_all(name: str) -> None:
+        """Send each kind of request so often at once that it runs on every pooled connection."""
+        keys = [{"Idempotency-Key": f"{category}-{name}-{number}"} for number in range(24)]
+        bulk = {"items": [product]}
+        for requests in (
+            [client.get(address) for address in addresses],
+            [client.patch(address, json={"stock": 1}, headers=writer) for address in addresses],
+            [client.post(URL, json=product, headers=writer | key) for key in keys[:12]],
+            [client.post(URL, json=product, headers=writer | key) for key in keys[:12]],  # replayed
+            [client.post("/api/v1/bulk/products", json=bulk, headers=writer | key) for key in keys[12:]],
+        ):
+            answers = await asyncio.gather(*requests)
+            assert {answer.status_code for answer in answers} <= {200, 201}
+        assert await asyncio.gather(*(users.find("nobody") for _ in range(12))) == [None] * 12
+
+    await ask_all("before")
+    async with wider_columns(owner):
+        await ask_all("wide")
+    await ask_all("after")
+
+
 async def test_a_transaction_fails_after_its_last_retry_and_rolls_back(
     database: Database, monkeypatch: pytest.MonkeyPatch, category: str
 ) -> None:
@@ -152,8 +205,7 @@ async def test_a_transaction_fails_after_its_last_retry_and_rolls_back(
     with pytest.raises(UnavailableError):
         await database.transact("work", work)
     assert runs == 3
-    async with database.session("check") as session:
-        assert await session.scalar(select(Product.id).where(Product.category == category)) is None
+    assert await scalar(database, select(Product.id).where(Product.category == category)) is None
 
 
 async def test_a_transaction_with_a_lost_connection_is_not_retried(database: Database) -> None:

@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +106,49 @@ async def test_detail_reports_release_checks_and_statistics(
     assert body["checks"] == {"database": "ok", "migrations": "ok", "cache": "ok"}
     assert {"used", "idle"} == set(body["pool"])
     database = body["database"]
-    assert {table["table"] for table in database["tables"]} >= {"products", "users"}
+    assert {table["table"] for table in database["tables"]} >= {"products", "users", "idempotency_keys"}
     assert (database["standbys"], database["replication_lag_seconds"]) == (0, None)
+
+
+async def test_the_ten_largest_tables_are_shown_with_their_last_vacuum_and_analyze(
+    client: httpx.AsyncClient, service: Callable[..., Settings], operator: dict[str, str]
+) -> None:
+    owner = create_engine(service(), owner=True)
+    names = [f"monitored.{name}" for name in ("products", *(f"table_{number}" for number in range(10)))]
+    try:
+        async with owner.begin() as connection:
+            await connection.execute(text("CREATE SCHEMA monitored"))
+            for number, name in enumerate(names):
+                rows = f"generate_series(1, {(12 - number) * 2000}) AS id"
+                create = f"CREATE TABLE {name} AS SELECT id, repeat('x', 100) FROM {rows}"
+                await connection.execute(text(create))
+        async with owner.connect() as connection:
+            connection = await connection.execution_options(isolation_level="AUTOCOMMIT")
+            started = datetime.now(UTC)
+            await connection.execute(text("VACUUM ANALYZE monitored.products"))
+        deadline = time.monotonic() + 10
+        while True:  # until the server has published the new statistics
+            tables = (await client.get("/health/detail", headers=operator)).json()["database"]["tables"]
+            own: dict[str, Any] = next((table for table in tables if table["table"] == names[0]), {})
+            if own.get("vacuumed_at") and own.get("analyzed_at"):
+                break
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.1)
+        sizes = [table["size_bytes"] for table in tables]
+        assert (len(tables), sizes) == (10, sorted(sizes, reverse=True))
+        for kind in ("vacuumed", "analyzed"):
+            at = datetime.fromisoformat(own[f"{kind}_at"])
+            assert abs(at - started) < timedelta(seconds=60)
+            line = f'database_table_{kind}_timestamp_seconds{{table="{names[0]}"}}'
+            while await figure(client, line) != pytest.approx(at.timestamp()):
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
+        # A table of the same name in another schema is a series of its own.
+        assert (await client.get("/metrics")).text.count("\ndatabase_table_rows{") == 10
+    finally:
+        async with owner.begin() as connection:
+            await connection.execute(text("DROP SCHEMA IF EXISTS monitored CASCADE"))
+        await owner.dispose()
 
 
 async def test_detail_works_without_a_database(start: Callable[..., Any], operator: dict[str, str]) -> None:

@@ -336,12 +336,12 @@ async def test_expired_idempotency_keys_are_purged(
     first = await client.post(URL, json=product, headers=writer | key)
     await keys.purge()
     assert (await client.post(URL, json=product, headers=writer | key)).content == first.content
-    async with keys._database.session("test") as session:
-        await session.execute(
-            update(IdempotencyKey)
-            .where(IdempotencyKey.key == key["Idempotency-Key"])
-            .values(created_at=IdempotencyKey.created_at - timedelta(days=2))
-        )
+    expire = (
+        update(IdempotencyKey)
+        .where(IdempotencyKey.key == key["Idempotency-Key"])
+        .values(created_at=IdempotencyKey.created_at - timedelta(days=2))
+    )
+    await keys._database.with_session("test", lambda session: session.execute(expire))
     batches = 0
 
     async def count() -> None:

@@ -141,8 +141,8 @@ class Fleet:
             return edge.getresponse().status == 200
         return False
 
-    def traffic(self) -> dict[str, Any]:
-        """Return the requests of the load: reads, lists and writes, and a permanent long poll."""
+    def traffic(self, mix: str) -> dict[str, Any]:
+        """Return the requests of the load: reads, lists, writes, changes, and a permanent long poll."""
         products = "/api/v1/products"
         product = {"name": "{key}", "category": "proof", "price": "1.00", "stock": 1}
         write = {
@@ -153,13 +153,15 @@ class Fleet:
             "status": 201,
             "expect": "{key}",
         }
+        read = {"path": f"{products}/{self.product}", "expect": '"name":"Lamp"'}
         requests = {
-            "r": {"path": f"{products}/{self.product}", "expect": '"name":"Lamp"'},
+            "r": read,
             "l": {"path": f"{products}?category=lamps", "expect": '"name":"Lamp"'},
             "s": {"path": "/api/v1/wait", "expect": "waited"},
             "w": write,
+            "p": write | read | {"method": "PATCH", "body": '{"stock": 1}', "status": 200},
         }
-        return {"mix": MIX, "always": "s", "requests": requests}
+        return {"mix": mix, "always": "s", "requests": requests}
 
     @cached_property
     def product(self) -> int:
@@ -174,11 +176,11 @@ class Fleet:
         )
 
     @contextmanager
-    def load(self, run: str, rate: float) -> Iterator[Load]:
+    def load(self, run: str, rate: float, mix: str = MIX) -> Iterator[Load]:
         """Load the service while the block runs; then check that every acknowledged write is stored."""
         name, run = run, f"{run}-{time.time():.0f}"
         service = {"url": self.url, "ca": str(self.ca), "header": "x-version"}
-        plan = {"run": run, "rate": rate, **service, **self.traffic()}
+        plan = {"run": run, "rate": rate, **service, **self.traffic(mix)}
         load = Load()
         try:
             with loaded(plan, self.scratch) as load:

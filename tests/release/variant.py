@@ -24,12 +24,13 @@ REVISION = '''
 """Add a column.{note}"""
 
 from alembic import op
-from sqlalchemy import Column, Integer
+from sqlalchemy import Column, Integer, String
 
 revision = "{revision}"
 down_revision = "{previous}"
 branch_labels = None
 depends_on = None
+allow = {allow}
 
 
 def upgrade() -> None:
@@ -40,9 +41,11 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_column("products", "proof")
 '''
+WIDENED = "migration widens a column"
 MIGRATIONS = {
     "migration fails": 'op.execute("SELECT 1 / 0")',
     "migration waits behind a held lock": "",
+    WIDENED: 'op.alter_column("products", "name", type_=String(400))',
 }
 
 
@@ -62,7 +65,11 @@ def make(folder: Path, version: str, fault: str = "") -> Path:
         previous = max(path.name for path in versions.glob("[0-9]*.py"))[:4]
         revision = f"{int(previous) + 1:04}"
         text = REVISION.format(
-            note="", revision=revision, previous=previous, statement=MIGRATIONS[fault]
+            note="",
+            revision=revision,
+            previous=previous,
+            allow={"rewrite"} if fault == WIDENED else "()",
+            statement=MIGRATIONS[fault],
         ).strip()
         (versions / f"{revision}_proof.py").write_text(f"{text}\n")
     return tree

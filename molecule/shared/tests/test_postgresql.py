@@ -186,6 +186,7 @@ def test_settings_follow_the_documented_formulas(server: Server) -> None:
         "maintenance_work_mem": min(max(budget // 16, 64), 1024) * mib,
         "max_wal_size": min(max(budget, 1024), 8192) * mib,
         "max_connections": connections,
+        "client_connection_check_interval": 250,  # milliseconds
         "max_worker_processes": max(8, cores * 2),
         "max_parallel_workers": cores,
         "max_parallel_workers_per_gather": min(cores // 2, 4),
