@@ -111,7 +111,7 @@ async def authorize(request: Request, scope: str) -> Principal:
 
 # Only documents the scheme; `authorize` checks the token.
 bearer = HTTPBearer(
-    bearerFormat="JWT", description="A token from /api/v1/auth/token or `app.manage token`.", auto_error=False
+    bearerFormat="JWT", description="A token from the sign-in route or `app.manage token`.", auto_error=False
 )
 
 
@@ -122,8 +122,3 @@ def require_scope(scope: str) -> Any:
         return await authorize(request, scope)
 
     return Security(guard, scopes=[scope])
-
-
-def documented_scope(scope: str) -> dict[str, Any]:
-    """Return the OpenAPI description of a scope, for a route that calls `authorize` itself."""
-    return {"security": [{bearer.scheme_name: [scope]}]}

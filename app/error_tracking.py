@@ -2,44 +2,21 @@
 
 import asyncio
 import logging
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
-from app.logging import request_ids
+from app.logging import Scrubber, request_ids
 from app.settings import Settings
 
-HIDDEN = "[hidden]"
-# Tokens, passwords in URLs, and values whose names suggest a secret.
-SECRET_LOOKING = re.compile(
-    r"(?i)\b(?:bearer|basic)\s+[\w.~+/=-]+|\beyJ[\w-]+\.[\w-]+\.[\w-]+"
-    r"|(?<=[/:@])[^\s/:@]+(?=@)|\b\w*(?:password|passwd|secret|token|api_?key|dsn)\w*['\"]?\s*[:=]\s*\S+"
-)
 
-
-class Scrubber:
-    """Removes the service's own secrets, and text that looks like one, from every string of an event."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._secrets = sorted(filter(None, settings.secrets()), key=len, reverse=True)
-
-    def __call__(self, event: Any, _hint: Any) -> Any:
-        for part in ("request", "user", "server_name", "modules", "breadcrumbs"):
-            event.pop(part, None)
-        event.setdefault("tags", {}).update(request_ids.get())
-        return self._clean(event)
-
-    def _clean(self, value: Any) -> Any:
-        if isinstance(value, str):
-            for secret in self._secrets:
-                value = value.replace(secret, HIDDEN)
-            return SECRET_LOOKING.sub(HIDDEN, value)
-        if isinstance(value, dict):
-            return {name: self._clean(item) for name, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [self._clean(item) for item in value]
-        return value
+def scrub_event(scrub: Scrubber, event: Any, _hint: Any) -> Any:
+    """Return an event with the request's ids and without secrets; for Sentry's before_send."""
+    for part in ("request", "user", "server_name", "modules", "breadcrumbs"):
+        event.pop(part, None)
+    event.setdefault("tags", {}).update(request_ids.get())
+    return scrub(event)
 
 
 @asynccontextmanager
@@ -58,7 +35,7 @@ async def error_tracking(settings: Settings) -> AsyncIterator[None]:
         default_integrations=False,
         auto_enabling_integrations=False,
         integrations=[LoggingIntegration(level=None, event_level=logging.ERROR)],
-        before_send=Scrubber(settings),
+        before_send=partial(scrub_event, Scrubber(settings.secrets())),
         include_local_variables=False,
         include_source_context=False,
         max_breadcrumbs=0,

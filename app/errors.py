@@ -76,7 +76,8 @@ async def _on_validation_error(request: Request, error: RequestValidationError) 
         }
         for item in all_errors[:MAX_ERRORS]
     ]
-    detail = f"The request is not valid. `errors` lists {len(shown)} of {len(all_errors)} errors."
+    listed = f"{len(shown)} errors" if len(shown) == len(all_errors) else f"the first {len(shown)} errors"
+    detail = f"The request is not valid. `errors` lists {listed}."
     return problem(HTTPException(422, detail), request.state.request_id, shown)
 
 

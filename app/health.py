@@ -18,6 +18,7 @@ from app.auth import READ_OPERATIONS, require_scope
 from app.cache import Cache
 from app.db import Database
 from app.errors import problems
+from app.metrics import process_figures
 from app.migrations import known_revisions
 from app.monitor import collect_statistics
 
@@ -116,6 +117,8 @@ class Detail(BaseModel):
     environment: str
     host: str
     pool: dict[str, int]
+    process: dict[str, float]
+    workers: dict[str, float]
     database: dict[str, Any] | None
 
 
@@ -134,6 +137,7 @@ async def live() -> Response:
     return JSONResponse({"status": "alive"}, headers=NO_STORE)
 
 
+@router.get("/health", summary="Readiness (alias)", responses={503: {"description": "Not ready"}})
 @router.get("/health/ready", summary="Readiness", responses={503: {"description": "Not ready"}})
 async def ready(request: Request) -> Response:
     """Return 200 (ready or degraded) or 503 (not ready, shutting down), with the result of each check."""
@@ -152,7 +156,10 @@ async def ready(request: Request) -> Response:
     dependencies=[require_scope(READ_OPERATIONS)],
 )
 async def detail(request: Request, response: Response) -> Detail:
-    """Return the release, the checks, the connection pool, and the statistics of Postgres."""
+    """Return the release, the checks, the statistics of Postgres, and figures of the processes.
+
+    `pool` and `process` describe the worker that answers; `workers` sums up all workers of the host.
+    """
     state = request.app.state
     is_ready, checks = await state.health.report()
     statistics = None
@@ -160,6 +167,7 @@ async def detail(request: Request, response: Response) -> Detail:
         async with state.database.connection("monitor") as driver:
             statistics = await collect_statistics(driver)
     response.headers.update(NO_STORE)
+    state.metrics.sample_process()
     return Detail(
         ready=is_ready and not state.shutdown.begun,
         checks=checks,
@@ -169,6 +177,8 @@ async def detail(request: Request, response: Response) -> Detail:
         environment=state.settings.environment,
         host=socket.gethostname(),
         pool=state.database.sample_pool(),
+        process=process_figures(),
+        workers=state.metrics.worker_figures(),
         database=statistics,
     )
 

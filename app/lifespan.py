@@ -44,7 +44,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     ):
         state.database = database
         state.idempotency = idempotency = Idempotency(database)
-        state.products = ProductService(ProductRepository(database), cache, idempotency)
+        state.products = ProductService(ProductRepository(database), cache, idempotency, settings.api_prefix)
         state.users = UserService(UserRepository(database), state.tokens, metrics)
         state.health = Health(database, cache, settings.external_endpoints)
         tasks = [

@@ -1,6 +1,5 @@
 """The application factory: `app.main:create_app()` for Gunicorn."""
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +10,11 @@ from app import __version__, health
 from app.auth import Tokens
 from app.errors import ERROR_HANDLERS
 from app.lifespan import lifespan
-from app.logging import AccessLog, configure_logging
+from app.logging import AccessLog, configure_logging, print_error
 from app.metrics import Metrics
 from app.middleware import SECURITY_HEADERS, GuardMiddleware, ProblemCORSMiddleware, RequestMiddleware
 from app.products import endpoints as products
+from app.routing import routes_below
 from app.settings import Settings, SettingsError, load_settings
 from app.users import endpoints as users
 
@@ -29,14 +29,16 @@ def create_app(
         try:
             settings = load_settings()
         except SettingsError as error:
-            print(f"The service cannot start: {error}", file=sys.stderr)
+            print_error(f"The service cannot start: {error}")
             raise SystemExit(error.status) from None
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, settings.secrets())
+    # Beside the API's version: with the prefix /api/v1, below /api.
+    documents = settings.api_prefix.rpartition("/")[0]
     app = FastAPI(
-        title="Fastmetal API",
+        title=settings.app_name,
         version=__version__,
-        openapi_url="/api/openapi.json",
-        docs_url="/api/docs" if settings.debug else None,
+        openapi_url=f"{documents}/openapi.json",
+        docs_url=f"{documents}/docs" if settings.debug else None,
         redoc_url=None,
         lifespan=lifespan,
         exception_handlers=ERROR_HANDLERS,
@@ -68,6 +70,7 @@ def create_app(
         headers=[] if settings.debug else Headers(SECURITY_HEADERS).raw,
     )
     # Routes are matched in this order: the busiest first.
-    for router in (products.direct_router, products.router, users.router, health.router):
-        app.router.routes.extend(router.routes)  # include_router would match each request twice
+    for router in (products.router, users.router):
+        app.router.routes.extend(routes_below(settings.api_prefix, router))
+    app.router.routes.extend(health.router.routes)
     return app

@@ -20,7 +20,7 @@ from app.epoch import Epoch, background_database
 from app.health import Health
 from app.idempotency import Idempotency
 from app.locks import Lock
-from app.logging import configure_logging
+from app.logging import configure_logging, print_error
 from app.metrics import Metrics
 from app.migrations import head_revision
 from app.migrations.run import current_revision, migrate, plan
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         settings = load_settings()
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, settings.secrets())
         logging.getLogger("alembic").setLevel(logging.WARNING)  # app.migrations logs each step
         asyncio.run(options.run(settings, options))
         return 0
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, exc.DBAPIError) as error:
         reasons = str(getattr(error, "orig", None) or error).strip().splitlines()
         message, status = f"Database error: {[type(error).__name__, *reasons][-1]}.", 1
-    print(message, file=sys.stderr)
+    print_error(message)
     return status
 
 

@@ -15,6 +15,13 @@ from app import __version__
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+# By their names in /health/detail.
+PROCESS_GAUGES = {
+    "threads": ("app_threads", "Threads of the workers."),
+    "open_files": ("app_open_files", "Open file descriptors of the workers, sockets included."),
+    "open_sockets": ("app_open_sockets", "Open sockets of the workers: to clients, the database and Redis."),
+    "memory_bytes": ("app_resident_memory_bytes", "Resident memory of the workers."),
+}
 PAGE_SIZE = resource.getpagesize()
 # Older database statistics are not exposed.
 STATISTICS_MAX_AGE_SECONDS = 60
@@ -70,7 +77,8 @@ class Metrics:
             "lock_wait_seconds", "Time to acquire a lock or give up.", ["lock", "result"]
         )
 
-        self.memory = gauge("app_resident_memory_bytes", "Resident memory of the workers.")
+        gauge("app_workers", "Worker processes.").set(1)
+        self.process = {figure: gauge(name, text) for figure, (name, text) in PROCESS_GAUGES.items()}
         self.cpu = counter("app_cpu_seconds_total", "CPU time of the workers.")
         build = gauge(
             "app_build_info",
@@ -107,11 +115,18 @@ class Metrics:
             sent_bytes.inc(sent)
 
     def sample_process(self) -> None:
-        """Record this worker's memory and CPU time."""
-        self.memory.set(int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_SIZE)
-        used = time.process_time()
-        self.cpu.inc(used - self._cpu_counted)
-        self._cpu_counted = used
+        """Record this worker's process figures."""
+        figures = process_figures()
+        for name, metric in self.process.items():
+            metric.set(figures[name])
+        self.cpu.inc(figures["cpu_seconds"] - self._cpu_counted)
+        self._cpu_counted = figures["cpu_seconds"]
+
+    def worker_figures(self) -> dict[str, float]:
+        """Return the number of workers, and their latest process figures summed up."""
+        names = {"workers": "app_workers"} | {figure: name for figure, (name, _) in PROCESS_GAUGES.items()}
+        families = {family.name: family.samples for family in self._registry_of_all().collect()}
+        return {figure: families[name][0].value for figure, name in names.items()}
 
     def publish(self, statistics: Collector) -> None:
         """Expose one worker's database statistics for all workers, in place of the previous ones."""
@@ -126,13 +141,33 @@ class Metrics:
 
     def render(self) -> bytes:
         """Return the exposition text: of all workers if they share a directory, else of this process."""
+        text = generate_latest(self._registry_of_all())
         if not self._directory:
             written, statistics = self._statistics
-            text = generate_latest(self.registry)
         else:
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)
-            text = generate_latest(registry)
             file = Path(self._directory, "statistics")
             written, statistics = (file.stat().st_mtime, file.read_bytes()) if file.exists() else (0, b"")
         return text + statistics if time.time() - written < STATISTICS_MAX_AGE_SECONDS else text
+
+    def _registry_of_all(self) -> CollectorRegistry:
+        if not self._directory:
+            return self.registry
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)
+        return registry
+
+
+def process_figures() -> dict[str, float]:
+    """Return figures of this process; memory in bytes, CPU time and uptime in seconds."""
+    # Numbered as in proc(5), from the third field on: the second may contain spaces.
+    fields = dict(enumerate(Path("/proc/self/stat").read_text().rpartition(")")[2].split(), 3))
+    started = int(fields[22]) / os.sysconf("SC_CLK_TCK")
+    files = list(Path("/proc/self/fd").iterdir())
+    return {
+        "threads": int(fields[20]),
+        "open_files": len(files) - 1,  # without the one that listed them
+        "open_sockets": sum(file.is_socket() for file in files),
+        "memory_bytes": int(fields[24]) * PAGE_SIZE,
+        "cpu_seconds": time.process_time(),
+        "uptime_seconds": round(time.clock_gettime(time.CLOCK_BOOTTIME) - started, 3),
+    }

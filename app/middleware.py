@@ -27,7 +27,8 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 ADDRESS = re.compile(rb"[0-9a-fA-F.:]{2,45}")
 LOCAL_PEERS = frozenset({"127.0.0.1", "::1", ""})
-QUIET_ROUTES = frozenset({"/health/live", "/health/ready", "/metrics"})
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+QUIET_ROUTES = frozenset({"/health", "/health/live", "/health/ready", "/metrics"})
 # Set here for a service without a proxy in front; the edge keeps these values.
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -65,7 +66,11 @@ class RequestMiddleware:
         if method == "HEAD":
             scope["method"] = "GET"  # every GET route answers HEAD
         state = scope.setdefault("state", {})
-        state |= {"request_id": ids["request_id"], "begun": False}
+        state |= {
+            "request_id": ids["request_id"],
+            "begun": False,
+            "max_body_bytes": self.max_body_bytes,  # a route may lower it
+        }
         token = request_ids.set(ids)
         status = received = sent = 0
 
@@ -73,8 +78,8 @@ class RequestMiddleware:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_body_bytes:  # counted, because Content-Length may be wrong
-                raise HTTPException(413, f"The request body exceeds {self.max_body_bytes} bytes.")
+            if received > (most := state["max_body_bytes"]):  # counted: Content-Length may be wrong
+                raise HTTPException(413, f"The request body exceeds {most} bytes.")
             return message
 
         async def counted_send(message: Message) -> None:
@@ -138,12 +143,23 @@ class ProblemCORSMiddleware(CORSMiddleware):
 
 @dataclass(slots=True)
 class GuardMiddleware:
-    """Innermost, pure ASGI: request timeout and unexpected errors; CORS middleware sees its responses."""
+    """Innermost, pure ASGI: request timeout and unexpected errors; CORS middleware sees its responses.
+
+    Refuses control characters in paths: `$` in a route's pattern matches before a line feed, too.
+    """
 
     app: ASGIApp
     timeout: float
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if not path.isprintable() and CONTROL_CHARACTERS.search(path):
+            if scope["type"] == "http":
+                error = HTTPException(400, "The path contains a control character.")
+                await problem(error, scope["state"]["request_id"])(scope, receive, send)
+            else:
+                await send({"type": "websocket.close"})
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -48,6 +48,11 @@ class Settings(BaseSettings):
     debug: bool = Field(
         False, description="Enables the interactive API pages; refused in staging and production."
     )
+    app_name: str = Field("Fastmetal API", min_length=1, description="Title of the OpenAPI document.")
+    api_prefix: str = Field(
+        "/api/v1",
+        description="Path of the API's routes; the OpenAPI document is one level above. May be empty.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO",
         description="Lowest level logged; DEBUG also puts request ids into Postgres' application_name.",
@@ -129,7 +134,11 @@ class Settings(BaseSettings):
     cors_allow_credentials: bool = Field(
         False, description="Whether browsers may send credentials across origins."
     )
-    max_body_bytes: int = Field(1_048_576, ge=0, description="Largest accepted request body in bytes.")
+    max_body_bytes: int = Field(
+        2_097_152,
+        ge=0,
+        description="Largest accepted request body in bytes; enough for 5,000 bulk items in ASCII.",
+    )
     request_timeout: Seconds = Field(
         15,
         description="Timeout of a request in seconds; keep it below Gunicorn's graceful_timeout.",
@@ -179,8 +188,17 @@ class Settings(BaseSettings):
     @field_validator("external_endpoints", mode="after")
     @classmethod
     def _check_endpoints(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if any(not re.fullmatch(r"[\w.-]+:\d{1,5}", endpoint) for endpoint in value):
+        if any(not re.fullmatch(r"[\w.-]+:[0-9]{1,5}", endpoint) for endpoint in value):
             raise ValueError("must list endpoints such as mail.example:587")
+        return value
+
+    @field_validator("api_prefix", mode="after")
+    @classmethod
+    def _check_prefix(cls, value: str) -> str:
+        if not re.fullmatch(r"(/[A-Za-z0-9_-]+)*", value):
+            raise ValueError("must be a path such as /api/v1, without a slash at its end")
+        if re.match(r"/(health|metrics)(/|\Z)", value):
+            raise ValueError("must not be below /health or /metrics, which are not public")
         return value
 
     @field_validator("database_url", mode="after")
@@ -261,7 +279,7 @@ class Settings(BaseSettings):
         return [key for key in (self.secret_key.get_secret_value(), *accepted) if key]
 
     def secrets(self) -> list[str]:
-        """Return every secret value, for the scrubber of error reports."""
+        """Return every secret value, which logs and error reports hide."""
         values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
         return values + self.verification_keys
 

@@ -13,6 +13,8 @@ from app.errors import MAX_ERRORS, ConflictError
 from app.products.schemas import BulkItem, ListQuery
 
 PRODUCT_NOT_FOUND = "There is no product with this id."
+# In the planner's units: about a million rows, or 0.1 s.
+MAX_COUNT_COST = 25_000
 FIELDS = ("name", "category", "price", "stock")
 
 # A price is selected as text: exact, and cheaper than a Decimal.
@@ -38,28 +40,43 @@ FROM unnest($1::text[], $2::text[], $3::numeric[], $4::int[], $5::bigint[])
   AS item (name, category, price, stock, id) WHERE products.id = item.id"""
 
 
+class Statement:
+    """SQL with the arguments of its placeholders."""
+
+    def __init__(self, query: ListQuery) -> None:
+        """Begin with the conditions of a list's filters."""
+        self.arguments: list[Any] = []
+        filters = {"category =": query.category, "price >=": query.min_price, "price <=": query.max_price}
+        self.conditions = [
+            f"{name} {self.bind(value)}" for name, value in filters.items() if value is not None
+        ]
+        if query.in_stock is not None:
+            self.conditions.append("stock > 0" if query.in_stock else "stock = 0")
+
+    def bind(self, value: Any) -> str:
+        """Add an argument and return its placeholder."""
+        self.arguments.append(value)
+        return f"${len(self.arguments)}"
+
+    @property
+    def where(self) -> str:
+        """The WHERE clause."""
+        return f"WHERE {' AND '.join(self.conditions)}" if self.conditions else ""
+
+
 def list_statement(query: ListQuery) -> tuple[str, list[Any]]:
     """Return the SQL and arguments of a page, with one extra row to detect a next page."""
-    arguments: list[Any] = []
-
-    def bind(value: Any) -> str:
-        arguments.append(value)
-        return f"${len(arguments)}"
-
-    filters = {"category =": query.category, "price >=": query.min_price, "price <=": query.max_price}
-    conditions = [f"{condition} {bind(value)}" for condition, value in filters.items() if value is not None]
-    if query.in_stock is not None:
-        conditions.append("stock > 0" if query.in_stock else "stock = 0")
+    statement = Statement(query)
+    bind = statement.bind
     keys = ("price", "id") if query.sort.endswith("price") else ("id",)
     direction, sign = ("DESC", "<") if query.sort.startswith("-") else ("ASC", ">")
     if cursor := query.cursor():
         bounds = ", ".join(bind(cursor[key]) for key in keys)
-        conditions.append(f"({', '.join(keys)}) {sign} ({bounds})")
-    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+        statement.conditions.append(f"({', '.join(keys)}) {sign} ({bounds})")
     order = ", ".join(f"products.{key} {direction}" for key in keys)
     window = f"LIMIT {bind(query.page_size + 1)} OFFSET {bind((query.page - 1) * query.page_size)}"
     columns = "SELECT id, name, category, price::text, stock FROM products"
-    return f"{columns} {where} ORDER BY {order} {window}", arguments
+    return f"{columns} {statement.where} ORDER BY {order} {window}", statement.arguments
 
 
 def to_json(value: Any) -> bytes:
@@ -85,15 +102,27 @@ class ProductRepository:
         rows = await self._database.fetch("products.list", statement, *arguments)
         items = rows[: query.page_size]
         has_next = len(rows) > query.page_size
-        return to_json(
-            {
-                "items": items,
-                "page": query.page,
-                "page_size": query.page_size,
-                "has_next": has_next,
-                "next": query.next_cursor(items[-1]["id"], items[-1]["price"]) if has_next else None,
-            }
-        )
+        page = {
+            "items": items,
+            "page": query.page,
+            "page_size": query.page_size,
+            "has_next": has_next,
+            "next": query.next_cursor(items[-1]["id"], items[-1]["price"]) if has_next else None,
+        }
+        return to_json(page | {"total": await self._total(query)} if query.total else page)
+
+    async def _total(self, query: ListQuery) -> dict[str, Any]:
+        """Return the number of rows on all pages, counted only if the planner finds that cheap."""
+        statement = Statement(query)
+        matching = f"FROM products {statement.where}"
+        explain = f"EXPLAIN (FORMAT JSON) SELECT {matching}"
+        ((explained,),) = await self._database.fetch("products.estimate", explain, *statement.arguments)
+        plan = explained[0]["Plan"]
+        if query.total == "estimated" or plan["Total Cost"] > MAX_COUNT_COST:
+            return {"value": plan["Plan Rows"], "kind": "estimated"}
+        count = f"SELECT count(*) {matching}"
+        ((value,),) = await self._database.fetch("products.count", count, *statement.arguments)
+        return {"value": value, "kind": "exact"}
 
     async def create(self, values: dict[str, Any]) -> tuple[int, bytes]:
         """Insert a product; return its id and JSON."""

@@ -14,10 +14,15 @@ from pydantic import (
     Field,
     StringConstraints,
     TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
+
+from app.errors import MAX_ERRORS
+from app.routing import Input
 
 MAX_BULK_ITEMS = 5_000
 # Postgres reads every row that a page skips; `after` seeks through an index instead.
@@ -32,11 +37,19 @@ Text = Annotated[
 Name = Annotated[Text, Field(max_length=200)]
 Category = Annotated[Text, Field(max_length=100)]
 PRICE = re.compile(r"[0-9]{1,10}(\.[0-9]{1,2})?")
+INTEGER = re.compile(r"0|[1-9][0-9]*")
 
 
 def _check_price_text(value: Any) -> Any:
     if isinstance(value, str) and not PRICE.fullmatch(value):
         raise ValueError("must look like 19.90")
+    return value
+
+
+def _check_integer_text(value: Any) -> Any:
+    """Python also takes 1_0, +10, 010, spaces, and digits of other scripts for integers."""
+    if isinstance(value, str) and not INTEGER.fullmatch(value):
+        raise ValueError("must be an integer, written with the digits 0 to 9 only")
     return value
 
 
@@ -62,17 +75,11 @@ Price = Annotated[
     ),
 ]
 Stock = Annotated[int, Field(ge=0, le=2_147_483_647, strict=True), BeforeValidator(_to_integer)]
-ProductId = Annotated[int, Field(ge=1, le=9_223_372_036_854_775_807)]
+ProductId = Annotated[int, Field(ge=1, le=9_223_372_036_854_775_807), BeforeValidator(_check_integer_text)]
 # Limited to integers that every JSON parser represents exactly.
 BodyId = Annotated[int, Field(ge=1, le=2**53 - 1, strict=True), BeforeValidator(_to_integer)]
 Sort = Literal["id", "-id", "price", "-price"]
 _CURSOR: TypeAdapter[tuple[Sort, int, Decimal]] = TypeAdapter(tuple[Sort, ProductId, Price])
-
-
-class Input(BaseModel):
-    """Base of request bodies and queries; an unknown field is an error."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 class ProductInput(Input):
@@ -119,6 +126,13 @@ class ProductOutput(BaseModel):
     stock: int
 
 
+class Total(BaseModel):
+    """Number of products on all pages, and whether it is exact or the query planner's estimate."""
+
+    value: int
+    kind: Literal["exact", "estimated"]
+
+
 class ProductPage(BaseModel):
     """A page of products; `next` is the cursor to pass as `after` for the following page."""
 
@@ -127,6 +141,7 @@ class ProductPage(BaseModel):
     page_size: int
     has_next: bool
     next: str | None
+    total: Total | None = Field(None, description="Only if the request asks for it.")
 
 
 class IdempotencyHeader(BaseModel):
@@ -160,6 +175,25 @@ class BulkInput(Input):
 
     items: list[BulkItem] = Field(min_length=1, max_length=MAX_BULK_ITEMS)
 
+    @field_validator("items", mode="wrap")
+    @classmethod
+    def _stop_at_first_errors(cls, items: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        """Validate slices until enough errors are found: naming those of all items would block the worker."""
+        if not isinstance(items, list) or not 0 < len(items) <= MAX_BULK_ITEMS:
+            return handler(items)
+        checked: list[Any] = []
+        errors = 0
+        for start in range(0, len(items), MAX_ERRORS):
+            part = items[start : start + MAX_ERRORS]
+            try:
+                part = handler(part)
+            except ValidationError as error:
+                errors += error.error_count()
+            checked += part
+            if errors >= MAX_ERRORS:
+                break
+        return handler(checked) if errors else checked
+
 
 class BulkOutput(BaseModel):
     """Result of a bulk write; `ids` has the order of the items."""
@@ -179,12 +213,19 @@ class ListQuery(Input):
     sort: Sort = "id"
     page: int = Field(1, ge=1, json_schema_extra={"maximum": MAX_PAGE})
     page_size: int = Field(20, ge=1, le=100)
+    total: Literal["exact", "estimated"] | None = Field(
+        None,
+        description="Adds the number of products on all pages, and says which of the two it is: an exact "
+        "count that would take longer than about 0.1 s is estimated.",
+    )
     after: str | None = Field(
         None,
         max_length=200,
         pattern="^[A-Za-z0-9_-]+$",
         description="Cursor: `next` of the previous page. As fast at the millionth row as at the first.",
     )
+
+    _check_text = field_validator("page", "page_size", mode="before")(_check_integer_text)
 
     @field_validator("page")
     @classmethod

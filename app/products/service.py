@@ -11,7 +11,7 @@ from app.idempotency import Idempotency, Outcome
 from app.products.repository import PRODUCT_NOT_FOUND, Check, ProductRepository, to_json
 from app.products.schemas import BulkInput, ListQuery, ProductChange, ProductInput
 
-PATH = "/api/v1/products"
+PATH = "/products"
 # Rename the prefix if the JSON changes: old and new releases share the cache during a rollout.
 PRODUCT = Key("product", "product_id")
 T = TypeVar("T")
@@ -20,8 +20,11 @@ T = TypeVar("T")
 class ProductService:
     """Products as JSON bytes; a read after a write sees that write, on every worker."""
 
-    def __init__(self, repository: ProductRepository, cache: Cache, idempotency: Idempotency) -> None:
+    def __init__(
+        self, repository: ProductRepository, cache: Cache, idempotency: Idempotency, api_prefix: str
+    ) -> None:
         self._repository = repository
+        self._path = api_prefix + PATH
         self._idempotency = idempotency
         self._writes: set[asyncio.Task[Any]] = set()
         self.cache = cache
@@ -44,7 +47,7 @@ class ProductService:
 
         async def create() -> Outcome:
             product_id, body = await self._repository.create(product.model_dump())
-            return Outcome(f"{PATH}/{product_id}", body)
+            return Outcome(f"{self._path}/{product_id}", body)
 
         return await self._idempotency.once(owner, key, product, create)
 

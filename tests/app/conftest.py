@@ -158,12 +158,12 @@ def writer(service: Callable[..., Settings]) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-async def sign_in(client: httpx.AsyncClient, *scopes: str) -> dict[str, str]:
+async def sign_in(client: httpx.AsyncClient, *scopes: str, url: str = "/api/v1/auth/token") -> dict[str, str]:
     """Add a user with these scopes, sign in, and return the Authorization header."""
     users: UserService = client.app.state.users  # type: ignore[attr-defined]
     name, password = f"user-{token_hex(4)}", token_hex(8)
     assert await users.add(name, password, frozenset(scopes), replace=False)
-    answer = await client.post("/api/v1/auth/token", json={"username": name, "password": password})
+    answer = await client.post(url, json={"username": name, "password": password})
     return {"Authorization": f"Bearer {answer.json()['access_token']}"}
 
 

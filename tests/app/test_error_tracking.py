@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from app.error_tracking import HIDDEN, Scrubber
+from app.error_tracking import scrub_event
+from app.logging import HIDDEN, Scrubber
 from app.settings import Settings
 from tests.app.conftest import SECRET
 
@@ -117,7 +118,7 @@ def test_the_scrubber_hides_text_that_looks_secret(
     service: Callable[..., Settings], text: str, clean: str
 ) -> None:
     event: Any = {"message": text, "extra": {"list": [text, 1, None]}}
-    assert Scrubber(service())(event, {}) == {
+    assert scrub_event(Scrubber(service().secrets()), event, {}) == {
         "message": clean,
         "extra": {"list": [clean, 1, None]},
         "tags": {},

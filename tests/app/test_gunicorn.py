@@ -8,12 +8,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
+
+from app.auth import READ_OPERATIONS, Tokens
+from app.settings import Settings
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -120,6 +123,7 @@ def test_two_workers_serve_count_and_log_as_one(server: Server) -> None:
         assert metric(client, counted) == 200
         assert metric(client, "http_requests_in_flight") == 1
         assert metric(client, "cache_up") == 1
+        assert metric(client, "app_workers") == 2
         # A killed worker is replaced, and its counts stay.
         victim = int(
             Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children").read_text().split()[0]
@@ -146,6 +150,29 @@ def test_two_workers_serve_count_and_log_as_one(server: Server) -> None:
     assert sum(line["message"] == "Started" for line in errors) == 3
     assert sum(line["message"] == "Stopped" for line in errors) == 2
     assert [line for line in errors if "never" in line["message"] or "Traceback" in str(line)] == []
+
+
+def test_the_details_sum_up_both_workers(server: Server, service: Callable[..., Settings]) -> None:
+    token = Tokens(service()).issue("ann", frozenset({READ_OPERATIONS}))
+    with server.client() as client:
+        detail = client.get("/health/detail", headers={"Authorization": f"Bearer {token}"}).json()
+    process, workers = detail["process"], detail["workers"]
+    assert workers["workers"] == 2
+    assert workers["memory_bytes"] > 1.5 * process["memory_bytes"]
+    assert workers["threads"] >= process["threads"] + 1
+
+
+@pytest.mark.parametrize("path", [b"/metrics%0a", b"/metrics\n", b"/metrics\x0b", b"/metrics\x7f", b"/%00"])
+def test_control_characters_in_a_path_reach_no_route(server: Server, path: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect(str(server.path))
+        client.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n")
+        answer = b""
+        while part := client.recv(65536):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"http_requests" not in answer
 
 
 def test_a_cold_key_is_read_once_over_the_workers(server: Server, writer: dict[str, str]) -> None:

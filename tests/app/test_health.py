@@ -130,3 +130,34 @@ async def test_external_endpoints_appear_in_detail_but_not_in_readiness(
     status, body = await ready(client)
     assert (status, body["status"]) == (200, "ready")
     assert "nowhere" not in str(body)
+
+
+async def test_health_is_an_alias_of_readiness(
+    client: httpx.AsyncClient, start: Callable[..., Any], access_lines: list[dict[str, Any]]
+) -> None:
+    unready = await start(DATABASE_URL="postgresql://api_test@127.0.0.1:1/api_test", REDIS_URL="")
+    for service, status in ((client, 200), (unready, 503)):
+        alias, readiness = await service.get("/health"), await service.get("/health/ready")
+        assert (alias.status_code, alias.json()) == (readiness.status_code, readiness.json())
+        assert alias.status_code == status
+        assert alias.headers["cache-control"] == "no-store"
+    assert [line["status"] for line in access_lines] == [503, 503]
+
+
+async def test_detail_has_figures_of_the_processes(
+    client: httpx.AsyncClient, service: Callable[..., Settings]
+) -> None:
+    token = Tokens(service()).issue("ann", frozenset({READ_OPERATIONS}))
+    with socket.create_server(("127.0.0.1", 0)):
+        detail = (await client.get("/health/detail", headers={"Authorization": f"Bearer {token}"})).json()
+    process, workers = detail["process"], detail["workers"]
+    assert process["threads"] >= 1
+    assert process["open_files"] > process["open_sockets"] >= 1
+    assert 10_000_000 < process["memory_bytes"] < 10_000_000_000
+    assert process["cpu_seconds"] > 0
+    assert 0 < process["uptime_seconds"] < 100_000
+    assert workers["workers"] == 1
+    assert set(workers) == {"workers", "threads", "open_files", "open_sockets", "memory_bytes"}
+    exposed = (await client.get("/metrics")).text
+    assert "app_workers 1.0" in exposed
+    assert "app_open_sockets" in exposed

@@ -3,19 +3,48 @@
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from secrets import token_hex
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 from fastapi.responses import StreamingResponse
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
+from app.auth import SCOPES, Tokens
 from app.errors import UnavailableError
 from app.middleware import SECURITY_HEADERS
+from app.products.schemas import MAX_BULK_ITEMS
+from app.settings import Settings
+from tests.app.test_routes import ROUTES
 
 URL = "/api/v1/products"
+BULK = "/api/v1/bulk/products"
+SIGN_IN = "/api/v1/auth/token"
+JSON = {"Content-Type": "application/json"}
+WRITES = [("POST", URL), ("PUT", f"{URL}/1"), ("PATCH", f"{URL}/1"), ("POST", BULK), ("POST", SIGN_IN)]
+
+
+async def longest_pause(request: Awaitable[httpx.Response]) -> tuple[float, httpx.Response]:
+    """Return the processor time of the event loop's longest turn during a request, and the response."""
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        while True:
+            begun = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - begun)
+
+    watcher = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    response = await request
+    await asyncio.sleep(0)
+    watcher.cancel()
+    return longest, response
 
 
 @pytest.mark.parametrize(
@@ -44,6 +73,149 @@ async def test_every_error_is_a_problem_document(
     assert body["request_id"] == answer.headers["x-request-id"]
     if status == 405:
         assert {"GET", "HEAD"} <= set(answer.headers["allow"].split(", "))
+
+
+@pytest.mark.parametrize("character", ["%0a", "%0d", "%00", "%1b", "%7f", "%c2%85", "%c2%9f"])
+async def test_control_characters_in_a_path_are_refused(
+    client: httpx.AsyncClient, service: Callable[..., Settings], character: str
+) -> None:
+    headers = {"Authorization": f"Bearer {Tokens(service()).issue('ann', frozenset(SCOPES))}"}
+    for method, path in [*ROUTES, ("GET", "/metrics"), ("GET", "/api/openapi.json")]:
+        path = path.replace("{id}", "1")
+        for changed in (path + character, path[:4] + character + path[4:], f"{path}/{character}"):
+            answer = await client.request(method, changed, headers=headers)
+            assert answer.status_code == 400, (method, changed)
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    assert (await client.get("/metrics%c2%a0")).status_code == 404
+
+
+async def test_a_websocket_with_a_control_character_in_its_path_is_refused(client: httpx.AsyncClient) -> None:
+    app = client.app  # type: ignore[attr-defined]
+    app.router.routes.append(WebSocketRoute("/private", WebSocket.accept))
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    for path, answer in (("/private", "websocket.accept"), ("/private\n", "websocket.close")):
+        scope = {"type": "websocket", "path": path, "headers": [], "query_string": b""}
+        await app(scope, receive, send)
+        assert sent.pop() == answer
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (b"{}", {}, 415),
+        (b"{}", {"Content-Type": "text/plain"}, 415),
+        (b"{}", {"Content-Type": "application/x-www-form-urlencoded"}, 415),
+        (b"{}", {"Content-Type": "application/jsonp"}, 415),
+        (b"{}", JSON | {"Content-Encoding": "gzip"}, 415),
+        (b"{}", JSON | {"Content-Encoding": "br, gzip"}, 415),
+        (b"", JSON, 400),
+        (b"{", JSON, 400),
+        (b"{'name': 1}", JSON, 400),
+        (b'{"name": NaN}', JSON, 400),
+        (b'{"name": 1e}', JSON, 400),
+        (b'{"name": "\xff"}', JSON, 400),
+        (b'{"name": "\\ud800"}', JSON, 400),
+        (b"\xef\xbb\xbf{}", JSON, 400),
+        ("{}".encode("utf-16"), JSON, 400),
+        ("{}".encode("utf-16-le"), JSON, 400),
+        ("{}".encode("utf-32"), JSON, 400),
+        (b"[" * 10_000, JSON, 400),
+        (b"[]", JSON, 422),
+        (b"null", JSON, 422),
+        (b'"x"', JSON, 422),
+        (b'{"unknown": 1}', JSON, 422),
+        (b"{}", {"Content-Type": "application/json; charset=utf-8", "Content-Encoding": "identity"}, 422),
+        (b"{}", {"Content-Type": "Application/Vnd.Shop+JSON"}, 422),
+    ],
+)
+async def test_every_route_judges_a_body_alike(
+    client: httpx.AsyncClient, writer: dict[str, str], body: bytes, headers: dict[str, str], status: int
+) -> None:
+    for method, url in WRITES:
+        answer = await client.request(method, url, content=body, headers=writer | headers)
+        assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), (
+            url
+        )
+
+
+@pytest.mark.parametrize(
+    ("headers", "name", "value"),
+    [
+        ({}, "accept", "application/json"),
+        (JSON | {"Content-Encoding": "gzip"}, "accept-encoding", "identity"),
+    ],
+)
+async def test_a_415_names_what_is_accepted(
+    client: httpx.AsyncClient, writer: dict[str, str], headers: dict[str, str], name: str, value: str
+) -> None:
+    assert (await client.post(URL, content=b"{}", headers=writer | headers)).headers[name] == value
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "text/plain"])
+async def test_the_token_is_checked_before_the_body_is_parsed(
+    client: httpx.AsyncClient, content_type: str
+) -> None:
+    for (method, path), scope in ROUTES.items():
+        if scope:
+            url = path.replace("{id}", "x")
+            answer = await client.request(method, url, content=b"{", headers={"Content-Type": content_type})
+            assert answer.status_code == 401, (method, path)
+
+
+REALISTIC = {
+    "name": "Lamp, brushed steel, 40 cm, with a dimmer and a cable of 2 m",
+    "category": "home/lighting",
+}
+ITEMS = [REALISTIC | {"price": f"{n % 900}.95", "stock": n % 70, "id": n + 1} for n in range(MAX_BULK_ITEMS)]
+LARGE = 2_097_152
+HOSTILE = {
+    "unknown fields": b"{" + b",".join(b'"%x":0' % n for n in range(95_000)) + b"}",
+    "unknown fields of many items": orjson.dumps(
+        {"items": [{f"k{m}": 0 for m in range(14)} for _ in range(MAX_BULK_ITEMS)]}
+    ),
+    "unknown fields of one item": orjson.dumps({"items": [dict.fromkeys(map(str, range(95_000)), 0)]}),
+    "empty items": orjson.dumps({"items": [{}] * MAX_BULK_ITEMS}),
+    "too many items": b'{"items":[' + b",".join([b"{}"] * (LARGE // 3 - 10)) + b"]}",
+    "empty lists": b'{"items":[' + b",".join([b"[]"] * (LARGE // 3 - 10)) + b"]}",
+    "lists in objects": b"[" + b",".join([b'{"":[]}'] * (LARGE // 8 - 1)) + b"]",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_no_refused_body_blocks_other_requests(
+    client: httpx.AsyncClient, writer: dict[str, str], name: str
+) -> None:
+    assert len(HOSTILE[name]) <= LARGE
+    for method, url in WRITES:
+        for token, statuses in ((writer, {422, 413}), ({}, {422, 413} if url == SIGN_IN else {401})):
+            request = client.request(method, url, content=HOSTILE[name], headers=token | JSON)
+            pause, answer = await longest_pause(request)
+            assert answer.status_code in statuses
+            assert len(answer.content) < 100_000
+            assert pause < 0.1, (method, url)
+
+
+async def test_a_bulk_write_of_5000_realistic_items_fits_and_blocks_no_other_request(
+    client: httpx.AsyncClient, writer: dict[str, str]
+) -> None:
+    """The longest names fit, too; the edge has the same limit."""
+    longest = [{"name": "n" * 200, "category": "c" * 100, "price": "9999999999.99", "stock": 2**31 - 1}]
+    created = await client.post(BULK, json={"items": longest * MAX_BULK_ITEMS}, headers=writer)
+    assert created.status_code == 200
+    items = [item | {"id": product_id} for item, product_id in zip(ITEMS, created.json()["ids"], strict=True)]
+    key = {"Idempotency-Key": f"bulk-{token_hex(8)}"}
+    body = orjson.dumps({"items": items})
+    pause, replaced = await longest_pause(client.post(BULK, content=body, headers=writer | JSON | key))
+    assert replaced.json()["updated"] == MAX_BULK_ITEMS
+    assert pause < 0.1
 
 
 async def test_an_unexpected_error_reveals_only_the_request_id(

@@ -132,3 +132,9 @@ def test_a_path_with_a_slash_is_not_redirected_without_it() -> None:
 def test_private_pattern(private: str, path: str, *, matches: bool) -> None:
     pattern = nginx_private_pattern(["/other", private])
     assert bool(re.search(pattern, path, re.IGNORECASE)) is matches
+
+
+def test_the_limit_of_sign_ins_follows_the_prefix_of_the_api() -> None:
+    found = locations(render(nginx_api_prefix="/shop/v2"))
+    assert "limit_req zone=auth burst=5 nodelay;" in found["/shop/v2/auth/"]
+    assert "/api/v1/auth/" not in found
