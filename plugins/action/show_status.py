@@ -72,6 +72,10 @@ def host_problems(host: str, status: Status) -> Iterator[str]:
     for path, percent in status["disks"].items():
         if percent >= DISK_PERCENT:
             yield f"{host}: the disk of {path} is {percent} % full."
+    yield from history_problems(host, status)
+    yield from leftover_problems(host, status["leftovers"])
+    if status["alerts"] is None:
+        yield f"{host}: Alertmanager does not answer: look at `journalctl -u prometheus-alertmanager` there."
     if (release := status["release"]) and not status["workers"]:
         yield f"{host}: release {release['id']} is current, but it does not run."
     if release and release["canary"]:
@@ -81,6 +85,45 @@ def host_problems(host: str, status: Status) -> Iterator[str]:
     if status["maintenance"]:
         since, message = moment(status["maintenance"]["since"]), status["maintenance"]["message"]
         yield f"{host} keeps clients out since {since} ({message}): maintenance.yml -e maintenance=off."
+
+
+def history_problems(host: str, status: Status) -> Iterator[str]:
+    """Yield a sentence if the last change failed, and nothing has mended it."""
+    last = status["last_deploy"]
+    if not last or last["result"] == "ok":
+        return
+    when = datetime.fromisoformat(last["time"]).timestamp()
+    # A run that wrote the configuration after the failure would have added its own failure.
+    if last["action"] == "configure" and (status["configured"] or 0) > when:
+        return
+    reason = f" ({last['reason']})" if last.get("reason") else ""
+    result = "was rolled back" if last["result"] == "rolled_back" else last["result"]
+    yield (
+        f"{host}: the last {last['action']}, {moment(when)}, {result}{reason}: mend the cause, then repeat it"
+        " or run restart.yml."
+    )
+
+
+def leftover_problems(host: str, leftovers: Mapping[str, list[str]]) -> Iterator[str]:
+    """Yield a sentence for each role that the host no longer has; "app NAME" is a service of that name."""
+    for name, units in leftovers.items():
+        role, _, service = name.partition(" ")
+        commands = [f"systemctl disable --now {' '.join(units)}"] if units else []
+        commands += [] if service else [f"rm /etc/fastmetal/functions/{role}.json"]
+        what = f"the service {service}" if service else f"the role {role}"
+        steps = " and ".join(f"`{command}`" for command in commands)
+        yield f"{host}: {what} is left from before and belongs to no group: remove it with {steps} there."
+
+
+def alert_problems(fleet: Mapping[str, Status]) -> Iterator[str]:
+    """Yield a sentence for each alert that fires; several monitoring hosts may report the same one."""
+    alerts = {
+        (alert["name"], alert["instance"], alert["summary"]): alert["since"]
+        for status in fleet.values()
+        for alert in status.get("alerts") or ()
+    }
+    for (name, instance, summary), since in sorted(alerts.items()):
+        yield f"{instance or 'The environment'}: alert {name} since {moment(since)}: {summary.rstrip('.')}."
 
 
 def drift(fleet: Mapping[str, Status]) -> Iterator[str]:
@@ -118,7 +161,7 @@ class ActionModule(ActionBase):
                 found = returned["status"]
             fleet[host] = {**found, "groups": task_vars["hostvars"][host]["group_names"]}
         problems = [sentence for host, status in fleet.items() for sentence in host_problems(host, status)]
-        problems += drift(fleet)
+        problems += [*drift(fleet), *alert_problems(fleet)]
         if arguments["format"] == "json":
             self._display.display(json.dumps({"hosts": fleet, "problems": problems}))
         else:

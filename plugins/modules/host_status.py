@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Read a host's release, schema, certificates, disks and units for status.yml."""
+"""Read a host's release, schema, certificates, disks, units, alerts and leftovers for status.yml."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ import shutil
 import socket
 import ssl
 import time
+import urllib.request
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.fastmetal.metal.plugins.module_utils.history import read_history
+from ansible_collections.fastmetal.metal.plugins.module_utils.marks import read_marks
+from ansible_collections.fastmetal.metal.plugins.module_utils.ownership import UNITS
 
 DOCUMENTATION = r"""
 module: host_status
-short_description: Read the release, schema, certificates, disks and units of a host
+short_description: Read the release, schema, certificates, disks, units, alerts and leftovers of a host
 description:
   - Changes nothing. Fields of functions that the host does not serve are null or empty.
 author: Fastmetal
@@ -29,6 +33,8 @@ options:
   database: {type: str, default: "", description: "The local database whose schema revision is read."}
   edge: {type: bool, default: false, description: "Whether the host serves the public site."}
   certificates: {type: list, elements: path, default: [], description: "The certificate files in use."}
+  roles: {type: list, elements: str, default: [], description: "The roles of the host."}
+  alertmanager: {type: str, default: "", description: "Address and port of the local Alertmanager."}
 """
 
 RETURN = r"""
@@ -43,6 +49,10 @@ EXAMPLES = r"""
 """
 
 DAY = 86400
+# Proves that alerts arrive; it always fires.
+WATCHDOG = "Watchdog"
+# The command of each service that was ever built on the host.
+SERVICES = Path("/usr/local/lib")
 MAINTENANCE = Path("/etc/nginx/maintenance/on")
 
 
@@ -106,6 +116,11 @@ class HostState:
             digest.update(b"\n".join([bytes(path), *lines]))
         return digest.hexdigest()[:12] if files else None
 
+    def configured(self) -> float | None:
+        """Return when the service's configuration was last written, in seconds since 1970."""
+        times = [path.lstat().st_mtime for path in self.etc.rglob("*")]
+        return max(times, default=None)
+
     def revision(self) -> str | None:
         """Return the revision of the database's schema."""
         if not self.module.params["database"]:
@@ -129,18 +144,65 @@ class HostState:
             days[name] = int((ssl.cert_time_to_seconds(end) - time.time()) // DAY) if end else 0
         return days
 
-    def units(self) -> dict[str, str]:
-        """Return the states of the expected units and of all failed ones."""
-        listed = json.loads(
-            self.output("systemctl", "list-units", "--all", "--no-pager", "--output=json") or "[]"
-        )
-        return unit_states(listed, self.module.params["units"])
+    def listed_units(self) -> list[dict[str, str]]:
+        """Return the units that systemd has loaded."""
+        command = ("systemctl", "list-units", "--all", "--no-pager", "--output=json")
+        units: list[dict[str, str]] = json.loads(self.output(*command) or "[]")
+        return units
+
+    def alerts(self) -> list[dict[str, str]] | None:
+        """Return the alerts that fire, without silenced and inhibited ones; None if there is no answer."""
+        address = self.module.params["alertmanager"]
+        if not address:
+            return []
+        query = "active=true&silenced=false&inhibited=false"
+        # A proxy of the host's environment is not for its own services.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(f"http://{address}/api/v2/alerts?{query}", timeout=5) as answer:
+                return firing(json.load(answer))
+        except (OSError, ValueError):
+            return None
 
     def maintenance(self) -> dict[str, Any] | None:
         """Return the start and the message of the maintenance mode, if it is on."""
         if not MAINTENANCE.exists():
             return None
         return {"since": MAINTENANCE.stat().st_mtime, "message": MAINTENANCE.read_text().strip()}
+
+
+def firing(alerts: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
+    """Return the name, instance, start and summary of Alertmanager's alerts, but not of the watchdog."""
+    return [
+        {
+            "name": alert["labels"]["alertname"],
+            "instance": alert["labels"].get("instance", ""),
+            "since": alert["startsAt"],
+            "summary": alert["annotations"].get("summary", ""),
+        }
+        for alert in alerts
+        if alert["labels"]["alertname"] != WATCHDOG
+    ]
+
+
+def leftovers(
+    listed: list[dict[str, str]],
+    marks: Iterable[str],
+    roles: Iterable[str],
+    service: str,
+    services: Iterable[str],
+) -> dict[str, list[str]]:
+    """Return the active units of marked roles that the host no longer has, and of services of other names."""
+    active = [unit["unit"] for unit in listed if unit["load"] == "loaded" and unit["active"] == "active"]
+
+    def matching(role: str, name: str) -> list[str]:
+        return [
+            unit for pattern in UNITS.get(role, ()) for unit in fnmatch.filter(active, pattern.format(name))
+        ]
+
+    found = {role: matching(role, service) for role in sorted(set(marks) - set(roles))}
+    others = {name: matching("app", name) for name in sorted(set(services) - {service})}
+    return found | {f"app {name}": units for name, units in others.items() if units}
 
 
 def unit_states(listed: list[dict[str, str]], patterns: list[str]) -> dict[str, str]:
@@ -193,11 +255,15 @@ def main() -> None:
             "database": {"type": "str", "default": ""},
             "edge": {"type": "bool", "default": False},
             "certificates": {"type": "list", "elements": "path", "default": []},
+            "roles": {"type": "list", "elements": "str", "default": []},
+            "alertmanager": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
     state = HostState(module)
     try:
+        listed = state.listed_units()
+        services = [path.parent.name for path in SERVICES.glob("*-release/__main__.py")]
         status = {
             "name": socket.gethostname(),
             "release": state.release(),
@@ -208,7 +274,16 @@ def main() -> None:
             "revision": state.revision(),
             "certificates": state.certificates(),
             "disks": disks(),
-            "units": state.units(),
+            "units": unit_states(listed, module.params["units"]),
+            "configured": state.configured(),
+            "alerts": state.alerts(),
+            "leftovers": leftovers(
+                listed,
+                read_marks(),
+                module.params["roles"],
+                state.service,
+                [name.removesuffix("-release") for name in services],
+            ),
             "maintenance": state.maintenance(),
         }
     except (OSError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from plugins.modules import host_status
 @pytest.fixture
 def state(tmp_path: Path) -> host_status.HostState:
     """The state of a host whose directories are below the test's own."""
-    module = MagicMock(params={"service": "api", "database": "", "edge": False, "certificates": []})
+    module = MagicMock(
+        params={"service": "api", "database": "", "edge": False, "certificates": [], "alertmanager": ""}
+    )
     state = host_status.HostState(module)
     state.home, state.run, state.etc = (tmp_path / name for name in ("srv", "run", "etc"))
     for folder in (state.home, state.run, state.etc):
@@ -103,6 +106,55 @@ def unit(name: str, active: str = "active", sub: str = "running", load: str = "l
 )
 def test_units(listed: list[dict[str, str]], patterns: list[str], states: dict[str, str]) -> None:
     assert host_status.unit_states(listed, patterns) == states
+
+
+def test_what_belongs_to_no_group_is_left_over() -> None:
+    listed = [
+        unit("redis-server@cache.service"),
+        unit("nginx.service"),
+        unit("api.socket"),
+        unit("api@1.0-a.1.service"),
+        unit("shop@1.service"),
+        unit("shop-job-idle.service", "inactive", "dead"),
+        unit("prometheus.service", load="not-found"),
+    ]
+    marks = ["app", "nginx", "redis", "prometheus"]
+    assert host_status.leftovers(listed, marks, ["nginx", "app"], "api", ["api", "shop", "gone"]) == {
+        "app shop": ["shop@1.service"],
+        "prometheus": [],
+        "redis": ["redis-server@cache.service"],
+    }
+    assert host_status.leftovers(listed, ["app"], [], "api", ["api"]) == {
+        "app": ["api.socket", "api@1.0-a.1.service"]
+    }
+
+
+def test_firing_alerts_leave_the_watchdog_out() -> None:
+    known = {"startsAt": "2026-01-02T03:04:05Z", "annotations": {"summary": "It is down."}}
+    alerts = [
+        known | {"labels": {"alertname": "HostDown", "instance": "web1"}},
+        {"startsAt": "2026-01-02T03:04:05Z", "annotations": {}, "labels": {"alertname": "Slow"}},
+        known | {"labels": {"alertname": "Watchdog"}},
+    ]
+    assert [(alert["name"], alert["instance"]) for alert in host_status.firing(alerts)] == [
+        ("HostDown", "web1"),
+        ("Slow", ""),
+    ]
+
+
+def test_an_alertmanager_without_an_answer_is_no_silence(state: host_status.HostState) -> None:
+    assert state.alerts() == []
+    state.module.params["alertmanager"] = "127.0.0.1:9"
+    assert state.alerts() is None
+
+
+def test_the_configuration_has_the_time_of_its_newest_file(state: host_status.HostState) -> None:
+    assert state.configured() is None
+    (state.etc / "credentials").mkdir()
+    (state.etc / "credentials/key").touch()
+    os.utime(state.etc / "credentials", (5, 5))
+    os.utime(state.etc / "credentials/key", (7, 7))
+    assert state.configured() == 7
 
 
 def test_a_certificate_that_cannot_be_read_has_no_days_left(

@@ -29,11 +29,15 @@ def status(**changes: Any) -> dict[str, Any]:
         "disks": {"/": 10, "/srv": 20},
         "units": {"nginx.service": "active"},
         "maintenance": None,
+        "configured": 0.0,
+        "alerts": [],
+        "leftovers": {},
         "groups": ["app"],
         **changes,
     }
 
 
+FAILED = {"action": "deploy", "result": "failed", "by": "ann", "time": "2026-01-02T03:04:05Z"}
 PROBLEMS = [
     ({}, None),
     (
@@ -55,6 +59,33 @@ PROBLEMS = [
         {"lock": {"by": "eve", "from": "x", "time": "2026-01-02T03:04:05Z"}},
         "is locked by eve from x since 2026-",
     ),
+    (
+        {"last_deploy": FAILED | {"reason": "no readiness"}},
+        "failed (no readiness): mend the cause, then repeat it or run restart.yml.",
+    ),
+    ({"last_deploy": FAILED | {"result": "rolled_back"}}, "web1: the last deploy, 2026-01-0"),
+    # Only a run that wrote the configuration again and did not fail mends a failed one.
+    (
+        {"last_deploy": FAILED | {"action": "configure"}, "configured": 1767323044.0},
+        "the last configure, 2026-",
+    ),
+    ({"last_deploy": FAILED | {"action": "configure"}, "configured": 1767323046.0}, None),
+    ({"last_deploy": FAILED, "configured": 1767323046.0}, "the last deploy, 2026-"),
+    (
+        {"alerts": None},
+        "Alertmanager does not answer: look at `journalctl -u prometheus-alertmanager` there.",
+    ),
+    (
+        {"leftovers": {"redis": ["redis-server@cache.service"]}},
+        "the role redis is left from before and belongs to no group: remove it with `systemctl disable --now"
+        " redis-server@cache.service` and `rm /etc/fastmetal/functions/redis.json` there.",
+    ),
+    ({"leftovers": {"nginx": []}}, "remove it with `rm /etc/fastmetal/functions/nginx.json` there."),
+    (
+        {"leftovers": {"app shop": ["shop.socket", "shop@1.service"]}},
+        "the service shop is left from before and belongs to no group: remove it with `systemctl disable"
+        " --now shop.socket shop@1.service` there.",
+    ),
     ({"maintenance": {"since": 0, "message": "Moving."}}, "(Moving.): maintenance.yml -e maintenance=off."),
 ]
 
@@ -69,6 +100,26 @@ def test_problems_of_a_host(changes: dict[str, Any], part: str | None) -> None:
 def test_an_unreachable_host_has_one_problem() -> None:
     found = list(show_status.host_problems("web1", {"unreachable": "Connection refused"}))
     assert found == ["web1 cannot be reached: Connection refused."]
+
+
+def test_each_alert_is_named_once() -> None:
+    alert = {
+        "name": "HostDown",
+        "instance": "web2",
+        "since": "2026-01-02T03:04:05.678Z",
+        "summary": "It is down.",
+    }
+    slow = alert | {"name": "Slow", "instance": ""}
+    fleet = {
+        "mon1": status(alerts=[alert, slow]),
+        "mon2": status(alerts=[alert | {"since": "2026-01-02T03:05:05.678Z"}]),
+        "mon3": status(alerts=None),
+        "off": {"unreachable": "x"},
+    }
+    down, other = show_status.alert_problems(fleet)
+    assert down.startswith("web2: alert HostDown since 2026-01-0")
+    assert down.endswith(": It is down.")
+    assert other.startswith("The environment: alert Slow since 2026-")
 
 
 def drift(**hosts: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -18,12 +19,19 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 def status(ansible_on_all: Run) -> Callable[..., dict[str, Any]]:
     """Return a function that reads the state of hosts with status.yml, once per limit."""
 
-    @cache
-    def read(*limit: str) -> dict[str, Any]:
+    def read_once(*limit: str) -> dict[str, Any]:
         done = ansible_on_all("ansible-playbook", "playbooks/status.yml", *limit, "-e", "status_format=json")
         assert done.returncode == 0, done.stdout
         (line,) = (line for line in done.stdout.splitlines() if line.startswith("{"))
         state: dict[str, Any] = json.loads(line)
+        return state
+
+    @cache
+    def read(*limit: str) -> dict[str, Any]:
+        # Alerts that the build itself has caused take a while to end.
+        deadline = time.monotonic() + 120
+        while (state := read_once(*limit))["problems"] and time.monotonic() < deadline:
+            time.sleep(2)
         return state
 
     return read
@@ -68,13 +76,18 @@ def changed(host: Host, change: str, undo: str) -> Iterator[None]:
 
 
 @pytest.mark.on("app", "fleet")
-def test_status_reports_drift_and_faults(host: Host, variables: dict[str, Any], ansible: Run) -> None:
+def test_status_reports_drift_and_faults(
+    host: Host, variables: dict[str, Any], ansible: Run, find_host: Callable[[str], Host]
+) -> None:
     name, home = host.backend.hostname, f"/srv/{variables['app_name']}"
     fake = (
         f"mkdir {home}/drifted && cp -aP {home}/current {home}/kept"
         f""" && echo '{{"id": "0.0.0-drifted"}}' > {home}/drifted/release.json"""
         f" && ln -sfnT {home}/drifted {home}/current"
     )
+    marks = "/etc/fastmetal/functions"
+    alert = "amtool --alertmanager.url=http://127.0.0.1:9093 alert add Verify instance=fault"
+    end = "--end=$(date --utc --iso-8601=seconds)"
     secret = f"/etc/{variables['app_name']}/credentials/drifted"
     entry = json.dumps(
         {"time": "2026-01-02T03:04:05Z", "action": "rollback", "result": "rolled_back", "by": "eve"}
@@ -99,6 +112,13 @@ def test_status_reports_drift_and_faults(host: Host, variables: dict[str, Any], 
             "systemd-run --quiet --unit=verify-fault false; sleep 0.5",
             "systemctl reset-failed verify-fault.service",
         ),
+        changed(
+            host,
+            f"cp {marks}/app.json {marks}/redis.json"
+            " && systemd-run --quiet --unit=redis-server@cache.service sleep infinity",
+            f"systemctl stop redis-server@cache.service; rm {marks}/redis.json",
+        ),
+        changed(find_host("monitoring"), f"{alert} --annotation=summary=Verifying", f"{alert} {end}"),
     ):
         done = ansible("ansible-playbook", "playbooks/status.yml", "-e", "status_strict=true")
     assert done.returncode != 0
@@ -108,6 +128,12 @@ def test_status_reports_drift_and_faults(host: Host, variables: dict[str, Any], 
     assert f"{name}: release 0.0.0-drifted is current, but it does not run." in done.stdout
     assert re.search(rf"^{name} .* rollback rolled_back by eve, 2026-01-0", done.stdout, re.MULTILINE)
     assert f"{name} is locked by eve from x since 2026-01-0" in done.stdout
+    assert f"{name}: the last rollback, 2026-01-0" in done.stdout
+    assert (
+        f"{name}: the role redis is left from before and belongs to no group: remove it with" in done.stdout
+    )
+    assert "`systemctl disable --now redis-server@cache.service` and `rm " in done.stdout
+    assert "fault: alert Verify since " in done.stdout
     assert f"{name}: verify-fault.service is failed (failed): look at" in done.stdout
 
 
