@@ -19,7 +19,7 @@ export LC_ALL := C.UTF-8
 unexport ANSIBLE_INVENTORY VIRTUAL_ENV
 
 .PHONY: help venv lock lab demo demo-down secrets reference check lint-ansible lint-python test test-unit test-lab test-app test-demo test-preflight \
-  image buildah dev dev-servers soak bench clean
+  image buildah dev dev-servers dev-down soak bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,25 @@ demo-down: ## Remove the demo
 
 secrets: venv ## Generate the missing secrets of an environment: make secrets ENV=production
 	@ansible-playbook playbooks/secrets.yml -e env=$(ENV)
+
+# --- development ----------------------------------------------------------------
+
+DEV_PORT ?= 8000
+# The tests' inventory has such a host, under the name of another lab.
+DEV_SERVERS := ansible-playbook -i tests/inventory -e lab_name=development
+
+dev: venv ## Run the service on this machine, with reload: docs/development.md
+	@[ -e .env.development ] || $(MAKE) --no-print-directory dev-servers
+	@export ENVIRONMENT=development; python -m app.manage migrate; \
+	exec uvicorn --factory app.main:create_app --reload --reload-dir app --port $(DEV_PORT) --no-access-log
+
+dev-servers: venv $(LAB_SECRETS) ## Start Postgres and Redis for `make dev` on a lab host of this machine
+	@trap "$(HAND_OVER)" EXIT; $(DEV_SERVERS) playbooks/lab.yml; \
+	$(DEV_SERVERS) $(addprefix playbooks/,base.yml postgres.yml redis.yml development.yml)
+
+dev-down: ## Remove the host and the data of `make dev`
+	@python3 roles/lab/files/labctl.py down development
+	@rm -f .env.development
 
 # --- container image ------------------------------------------------------------
 
@@ -159,5 +178,5 @@ soak: venv lab $(LAB_SECRETS) $(VENV)/.compiled ## Measure many releases, other 
 bench: venv $(LAB_SECRETS) ## Benchmark the service against a tutorial's on one lab host
 	@python -m tests.bench
 
-clean: demo-down ## Remove all build results
+clean: demo-down dev-down ## Remove all build results
 	rm -rf $(VENV) .lab .artifacts

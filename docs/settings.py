@@ -30,6 +30,8 @@ Put settings into `app_settings`, and secrets into `app_secrets` under their low
 refuses an unknown name, and a secret in `app_settings`. In development, `.env.development` may hold both.
 systemd passes secrets as credential files, which take precedence over environment variables.
 
+[Names of other projects' settings](settings-names.md) lists what they are called here.
+
 | setting | type | default | description |
 |---|---|---|---|
 """

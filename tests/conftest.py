@@ -7,11 +7,10 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-from tests.lab import LAB_GROUP_VARS, ROOT, Lab, host_variables, play
+from tests.lab import LAB_GROUP_VARS, ROOT, Lab, play
 
 KEEP = os.environ.get("FASTMETAL_KEEP_LAB") == "1"
 MEASURED = pytest.StashKey[list[str]]()
@@ -84,21 +83,9 @@ def configure_servers(lab: Lab) -> dict[str, str]:
     """Apply the playbooks of the servers, and return the TEST_* variables for them."""
     if not (LAB_GROUP_VARS / "all/vault.yml").exists():
         assert play("playbooks/secrets.yml", "-e", "env=lab").status == 0
-    inventory = ROOT / "tests/inventory"
-    run = play("-i", inventory, *(f"playbooks/{name}.yml" for name in ("base", "postgres", "redis")))
+    file = lab.directory / "settings.env"
+    playbooks = (f"playbooks/{name}.yml" for name in ("base", "postgres", "redis", "development"))
+    run = play("-i", ROOT / "tests/inventory", *playbooks, "-e", f"__development_file={file}")
     assert run.status == 0, run.output
-    values = host_variables(inventory, "data")
-    ca = Path(lab.directory / "ca.crt")
-    ca.write_text(values["tls_ca_certificate"])
-    address, service = lab.state["hosts"]["data"]["address"], values["service_name"]
-    return {
-        "TEST_DATABASE_URL": f"postgresql://{service}@{address}:5432/{service}",
-        "TEST_DATABASE_PASSWORD": values["secret_database_app_password"],
-        "TEST_DATABASE_SSL_CA": str(ca),
-        "TEST_DATABASE_OWNER": f"{service}_owner",
-        "TEST_DATABASE_OWNER_PASSWORD": values["secret_database_owner_password"],
-        "TEST_REDIS_URL": f"rediss://{address}:6379/0",
-        "TEST_REDIS_USERNAME": service,
-        "TEST_REDIS_PASSWORD": values["secret_redis_app_password"],
-        "TEST_REDIS_SSL_CA": str(ca),
-    }
+    lines = [line for line in file.read_text().splitlines() if line.startswith(("DATABASE_", "REDIS_"))]
+    return {f"TEST_{name}": value for name, _, value in (line.partition("=") for line in lines)}
