@@ -13,7 +13,7 @@ SHOWN = {"time", "level", "logger", "message", "request_id", "trace_id"}
 
 def sentence(source: str, line: dict[str, Any]) -> str:
     """Return a line as text for the operator."""
-    if source == "nginx":
+    if source == "nginx" and "status" in line:
         seconds, upstream = line["duration"], line["upstream"] or "itself"
         answer = f"{line['method']} {line['path']} {line['status']} in {seconds * 1000:.0f} ms"
         via = f"by {upstream} ({line['upstream_status'] or '-'} in {line['upstream_duration'] or '-'} s)"

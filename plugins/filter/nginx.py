@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote
 
 DOCUMENTATION = r"""
 name: nginx_locations
@@ -16,11 +17,12 @@ description:
   - The path C(/) has no entry, as the server's own limit covers it.
   - A path that ends with a slash has a second entry without it, which nginx would redirect otherwise.
 author: Fastmetal
-positional: cached_paths, quiet_paths
+positional: cached_paths, quiet_paths, stream_paths
 options:
   _input: {description: "Rate limits, each with path.", type: list, elements: dict, required: true}
   cached_paths: {description: "Caches, each with path.", type: list, elements: dict, required: true}
   quiet_paths: {description: Paths that are not logged., type: list, elements: str, required: true}
+  stream_paths: {description: "Streams, each with path.", type: list, elements: dict, default: []}
 """
 
 EXAMPLES = r"""
@@ -31,11 +33,14 @@ __nginx_prefix_locations: >-
 RETURN = r"""
 _value:
   description: >-
-    Locations, each with match (^~ or =), path, limit and cache (an entry of the input, or none) and
+    Locations, each with match (^~ or =), path, limit, cache and stream (an entry of the input, or none) and
     quiet (bool).
   type: list
   elements: dict
 """
+
+
+PLAIN = string.ascii_letters + string.digits + "/-_"
 
 
 def longest_match(entries: Iterable[Mapping[str, Any]], path: str) -> Mapping[str, Any] | None:
@@ -48,12 +53,13 @@ def nginx_locations(
     rate_limits: Iterable[Mapping[str, Any]],
     cached_paths: Iterable[Mapping[str, Any]],
     quiet_paths: Iterable[str],
+    stream_paths: Iterable[Mapping[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """Return one location for each path, with everything that applies to it."""
     limits = [zone for zone in rate_limits if zone["path"] != "/"]
-    caches, quiet = list(cached_paths), list(quiet_paths)
+    caches, quiet, streams = list(cached_paths), list(quiet_paths), list(stream_paths)
     # A dictionary for its order: a set would change the file from run to run.
-    paths = dict.fromkeys([*(entry["path"] for entry in [*limits, *caches]), *quiet])
+    paths = dict.fromkeys([*(entry["path"] for entry in [*limits, *caches, *streams]), *quiet])
     exact = [path[:-1] for path in paths if path.endswith("/") and path[:-1] not in paths]
     return [
         {
@@ -61,6 +67,7 @@ def nginx_locations(
             "path": path,
             "limit": longest_match(limits, as_folder),
             "cache": longest_match(caches, as_folder),
+            "stream": longest_match(streams, as_folder),
             "quiet": any(as_folder.startswith(prefix) for prefix in quiet),
         }
         for match, path, as_folder in [
@@ -68,6 +75,11 @@ def nginx_locations(
             *(("=", path, f"{path}/") for path in exact),
         ]
     ]
+
+
+def nginx_literal(text: str) -> str:
+    """Return a regular expression that matches a text, without characters that nginx' syntax knows."""
+    return "".join(chr(b) if chr(b) in PLAIN else f"\\x{b:02x}" for b in text.encode())
 
 
 def nginx_private_pattern(paths: Iterable[str]) -> str:
@@ -80,9 +92,8 @@ def nginx_private_pattern(paths: Iterable[str]) -> str:
     separator = r"(?:(?:;[^/\x5c]*)?[/\x5c])+"
     patterns = []
     for path in paths:
-        segments = [unquote_to_bytes(segment) for segment in path.split("/") if segment]
-        escaped = ["".join(f"\\x{byte:02x}" for byte in segment) for segment in segments]
-        patterns.append("".join(separator + segment for segment in escaped))
+        segments = [unquote(segment) for segment in path.split("/") if segment]
+        patterns.append("".join(separator + nginx_literal(segment) for segment in segments))
     return f"^(?:{'|'.join(patterns)})(?![A-Za-z0-9_.~-])"
 
 
@@ -91,4 +102,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        return {"nginx_locations": nginx_locations, "nginx_private_pattern": nginx_private_pattern}
+        return {
+            "nginx_literal": nginx_literal,
+            "nginx_locations": nginx_locations,
+            "nginx_private_pattern": nginx_private_pattern,
+        }

@@ -9,7 +9,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ module: request_lines
 short_description: Find the log lines of Nginx, the service and Postgres about one request
 description:
   - Searches the journal, other hosts' entries in it included, and the log files of Nginx and Postgres.
+  - Nginx' error log has no ids. Its lines are found by the connection and the path of the request, and
+    returned without queries.
   - Postgres logs a request's id only while the service's C(LOG_LEVEL) is DEBUG. Its lines about slow
     statements are found by process and time, which the service logs; pass these in O(statements).
 author: Fastmetal
@@ -48,6 +50,9 @@ EXAMPLES = r"""
 """
 
 FILES = {"nginx": "/var/log/nginx/access.log*", "postgres": "/var/log/postgresql/fastmetal.json*"}
+NGINX_ERROR = re.compile(
+    r"(?P<time>[0-9/]+ [0-9:]+) \[(?P<level>\w+)\] [0-9]+#[0-9]+: \*(?P<connection>[0-9]+) (?P<message>.*)"
+)
 # The largest difference between the clocks of two hosts.
 SKEW_SECONDS = 1.0
 
@@ -62,6 +67,11 @@ def in_files(pattern: re.Pattern[bytes], oldest: float) -> Iterator[tuple[str, s
                 yield from ((socket.gethostname(), source, line) for line in stream if pattern.search(line))
 
 
+def text_of(line: bytes) -> str:
+    """Return a log line as text; clients may send bytes that are not UTF-8."""
+    return line.decode(errors="replace").strip()
+
+
 def in_journal(module: AnsibleModule, pattern: str) -> Iterator[tuple[str, str, bytes]]:
     """Yield (host, source, line) of the matching entries in all journals on this host."""
     command = ["journalctl", "--quiet", "--merge", "--no-pager", f"--since=-{module.params['hours']}h"]
@@ -74,9 +84,33 @@ def in_journal(module: AnsibleModule, pattern: str) -> Iterator[tuple[str, str, 
         module.fail_json(msg=f"The journal cannot be read: {err.strip()}")
     for entry in map(json.loads, out.splitlines()):
         source = entry.get("SYSLOG_IDENTIFIER", "")
-        if isinstance(entry["MESSAGE"], str):
-            text = entry["MESSAGE"].encode()
-            yield entry.get("_HOSTNAME", ""), source if source in FILES else "app", text
+        message = entry["MESSAGE"]
+        # journalctl shows a message that is not UTF-8 as a list of its bytes.
+        text = message.encode() if isinstance(message, str) else bytes(message or [])
+        yield entry.get("_HOSTNAME", ""), source if source in FILES else "app", text
+
+
+def nginx_errors(module: AnsibleModule, lines: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield the lines of Nginx' error log about the requests in the access lines."""
+    requests = [found for found in lines if found["source"] == "nginx" and "connection" in found["line"]]
+    if not requests:
+        return
+    connections = "|".join(sorted({str(found["line"]["connection"]) for found in requests}))
+    for host, source, text in in_journal(module, rf"#[0-9]+: \*({connections}) "):
+        error = NGINX_ERROR.match(text_of(text)) if source == "nginx" else None
+        if not error:
+            continue
+        at = datetime.strptime(f"{error['time']} +0000", "%Y/%m/%d %H:%M:%S %z").astimezone(UTC).timestamp()
+        for found in requests:
+            known = (found["host"], str(found["line"]["connection"])) == (host, error["connection"])
+            # Requests share a connection over HTTP/2.
+            known = known and f" {found['line']['path']}" in error["message"]
+            if known and found["begin"] - SKEW_SECONDS <= at <= end_of("nginx", found["line"]) + SKEW_SECONDS:
+                message = re.sub(r"\?[^ \"]*", "", error["message"])
+                line = {"level": error["level"], "message": message}
+                # The error log counts whole seconds.
+                yield {"host": host, "source": "nginx", "begin": max(at, found["begin"]), "line": line}
+                break
 
 
 def end_of(source: str, line: dict[str, Any]) -> float:
@@ -135,15 +169,16 @@ def main() -> None:
     found = [*in_journal(module, pattern)]
     found += in_files(re.compile(pattern.encode()), time.time() - module.params["hours"] * 3600)
     lines, slow, seen = [], [], set()
-    for host, source, text in found:
+    for host, source, raw in found:
+        text = text_of(raw)
         try:
             line = json.loads(text)
         except ValueError:
             continue
         # A line can be in a file and in the journal, and forward_logs repeats lines after a crash.
-        if not isinstance(line, dict) or (host, text.strip()) in seen:
+        if not isinstance(line, dict) or (host, text) in seen:
             continue
-        seen.add((host, text.strip()))
+        seen.add((host, text))
         if not belongs(source, line, request_id, statements):
             continue
         end = end_of(source, line)
@@ -151,6 +186,7 @@ def main() -> None:
         lines.append({"host": host, "source": source, "begin": begin, "line": line})
         if "backend" in line:
             slow.append({"backend": line["backend"], "begin": begin, "end": end})
+    lines += nginx_errors(module, lines)
     module.exit_json(changed=False, lines=lines, statements=slow)
 
 

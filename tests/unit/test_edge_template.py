@@ -16,6 +16,8 @@ SITE: dict[str, Any] = {
     "nginx_upstreams": ["unix:/run/api/api.sock"],
 }
 
+DEFAULT_ZONES = {"api": "50r/s", "preflights": "50r/s"}
+
 
 def render(**variables: Any) -> str:
     """Return the nginx.conf for these variables."""
@@ -47,15 +49,15 @@ def test_without_ipv6_nginx_listens_on_ipv4_only() -> None:
 def test_a_new_zone_keeps_the_default_ones() -> None:
     search = {"path": "/api/v1/search", "rate": "5r/s", "burst": 20}
     configuration = render(nginx_rate_limits={"search": search})
-    assert zones(configuration) == {"api": "50r/s", "auth": "1r/s", "search": "5r/s"}
+    assert zones(configuration) == DEFAULT_ZONES | {"route_auth": "1r/s", "route_search": "5r/s"}
     found = locations(configuration)
-    assert "limit_req zone=search burst=20 nodelay;" in found["/api/v1/search"]
-    assert "limit_req zone=auth burst=5 nodelay;" in found["/api/v1/auth/"]
+    assert "limit_req zone=route_search burst=20 nodelay;" in found["/api/v1/search"]
+    assert "limit_req zone=route_auth burst=5 nodelay;" in found["/api/v1/auth/"]
 
 
 def test_a_zone_is_changed_by_field_and_removed_by_null() -> None:
     configuration = render(nginx_rate_limits={"api": {"burst": 7}, "auth": None})
-    assert zones(configuration) == {"api": "50r/s"}
+    assert zones(configuration) == DEFAULT_ZONES
     assert "limit_req zone=api burst=7 nodelay;" in configuration
     assert "/api/v1/auth/" not in locations(configuration)
 
@@ -66,7 +68,7 @@ def test_a_path_has_a_limit_and_a_cache_in_one_location() -> None:
         nginx_cached_paths={"/api/v1/products": {"seconds": 2}},
     )
     directives = locations(configuration)["/api/v1/products"]
-    assert "limit_req zone=products burst=3 nodelay;" in directives
+    assert "limit_req zone=route_products burst=3 nodelay;" in directives
     assert "set $retry_after 2;" in directives
     assert "proxy_cache_valid 200 2s;" in directives
     assert directives.count("proxy_pass http://application;") == 1
@@ -80,15 +82,15 @@ def test_a_longer_path_keeps_the_limit_and_the_cache_of_a_shorter_one() -> None:
             nginx_quiet_paths=["/api/v1/products/ping"],
         )
     )
-    assert "limit_req zone=products burst=3 nodelay;" in found["/api/v1/products"]
+    assert "limit_req zone=route_products burst=3 nodelay;" in found["/api/v1/products"]
     ping = found["/api/v1/products/ping"]
     assert {
         "access_log off;",
-        "limit_req zone=products burst=3 nodelay;",
+        "limit_req zone=route_products burst=3 nodelay;",
         "proxy_cache_valid 200 2s;",
     } <= set(ping)
     assert "access_log off;" not in found["/api/v1/products"]
-    assert "limit_req zone=auth burst=5 nodelay;" in found["/api/v1/auth/"]
+    assert "limit_req zone=route_auth burst=5 nodelay;" in found["/api/v1/auth/"]
     assert not any("limit_req" in line for line in found["/health/"])
 
 

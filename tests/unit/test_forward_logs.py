@@ -26,7 +26,11 @@ class Journal:
 
     def entries(self) -> list[tuple[str, str]]:
         """Return the (identifier, message) of the entries since the last call."""
-        found: list[tuple[str, str]] = []
+        return [(fields["SYSLOG_IDENTIFIER"], fields["MESSAGE"]) for fields in self.fields()]
+
+    def fields(self) -> list[dict[str, str]]:
+        """Return the fields of the entries since the last call."""
+        found: list[dict[str, str]] = []
         while True:
             try:
                 data, ancillary, _, _ = self.socket.recvmsg(1 << 20, 1024)
@@ -36,8 +40,7 @@ class Journal:
                 (descriptor,) = array.array("i", content)
                 with os.fdopen(descriptor, "rb") as memory:
                     data = os.pread(memory.fileno(), 1 << 24, 0)
-            fields = dict(line.split("=", 1) for line in data.decode().splitlines())
-            found.append((fields["SYSLOG_IDENTIFIER"], fields["MESSAGE"]))
+            found.append(dict(line.split("=", 1) for line in data.decode().splitlines()))
 
 
 @pytest.fixture
@@ -165,3 +168,20 @@ def test_does_not_save_positions_that_have_not_moved(
     monkeypatch.setattr(time, "sleep", next_round)
     program.run()
     assert saved == [0, 3]
+
+
+def test_bytes_that_are_no_utf8_are_replaced(program: Program, journal: Journal) -> None:
+    program.run()
+    with program.log.open("ab") as stream:
+        stream.write(b'{"user_agent":"caf\xe9"}\n')
+    program.run()
+    assert journal.entries() == [("nginx", '{"user_agent":"caf\ufffd"}')]
+
+
+def test_severities_of_postgres_become_priorities(program: Program, journal: Journal) -> None:
+    program.run()
+    for severity in ("LOG", "WARNING", "ERROR", "FATAL", "PANIC"):
+        program.append(json.dumps({"error_severity": severity}, separators=(",", ":")) + "\n")
+    program.append('{"status":500}\n')
+    program.run()
+    assert [fields["PRIORITY"] for fields in journal.fields()] == ["6", "4", "3", "2", "0", "6"]

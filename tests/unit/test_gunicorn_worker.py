@@ -31,7 +31,8 @@ from pathlib import Path
 
 async def application(scope, receive, send):
     healthy = scope["path"] != "/health" or Path("healthy").exists()
-    await send({"type": "http.response.start", "status": 200 if healthy else 503, "headers": []})
+    headers = [(b"Content-Type", b"text/event-stream; charset=utf-8")] if scope["path"] == "/events" else []
+    await send({"type": "http.response.start", "status": 200 if healthy else 503, "headers": headers})
     await send({"type": "http.response.body", "body": str(os.getpid()).encode()})
 
 
@@ -159,6 +160,9 @@ def test_a_new_instance_is_ready_once_its_health_check_succeeds(start: Start) ->
     instance.wait_until_ready()
     status, headers = instance.get()
     assert (status, headers["X-Release"]) == (200, "1.0")
+    assert headers["X-Accel-Buffering"] is None
+    _, headers = instance.get("/events")
+    assert (headers["X-Accel-Buffering"], headers["X-Release"]) == ("no", "1.0")
 
 
 def test_an_instance_that_is_not_new_needs_no_probe(start: Start) -> None:

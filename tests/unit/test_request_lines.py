@@ -119,7 +119,7 @@ def test_a_line_that_only_mentions_the_id_is_not_about_it(host: Host, run_module
     host.log("python3", app("another-request", message=f"as {ID}"))
     host.log("python3", f"{ID} is no JSON")
     host.log("python3", f'["{ID}"]')
-    host.log("python3", [1, 2, 3])  # journalctl shows binary messages as numbers
+    host.log("python3", [1, 2, 3])
     host.write("fastmetal.json", postgres(application_name="api", message=ID))
     assert run_module(request_lines, request_id=ID)["lines"] == []
 
@@ -154,3 +154,32 @@ def test_an_unreadable_journal_is_a_failure(
     fake_command("journalctl", "echo 'No access.' >&2; exit 2")
     assert run_module(request_lines, request_id=ID)["msg"] == "The journal cannot be read: No access."
     assert not host.arguments.exists()
+
+
+def test_bytes_that_are_no_utf8_hide_no_line(host: Host, run_module: RunModule) -> None:
+    """A client chose them; journalctl shows such a message as numbers, forward_logs replaces them."""
+    raw = compact(nginx(user_agent="agent")).encode().replace(b'agent"', b'caf\xe9"')
+    (host.folder / "access.log").write_bytes(raw + b"\n")
+    host.log("nginx", [*raw], "web2")
+    host.log("nginx", raw.decode(errors="replace"), HOST)
+    lines = run_module(request_lines, request_id=ID)
+    assert sorted(found(lines)) == sorted([(HOST, "nginx", 100.0), ("web2", "nginx", 100.0)])
+
+
+def test_errors_of_nginx_are_found_by_the_requests_connection(host: Host, run_module: RunModule) -> None:
+    host.log("nginx", nginx(connection=42, path="/a"), "web1")
+
+    def log_error(name: str = "web1", second: int = 40, connection: int = 42, path: str = "/a") -> None:
+        message = f'connect() failed, request: "GET {path}?secret=1 HTTP/1.1", host: "h"'
+        text = f"1970/01/01 00:01:{second} [error] 7#7: *{connection} {message}"
+        host.log("nginx", text, name)
+
+    log_error()
+    log_error(second=48)
+    log_error(connection=43)
+    log_error(name="web2")
+    log_error(path="/b")
+    result = run_module(request_lines, request_id=ID)
+    assert found(result) == [("web1", "nginx", 100.0), ("web1", "nginx", 100.0)]
+    message = 'connect() failed, request: "GET /a HTTP/1.1", host: "h"'
+    assert result["lines"][1]["line"] == {"level": "error", "message": message}

@@ -218,6 +218,49 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "nginx",
+        {"nginx_static_directory": "/home/me/static"},
+        "Give nginx_static_directory and nginx_media_directory as absolute paths without a slash at the end,",
+    ),
+    (
+        "nginx",
+        {
+            "nginx_media_directory": "/srv/media",
+            "nginx_rate_limits": {"media": {"path": "/media/", "rate": "5r/s", "burst": 5}},
+        },
+        "/media/ is in nginx_consoles or nginx_private_paths, or is a directory of files,",
+    ),
+    (
+        "nginx",
+        {"nginx_stream_paths": {"/ws/": {"idle_seconds": 0}}},
+        "Start each path of nginx_stream_paths with a slash, name more than the root, and give 1 to 86400",
+    ),
+    (
+        "nginx",
+        {"nginx_stream_paths": {"/x": {"idle_seconds": 5}}, "nginx_cached_paths": {"/x": {"seconds": 5}}},
+        "A path cannot be in nginx_stream_paths and in nginx_cached_paths,",
+    ),
+    (
+        "nginx",
+        {"nginx_cors_origins": ["https://shop.example/path"]},
+        "Write each entry of nginx_cors_origins as an origin without a path,",
+    ),
+    (
+        "nginx",
+        {"nginx_response_header_limit": "16"},
+        "Write nginx_response_header_limit as a number of kilobytes, such as 16k.",
+    ),
+    (
+        "nginx",
+        {"nginx_untrusted_headers": ["X Own"]},
+        "Write nginx_credential_headers and nginx_untrusted_headers as header names.",
+    ),
+    (
+        "nginx",
+        {"nginx_rate_limits": {"route_x": {"path": "/x", "rate": "5r/s", "burst": 5}}},
+        "Name the zones of nginx_rate_limits in lower case letters, without route_ in front,",
+    ),
+    (
+        "nginx",
         {"nginx_tls_key_source": "/none"},
         "Set nginx_tls_certificate_source and nginx_tls_key_source together.",
     ),
@@ -244,13 +287,13 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "nginx",
         {"nginx_rate_limits": {"connections": {"path": "/x", "rate": "5r/s", "burst": 5}}},
-        "and none of them answers, application, connections, guesses, tls.",
+        "and none of them answers, application, connections, guesses, preflights, tls.",
     ),
     (
         "nginx",
         {"nginx_cached_paths": {"/metrics": {"seconds": 2}}},
-        "/metrics is in nginx_consoles or nginx_private_paths and also in nginx_rate_limits,"
-        " nginx_cached_paths or nginx_quiet_paths: remove it from one of them.",
+        "/metrics is in nginx_consoles or nginx_private_paths, or is a directory of files, and also in"
+        " nginx_rate_limits, nginx_cached_paths, nginx_quiet_paths or nginx_stream_paths: remove it from one",
     ),
     (
         "nginx",

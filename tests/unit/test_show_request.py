@@ -28,6 +28,7 @@ LINES = [
         NGINX | {"upstream": "", "upstream_status": "", "upstream_duration": "", "cache": "HIT"},
         "GET /a 200 in 12 ms for 192.0.2.1, by itself (- in - s), cache HIT",
     ),
+    ("nginx", {"level": "error", "message": "connect() failed"}, "error connect() failed"),
     ("app", ACCESS, "GET /a 200 in 10 ms"),
     ("app", ACCESS | {"user": "ann"}, "GET /a 200 in 10 ms for ann"),
     (

@@ -31,7 +31,10 @@ TESTS = {
     "postgres": {"test_postgresql.py"},
     "redis": {"test_redis.py"},
     "app": {"test_app.py", "test_workers.py"},
-    "edge": {path.name for path in Path(__file__).parent.glob("test_nginx*.py")},
+    "edge": {
+        *(path.name for path in Path(__file__).parent.glob("test_nginx*.py")),
+        "test_maintenance.py",
+    },
     "monitoring": {
         "test_monitoring.py",
         "test_alerting.py",

@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from testinfra.host import Host
 
+from tests.edge import Site, unreachable_application
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Hosts = dict[str, Host]
 PORT = 19532
@@ -93,6 +95,25 @@ def test_a_slow_requests_lines_of_all_sources_are_found_by_its_id(
     assert "statement=" in slow
     assert any("products" in text for _, _, source, text in rows if source == "postgres")
     assert {name for _, name, source, _ in rows if source == "nginx"} == {host.backend.hostname}
+
+
+@pytest.mark.on("edge_beside_app", "complete")
+def test_nginx_errors_and_odd_bytes_are_found(host: Host, site: Site, ansible: Run) -> None:
+    """An error has a priority, and is shown without the query beside the request's line."""
+    request_id, begin = uuid.uuid4().hex, host.check_output("date '+%F %T'")
+    with unreachable_application(host, site.settings):
+        headers = f"X-Request-ID: {request_id}\r\nUser-Agent: caf\xe9\r\n".encode("latin-1")
+        assert site.send_path(f"/lost/{request_id}?secret=1".encode(), headers).status == 502
+    with host.sudo():
+        errors = host.check_output(f"journalctl -p err -t nginx -o cat --since '{begin}'")
+    assert f"/lost/{request_id}" in errors
+    time.sleep(1.5)  # Nginx writes its access log once a second.
+    shown = ansible("ansible-playbook", "playbooks/logs.yml", "-e", f"request_id={request_id}")
+    rows = [line for line in shown.stdout.splitlines() if f"/lost/{request_id}" in line]
+    assert len(rows) == 2, shown.stdout
+    assert "502" in rows[0]
+    assert "crit connect() to unix:" in rows[1]
+    assert "secret" not in shown.stdout
 
 
 @pytest.mark.on("monitoring", "complete")

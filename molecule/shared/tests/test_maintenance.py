@@ -123,6 +123,10 @@ def test_clients_get_503_operators_pass_and_edge_yml_keeps_maintenance(
     assert request("/health/live")[0].status == 200
     assert request("/health/ready")[0].status == 503
     assert request("/etc/nginx/maintenance/on")[0].status == 404
+    # Operators reach their tools, which ask for a password.
+    assert request("/prometheus/")[0].status == 401
+    assert request("/grafana/")[0].status != 503
+    assert request("/grafana/../api/v1/products")[0].status == 503
 
     script = (
         "import ssl, urllib.request as r; c = ssl.create_default_context(cafile='/etc/fastmetal/tls/ca.crt');"

@@ -2,12 +2,21 @@
 
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
 from testinfra.host import Host
 
-from tests.edge import Answer, Site, assert_headers, log_lines, unreachable_application
+from tests.edge import (
+    Answer,
+    Site,
+    StubEdge,
+    assert_headers,
+    log_lines,
+    stub_edge,
+    unreachable_application,
+)
 
 
 @dataclass
@@ -49,7 +58,7 @@ def test_responses_are_cached_for_the_configured_time(readers: Readers) -> None:
 
 
 @pytest.mark.parametrize("value", ["session=ann", "0"])
-@pytest.mark.parametrize("credential", ["Authorization", "Cookie"])
+@pytest.mark.parametrize("credential", ["Authorization", "Cookie", "X-API-Key", "Proxy-Authorization"])
 @pytest.mark.on("edge", "complete")
 def test_requests_with_credentials_bypass_the_cache(readers: Readers, credential: str, value: str) -> None:
     readers.read(**{credential: value})
@@ -67,3 +76,36 @@ def test_a_stale_response_is_served_while_the_application_is_down(host: Host, re
     assert (late.status, late.body) == (200, first.body)
     assert with_credentials.status == 502
     assert readers.cache_statuses() == ["MISS", "STALE", "BYPASS"]
+
+
+@pytest.fixture(scope="module")
+def stub(host: Host, site: Site) -> Iterator[StubEdge]:
+    """An edge of an application whose answers are numbered."""
+    cached = {"/counted": {"seconds": 60}}
+    with stub_edge(host, site, nginx_cached_paths=cached, nginx_credential_headers=["X-Tenant"]) as edge:
+        yield edge
+
+
+def body(edge: StubEdge, path: str, **headers: str) -> bytes:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return edge.site.request(path, headers=named).body
+
+
+@pytest.mark.on("edge", "complete")
+@pytest.mark.parametrize("name", ["X_API_Key", "X_Auth_Token", "X_Access_Token", "X_Tenant", "Authorization"])
+def test_no_two_clients_with_credentials_share_a_response(stub: StubEdge, name: str) -> None:
+    path = f"/counted/{name}"
+    first, second = body(stub, path, **{name: "1"}), body(stub, path, **{name: "2"})
+    anonymous = body(stub, path)
+    assert len({first, second, anonymous}) == 3
+    assert body(stub, path) == anonymous
+
+
+@pytest.mark.on("edge", "complete")
+def test_responses_that_vary_are_stored_for_each_value(stub: StubEdge) -> None:
+    path = "/counted/languages?vary=Accept-Language"
+    english, german = body(stub, path, Accept_Language="en"), body(stub, path, Accept_Language="de")
+    assert english != german
+    assert body(stub, path, Accept_Language="en") == english
+    every = "/counted/every?vary=*"
+    assert body(stub, every) != body(stub, every)

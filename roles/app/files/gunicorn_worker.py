@@ -126,9 +126,8 @@ class Worker(ASGIWorker):
     def load_wsgi(self) -> None:
         """Load the app."""
         super().load_wsgi()
-        if self.release_header:
-            header = (self.release_header.lower().encode(), os.environ["RELEASE"].encode())
-            self.asgi = with_header(self.asgi, header)
+        name = self.release_header.lower().encode()
+        self.asgi = with_headers(self.asgi, [(name, os.environ["RELEASE"].encode())] if name else [])
 
     def run(self) -> None:
         """Serve; the worker accepts connections once its startup probe has succeeded."""
@@ -180,19 +179,26 @@ class Worker(ASGIWorker):
             systemd.sd_notify("READY=1\nSTATUS=Serving", self.log, unset_environment=True)
 
 
-def with_header(app: Any, header: tuple[bytes, bytes]) -> Any:
-    """Return an ASGI app that adds a header to every response of another one."""
+def with_headers(app: Any, added: list[tuple[bytes, bytes]]) -> Any:
+    """Return an ASGI app that adds headers to every response of another one.
 
-    async def with_header_(scope: Any, receive: Any, send: Any) -> None:
-        async def send_with_header(message: Any) -> None:
+    Event streams get X-Accel-Buffering as well, without which Nginx holds events back.
+    """
+
+    async def with_headers_(scope: Any, receive: Any, send: Any) -> None:
+        async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
+                headers = [*message.get("headers", ()), *added]
+                own = {name.lower(): value for name, value in headers}
+                if own.get(b"content-type", b"").startswith(b"text/event-stream"):
+                    headers.append((b"x-accel-buffering", b"no"))
                 # A copy: an app may send the same message for every request.
-                message = {**message, "headers": [*message.get("headers", ()), header]}
+                message = {**message, "headers": headers}
             await send(message)
 
-        await app(scope, receive, send_with_header)
+        await app(scope, receive, send_with_headers)
 
-    return with_header_
+    return with_headers_
 
 
 def start_slots() -> MetricsSlots:

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -22,11 +23,20 @@ from follow import Follower
 JOURNAL = "/run/systemd/journal/socket"
 PAUSE_SECONDS = 0.5
 BATCH_BYTES = 1 << 20
+# Postgres' severities as priorities of syslog; all other lines are informational.
+SEVERITY = re.compile(rb'"error_severity":"([A-Z]+)"')
+PRIORITIES = {b"PANIC": 0, b"FATAL": 2, b"ERROR": 3, b"WARNING": 4}
 
 
 def send(journal: socket.socket, identifier: str, line: bytes) -> None:
-    """Send a line to the journal in its native protocol; block while the journal is busy."""
-    entry = b"PRIORITY=6\nSYSLOG_IDENTIFIER=" + identifier.encode() + b"\nMESSAGE=" + line + b"\n"
+    """Send a line to the journal in its native protocol; block while the journal is busy.
+
+    Bytes that are not UTF-8 are replaced, because readers of the journal leave such messages out.
+    """
+    severity = SEVERITY.search(line)
+    priority = PRIORITIES.get(severity[1], 6) if severity else 6
+    message = line.decode(errors="replace").encode()
+    entry = b"PRIORITY=%d\nSYSLOG_IDENTIFIER=%b\nMESSAGE=%b\n" % (priority, identifier.encode(), message)
     try:
         journal.send(entry)
     except OSError as error:
