@@ -34,6 +34,7 @@ if redis.call('GET', KEYS[1]) == ARGV[1] then
 end
 """
 START_SECONDS: Final = 3.0
+CLOSE_SECONDS: Final = 1.0
 MAX_ORPHANS: Final = 10_000
 MAX_KEY_BYTES: Final = 200
 
@@ -76,6 +77,8 @@ class Cache:
         self._batch_task: asyncio.Task[dict[str, bytes | None]] | None = None
         self._orphans: set[str] = set()  # names of leases that may stand without a holder
         self._suspending: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
+        self._refreshed, self._closing = asyncio.Event(), asyncio.Event()
         self._unremoved = self._poll_failed = False
         link.on_recovery = self._recover
 
@@ -84,21 +87,23 @@ class Cache:
         """Whether Redis is configured."""
         return self._link.client is not None
 
-    async def prepare(self) -> None:
+    async def start(self) -> None:
         """Let the first requests use the cache, unless Redis or Postgres is slow or away."""
         if self.enabled:
+            self._watching = asyncio.create_task(self._watch())
             with suppress(TimeoutError):
-                async with asyncio.timeout(START_SECONDS):
-                    await self.refresh()
+                await asyncio.wait_for(self._refreshed.wait(), START_SECONDS)
 
-    async def watch(self) -> None:
-        """Keep the epoch known, prove that Redis accepts writes, and prolong a suspension, for ever."""
-        while self.enabled:
+    async def _watch(self) -> None:
+        """Keep the epoch known, prove that Redis accepts writes, and prolong a suspension."""
+        while not self._closing.is_set():
             try:
                 await self.refresh()
             except Exception:  # any exception: if this task ended, the cache would never be used again
                 logger.exception("A periodic task failed")
-            await asyncio.sleep(POLL_SECONDS)
+            self._refreshed.set()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), POLL_SECONDS)
 
     async def refresh(self) -> bool:
         """Return whether cached values are used, after asking Redis and Postgres."""
@@ -274,9 +279,15 @@ class Cache:
             self._orphans.clear()
 
     async def aclose(self) -> None:
-        for task in self._suspending:
+        self._closing.set()
+        tasks = set(self._suspending)
+        if self._watching:
+            # A cancelled command would lose its connection.
+            await asyncio.wait([self._watching], timeout=CLOSE_SECONDS)
+            tasks.add(self._watching)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._suspending, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Key:

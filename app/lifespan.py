@@ -52,9 +52,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             asyncio.create_task(_repeat(database.sample_pool, SAMPLE_SECONDS)),
             asyncio.create_task(_repeat(state.shutdown.check_file, SHUTDOWN_CHECK_SECONDS)),
             asyncio.create_task(monitor_database(background, metrics)),
-            asyncio.create_task(cache.watch()),
         ]
-        await cache.prepare()
+        await cache.start()
         logger.info("Started", extra={"release": settings.release, "environment": settings.environment})
         try:
             yield

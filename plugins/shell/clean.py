@@ -18,7 +18,7 @@ extends_documentation_fragment: [shell_common]
 
 # A hardened umask would keep services from their own files. A login's PATH may lack the programs of root.
 PREFIX = (
-    "umask 022;"
+    'umask 022; : "${no_proxy:=$NO_PROXY}";'
     ' export LC_ALL=C.UTF-8 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"'
     ' no_proxy="localhost,127.0.0.1,::1${no_proxy:+,$no_proxy}";'
 )

@@ -47,11 +47,8 @@ async def make_cache(settings: Settings) -> AsyncIterator[Cache]:
         aclosing(RedisLink(settings, metrics)) as link,
         aclosing(Cache(link, Epoch(database, link.prefix), settings.cache_ttl)) as cache,
     ):
-        watch = asyncio.create_task(cache.watch())
-        await cache.prepare()
+        await cache.start()
         yield cache
-        watch.cancel()
-        await asyncio.wait([watch])
 
 
 class Source:

@@ -166,7 +166,7 @@ def test_refuses_a_port_in_use(lab: Lab, environment: Path, playbook: str) -> No
     wait = "until ss --no-header --listening --tcp --numeric | grep -q ':443 '; do sleep 0.1; done"
     with broken(lab, f"{listen} && timeout 10 bash -c {wait!r}", "systemctl stop squatter"):
         run = play("-i", environment, playbook)
-    assert_refused(run, "db13: port 443 is taken by python3, and nginx needs it: stop or move that program")
+    assert_refused(run, "db13: port 443 is taken by python3 (squatter.service), and nginx.service needs it")
 
 
 OLD_SERVER = (

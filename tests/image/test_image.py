@@ -138,7 +138,9 @@ class Container:
         """Return the process id of Gunicorn's master."""
         assert self.process
         return next(
-            pid for pid in descendants(self.process.pid) if command_line(pid)[1:3] == ["-m", "gunicorn"]
+            pid
+            for pid in descendants(self.process.pid)
+            if command_line(pid)[0].startswith("gunicorn: master ")
         )
 
     def health(self) -> int:

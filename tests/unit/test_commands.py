@@ -16,7 +16,7 @@ LOGIN = """
 echo Authorised users only.
 echo Your password expires. >&2
 umask 077
-export LC_ALL=tlh_KL.UTF-8 PATH=/usr/bin:/bin http_proxy=http://127.0.0.1:9 no_proxy=example.com
+export LC_ALL=tlh_KL.UTF-8 PATH=/usr/bin:/bin http_proxy=http://127.0.0.1:9 NO_PROXY=example.com
 """
 SHOW = 'umask; echo "$LC_ALL $PATH $http_proxy $no_proxy"'
 CLEAN = """0022

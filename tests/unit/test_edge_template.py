@@ -138,5 +138,5 @@ def test_private_pattern(private: str, path: str, *, matches: bool) -> None:
 
 def test_the_limit_of_sign_ins_follows_the_prefix_of_the_api() -> None:
     found = locations(render(nginx_api_prefix="/shop/v2"))
-    assert "limit_req zone=auth burst=5 nodelay;" in found["/shop/v2/auth/"]
+    assert "limit_req zone=route_auth burst=5 nodelay;" in found["/shop/v2/auth/"]
     assert "/api/v1/auth/" not in found

@@ -21,7 +21,7 @@ def services(host: Host) -> dict[str, dict[str, str]]:
 
 def test_no_service_takes_for_ever_to_stop(host: Host) -> None:
     found = services(host)
-    assert len(found) > 3
+    assert found
     assert {name for name, unit in found.items() if unit["TimeoutStopUSec"] == "infinity"} == set()
 
 
