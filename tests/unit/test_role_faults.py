@@ -121,6 +121,12 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "postgresql",
+        {"postgresql_databases": {"api": {"init_sql": "/nonexistent/init.sql"}}},
+        "postgresql_databases has an init_sql that does not exist on the control node: /nonexistent/init.sql."
+        " Write its absolute path, or one that starts with {{ inventory_dir }}.",
+    ),
+    (
+        "postgresql",
         {"postgresql_databases": {"reports": {"owner": "reports"}}},
         "postgresql_databases uses roles that postgresql_roles does not define: reports.",
     ),

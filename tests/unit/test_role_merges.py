@@ -25,7 +25,7 @@ def test_a_redis_user_keeps_those_of_the_wiring() -> None:
     users = [line for line in redis.render("redis.conf.j2").splitlines() if line.startswith("user ")]
     assert [line.split()[1] for line in users] == ["default", "api", "reports"]
     assert users[1].endswith(" ~api:* +@read")
-    assert users[2].endswith(" ~reports:* +@all -@admin -@dangerous")
+    assert users[2].endswith(" ~reports:* +@all -@admin -@dangerous +info")
 
 
 def test_a_database_keeps_those_of_the_wiring() -> None:
