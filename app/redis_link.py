@@ -20,7 +20,7 @@ from app.settings import Settings
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-TIMEOUT_TICKS: Final = 5
+TIMEOUT_TICKS: Final = 20
 LATE_TICK: Final = 0.1
 # Uses each command that the cache writes with: a Redis that only reads, or a user that may not remove, fails.
 PROVE_WRITES: Final = """
@@ -59,7 +59,7 @@ class LoopTimeout:
         self._handle = self._loop.call_later(self._tick_seconds, self._tick, time.monotonic())
 
     def _tick(self, since: float) -> None:
-        self._ticks += 1 if time.monotonic() - since < 2 * self._tick_seconds else LATE_TICK
+        self._ticks += 1 if time.monotonic() - since < 1.5 * self._tick_seconds else LATE_TICK
         if self._ticks < TIMEOUT_TICKS:
             self._schedule()
         else:

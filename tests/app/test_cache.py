@@ -388,10 +388,10 @@ async def test_a_suspended_worker_does_not_take_redis_for_failed(service: Callab
 
 async def test_a_busy_loop_does_not_take_redis_for_failed(service: Callable[..., Settings]) -> None:
     """A thousand cold values at once: their loads need the processor for seconds."""
-    async with make_cache(service(REDIS_TIMEOUT="0.25", REDIS_MAX_CONNECTIONS="64")) as cache:
+    async with make_cache(service(REDIS_TIMEOUT="1", REDIS_MAX_CONNECTIONS="8")) as cache:
 
         async def load() -> bytes:
-            time.sleep(0.001)  # noqa: ASYNC251
+            time.sleep(0.002)  # noqa: ASYNC251
             return b"{}"
 
         assert await asyncio.gather(*(cache.fetch(f"b{n}", load) for n in range(1000))) == [b"{}"] * 1000

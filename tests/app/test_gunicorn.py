@@ -162,17 +162,17 @@ def test_the_details_sum_up_both_workers(server: Server, service: Callable[..., 
     assert workers["threads"] >= process["threads"] + 1
 
 
-@pytest.mark.parametrize("path", [b"/metrics%0a", b"/metrics\n", b"/metrics\x0b", b"/metrics\x7f", b"/%00"])
-def test_control_characters_in_a_path_reach_no_route(server: Server, path: bytes) -> None:
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(20)
-        client.connect(str(server.path))
-        client.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n")
-        answer = b""
-        while part := client.recv(65536):
-            answer += part
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert b"http_requests" not in answer
+def test_control_characters_in_a_path_reach_no_route(server: Server) -> None:
+    for path in (b"/metrics%0a", b"/metrics\n", b"/metrics\x0b", b"/metrics\x7f", b"/%00"):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(20)
+            client.connect(str(server.path))
+            client.sendall(b"GET " + path + b" HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n")
+            answer = b""
+            while part := client.recv(65536):
+                answer += part
+        assert answer.startswith(b"HTTP/1.1 400 "), path
+        assert b"http_requests" not in answer
 
 
 def test_a_cold_key_is_read_once_over_the_workers(server: Server, writer: dict[str, str]) -> None:

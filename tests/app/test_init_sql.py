@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from secrets import token_hex
 
 import pytest
 
 from tests.lab import ROOT, Lab, Run, play
 
 SERVERS = Lab("pytest-service")
-PSQL = "runuser -u postgres -- psql --no-psqlrc --quiet --tuples-only --no-align --dbname=first"
+PSQL = "runuser -u postgres -- psql --no-psqlrc --quiet --tuples-only --no-align"
 BROKEN = "CREATE TABLE colours (name text);\nINSERT INTO colours VALUES ('red');\nSELECT 1 / 0;"
 # Neither its quotes nor its line breaks may matter, and it ends in a comment without a line break.
 CORRECT = """\
@@ -21,8 +22,8 @@ INSERT INTO colours VALUES ('{{ red }}'), (E'it\\'s "blue"'), ($$\\if$$);
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("migrated")
 def test_initial_sql_runs_once(tmp_path: Path) -> None:
-    file = tmp_path / "first.sql"
-    databases = {"first": {"owner": "api_owner", "app_role": "api", "init_sql": str(file)}}
+    file, name = tmp_path / "first.sql", f"init_{token_hex(4)}"
+    databases = {name: {"owner": "api_owner", "app_role": "api", "init_sql": str(file)}}
     variables = json.dumps({"postgresql_databases": databases})
 
     def apply(sql: str) -> Run:
@@ -30,11 +31,11 @@ def test_initial_sql_runs_once(tmp_path: Path) -> None:
         return play("-i", ROOT / "tests/inventory", "playbooks/postgres.yml", "-e", variables)
 
     def ask(sql: str) -> str:
-        return SERVERS.ssh("data", f'{PSQL} --command "{sql}"').strip()
+        return SERVERS.ssh("data", f'{PSQL} --dbname={name} --command "{sql}"').strip()
 
     failed = apply(BROKEN)
     assert failed.status != 0
-    assert f"{file} failed in the database first, and nothing of it was kept" in failed.sentences[-1]
+    assert f"{file} failed in the database {name}, and nothing of it was kept" in failed.sentences[-1]
     assert "division by zero" in failed.sentences[-1]
     assert ask("SELECT to_regclass('colours') IS NULL") == "t"
 

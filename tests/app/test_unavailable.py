@@ -194,8 +194,9 @@ async def test_the_log_of_a_failing_database_is_bounded(
     client: httpx.AsyncClient = await start(DATABASE_URL="postgresql://api_test@127.0.0.1:1/api_test")
     for _ in range(20):
         assert (await client.get(f"{URL}/1")).status_code == 503
-    (first,) = reasons()
-    assert (first["statement"], first["suppressed"]) == ("products.read", 0)
+    (first,) = (line for line in reasons() if line["statement"] == "products.read")
+    assert first["suppressed"] == 0
     monkeypatch.setattr("app.db.time.monotonic", lambda: first["created"] + 1e9)
     assert (await client.get(f"{URL}/1")).status_code == 503
-    assert [line["suppressed"] for line in reasons()] == [0, 39]  # a read is repeated once
+    suppressed = [line["suppressed"] for line in reasons() if line["statement"] == "products.read"]
+    assert suppressed == [0, 39]  # a read is repeated once

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -140,7 +141,7 @@ class Demo:
     def settings(self) -> dict[str, str]:
         """Return the variables of demo.env."""
         lines = (self.root / ".lab/demo.env").read_text().splitlines()
-        return dict(line.split("=", 1) for line in lines)
+        return dict(word.split("=", 1) for line in lines for word in shlex.split(line))
 
     def request(self, path: str, *options: str | Path, **changed: str) -> tuple[int, str]:
         """Send a request to the service with curl, and return the status and the body."""

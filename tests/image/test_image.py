@@ -138,9 +138,7 @@ class Container:
         """Return the process id of Gunicorn's master."""
         assert self.process
         return next(
-            pid
-            for pid in descendants(self.process.pid)
-            if command_line(pid)[0].startswith("gunicorn: master ")
+            pid for pid in descendants(self.process.pid) if title(pid).startswith("gunicorn: master ")
         )
 
     def health(self) -> int:
@@ -176,8 +174,9 @@ def descendants(pid: int) -> list[int]:
     return [*children, *(below for child in children for below in descendants(child))]
 
 
-def command_line(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+def title(pid: int) -> str:
+    """Return the title of a process."""
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0]
 
 
 @pytest.fixture
@@ -290,6 +289,8 @@ def test_the_image_has_the_release_and_nothing_else(
     assert list((root / "run/secrets").iterdir()) == []
     release = json.loads((root / "srv/api/release.json").read_text())["id"]
     assert image["Labels"]["org.opencontainers.image.version"] == release
+    assert "@" not in (root / "srv/api/gunicorn.conf.py").read_text()
+    assert "@" not in (root / "srv/api/gunicorn.conf.py").read_text()
     assert image["User"] == f"{USER}:{USER}"
 
 

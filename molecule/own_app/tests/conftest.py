@@ -28,8 +28,9 @@ class Beacon(Fleet):
         (tree / "pyproject.toml").write_text(project.replace('version = "1.0.0"', f'version = "{version}"'))
         return {"app_source": str(tree)}
 
-    def traffic(self) -> dict[str, Any]:
-        """Return the load's requests; the application has no writes."""
+    def traffic(self, mix: str) -> dict[str, Any]:
+        """Return the load's requests: reads of every mix, as the application has no writes."""
+        del mix
         requests = {
             "r": {"path": "/", "expect": '"knows_its_key":true'},
             "s": {"path": "/wait", "expect": "waited"},

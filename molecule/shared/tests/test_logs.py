@@ -276,6 +276,11 @@ def test_the_collector_requires_a_client_certificate_of_the_environment(
         ca = host.file("/etc/fastmetal/tls/ca.crt").content_string
     assert f"{address}:{PORT}" in listening
     assert not {f"0.0.0.0:{PORT}", f"*:{PORT}", f"[::]:{PORT}"} & listening
+    hello = ["openssl", "s_client", "-connect", f"{address}:{PORT}", "-groups", "ffdhe8192"]
+    offered = subprocess.run(hello, input="", capture_output=True, text=True, check=False, timeout=20)
+    assert "Cipher is (NONE)" in offered.stdout, (
+        "groups of DHE let a few hellos a second occupy the collector"
+    )
     words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     files = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "crt"), "-subj", "/CN=web1"]
     subprocess.run([*words, *files], check=True, capture_output=True)

@@ -86,7 +86,8 @@ def test_status_reports_drift_and_faults(
         f" && ln -sfnT {home}/drifted {home}/current"
     )
     marks = "/etc/fastmetal/functions"
-    alert = "amtool --alertmanager.url=http://127.0.0.1:9093 alert add Verify instance=fault"
+    alertmanager = f"--alertmanager.url=http://{variables['alertmanager_listen_address']}"
+    alert = f"amtool {alertmanager} alert add Verify instance=fault"
     end = "--end=$(date --utc --iso-8601=seconds)"
     secret = f"/etc/{variables['app_name']}/credentials/drifted"
     entry = json.dumps(
