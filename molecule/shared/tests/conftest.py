@@ -141,7 +141,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> HostScheduli
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
-    """Deselect tests of other playbooks or for other hosts; run status first and the reboot last."""
+    """Deselect tests of other playbooks or for other hosts; run status first, disconnections last."""
     words = hosts_by_word()
     kept: list[pytest.Function] = []
     deselected: list[pytest.Function] = []
@@ -155,8 +155,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Func
         own = SCENARIO not in TESTS or item.path.name in TESTS[SCENARIO]
         (kept if applies and own else deselected).append(item)
     config.hook.pytest_deselected(items=deselected)
-    # Other tests leave failed releases and alerts.
-    order = {"test_status.py": 0, "test_reboot.py": 2}
+    # Other tests leave failed releases and alerts, and need every host.
+    order = {"test_status.py": 0, "test_unreachable.py": 2, "test_reboot.py": 3}
     items[:] = sorted(kept, key=lambda item: order.get(item.path.name, 1))
 
 

@@ -136,18 +136,3 @@ def test_status_reports_drift_and_faults(
     assert "`systemctl disable --now redis-server@cache.service` and `rm " in done.stdout
     assert "fault: alert Verify since " in done.stdout
     assert f"{name}: verify-fault.service is failed (failed): look at" in done.stdout
-
-
-@pytest.mark.on("once")
-def test_status_lists_an_unreachable_host(
-    host: Host, labctl: Callable[[str, str], None], ansible: Run
-) -> None:
-    name = host.backend.hostname
-    labctl("cut", name)
-    try:
-        done = ansible("ansible-playbook", "playbooks/status.yml")
-    finally:
-        labctl("mend", name)
-    assert done.returncode == 0, done.stdout
-    assert re.search(rf"^{name} +unreachable: ", done.stdout, re.MULTILINE)
-    assert f"{name} cannot be reached: " in done.stdout
