@@ -52,6 +52,7 @@ def test_anonymous_access_and_sign_up_are_off(host: Host, variables: dict[str, A
     ini = settings(host)
     assert ini["auth.anonymous"]["enabled"] == "false"
     assert ini["users"]["allow_sign_up"] == "false"
+    assert ini["metrics"]["enabled"] == "false"
     assert ini["server"]["root_url"] == variables["grafana_url"]
     assert ini["server"]["root_url"].startswith("https://")
     assert ini["server"]["http_addr"] not in {"", "0.0.0.0"}  # noqa: S104 - forbidden here
