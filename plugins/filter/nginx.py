@@ -85,8 +85,8 @@ def nginx_literal(text: str) -> str:
 def nginx_private_pattern(paths: Iterable[str]) -> str:
     """Return a regular expression for $uri that matches the paths, what is below them, and their disguises.
 
-    A segment may end with parameters (";x"), and an application may take a backslash for a slash or cut
-    off what is no letter of a name. The expression has no quotes or backslashes but of \\xHH, so nginx
+    A segment may end with parameters (";x"). An application may take a backslash for a slash, or ignore a
+    character that names do not have. The expression has no quotes or backslashes but of \\xHH, so nginx
     reads it as it is within double quotes.
     """
     separator = r"(?:(?:;[^/\x5c]*)?[/\x5c])+"

@@ -54,7 +54,7 @@ def test_only_changed_configuration_is_the_operators(tmp_path: Path) -> None:
     }
 
 
-def test_the_distributions_site_is_nobodys(tmp_path: Path) -> None:
+def test_the_distributions_site_is_not_the_operators(tmp_path: Path) -> None:
     write(tmp_path, "etc/nginx/sites-enabled/default")
     assert not any(host_probe.added_files(tmp_path).values())
     write(tmp_path, "etc/nginx/sites-enabled/shop")

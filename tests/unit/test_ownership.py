@@ -1,4 +1,4 @@
-"""Preflight refuses what an operator has on a host, and takes it over only if told to."""
+"""Preflight refuses what an operator has on a host, and takes it over only if preflight_take_over says so."""
 
 from __future__ import annotations
 
