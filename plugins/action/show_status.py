@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.fastmetal.metal.plugins.module_utils.marks import MARKS
 
 Status = Mapping[str, Any]
 
@@ -109,7 +110,7 @@ def leftover_problems(host: str, leftovers: Mapping[str, list[str]]) -> Iterator
     for name, units in leftovers.items():
         role, _, service = name.partition(" ")
         commands = [f"systemctl disable --now {' '.join(units)}"] if units else []
-        commands += [] if service else [f"rm /etc/fastmetal/functions/{role}.json"]
+        commands += [] if service else [f"rm /{MARKS}/{role}.json"]
         what = f"the service {service}" if service else f"the role {role}"
         steps = " and ".join(f"`{command}`" for command in commands)
         yield f"{host}: {what} is left from before and belongs to no group: remove it with {steps} there."

@@ -15,6 +15,7 @@ from ansible_collections.fastmetal.metal.plugins.module_utils.files import write
 Mark = dict[str, str]  # environment and service
 
 ROOT = Path("/")
+# Below the root of a host, or of a test.
 MARKS = "etc/fastmetal/functions"
 REPLACED = "etc/fastmetal/replaced"
 # Version 0.1.0 wrote no marks. Only its roles write these files: {role: (pattern, text in the file)}.

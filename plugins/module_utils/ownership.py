@@ -6,8 +6,8 @@ import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-MARKS = "/etc/fastmetal/functions"
-REPLACED = "/etc/fastmetal/replaced"
+from ansible_collections.fastmetal.metal.plugins.module_utils.marks import MARKS, REPLACED
+
 # Units by which a role is recognised; {} is the service's name.
 UNITS = {
     "alertmanager": ("prometheus-alertmanager.service",),
@@ -49,7 +49,7 @@ def ownership_faults(probe: Mapping[str, Any], wanted: Mapping[str, Any]) -> Ite
         if things := probe["holdings"].get(role):
             yield (
                 f"has {listed(things)}, which the role {role} would take over: use another host, or add"
-                f" {role} to preflight_take_over (copies of replaced files are kept in {REPLACED})"
+                f" {role} to preflight_take_over (copies of replaced files are kept in /{REPLACED})"
             )
     if "base" not in marks and "base" not in take_over:
         yield from key_faults(wanted["admin"], probe["keys"].get(wanted["admin"], []), wanted["admin_keys"])
@@ -66,7 +66,7 @@ def environment_faults(marks: Mapping[str, Mapping[str, str]], environment: str)
     if others:
         yield (
             f"belongs to the environment {' and '.join(sorted(others))}, not to {environment}: remove it from"
-            f" this inventory, or remove {MARKS} there if it has left that environment"
+            f" this inventory, or remove /{MARKS} there if it has left that environment"
         )
 
 
