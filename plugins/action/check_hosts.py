@@ -92,7 +92,7 @@ def fits(kind: str, value: Any) -> bool:
 
 
 def convert(kind: str, text: str) -> bool | int | float | str:
-    """Return the flag or the number in a text, or the text: `-e x=1` gives a string, whatever x is."""
+    """Return the flag or the number in a text, or the text: all values of `-e x=1` are strings."""
     if kind == "bool" and text.lower() in TRUTH:
         return bool(boolean(text))
     if kind in ("int", "float") and re.fullmatch(r"-?\d+", text):

@@ -1,4 +1,4 @@
-"""Run modules the same way on every host, whatever its profile and sudo leave in the environment."""
+"""Run modules in the same environment on every host, apart from its profile and sudo."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_plain_http_on_a_tls_port_gets_a_problem(site: Site) -> None:
 
 @pytest.mark.parametrize("protocol", ["http1.1", "http2"])
 def test_requests_just_below_the_limits_reach_the_service(site: Site, protocol: str) -> None:
-    """The limits of the edge are below Gunicorn's: whatever passes Nginx gets the service's own 404."""
+    """The limits of the edge are below Gunicorn's: a request that passes Nginx gets the service's 404."""
     options = ["--silent", "--insecure", f"--{protocol}", "--output", "-", "--write-out", "\n%{http_code}"]
     url = f"https://{site.name}/no/such/page"
 
