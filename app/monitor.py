@@ -12,8 +12,9 @@ from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from app.db import MAX_REASON_LENGTH, Database, Driver
+from app.db import MAX_REASON_LENGTH, Database
 from app.metrics import Metrics
+from app.sessions import Driver
 
 logger = logging.getLogger(__name__)
 
