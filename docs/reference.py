@@ -72,10 +72,12 @@ def section(title: str, introduction: str, options: Mapping[str, Any]) -> str:
 
 def reference() -> str:
     """Return the whole reference."""
-    specs = {
-        path.parts[-3]: yaml.safe_load(path.read_text())["argument_specs"]["main"]
+    content = {
+        path.parts[-3]: yaml.safe_load(path.read_text())["argument_specs"]
         for path in sorted(ROOT.glob("roles/*/meta/argument_specs.yml"))
     }
+    specs = {role: entries["main"] for role, entries in content.items()}
+    entry = content[SHARED_ROLE]["service"]
     options = specs[SHARED_ROLE]["options"]
     shared = {name: option for name, option in options.items() if not name.startswith(f"{SHARED_ROLE}_")}
     specs[SHARED_ROLE]["options"] = {name: options[name] for name in options if name not in shared}
@@ -86,6 +88,7 @@ def reference() -> str:
         section(
             "Shared by all roles", "`group_vars/all/main.yml` sets them; an environment names itself.", plain
         ),
+        section(entry["short_description"], text(entry["description"]), entry["options"]),
         section(
             "Secrets", "`make secrets ENV=<environment>` puts them into its encrypted `vault.yml`.", secrets
         ),

@@ -5,26 +5,34 @@ Ansible's own validation accepts a port of 99999999, a list from "a,b" and any m
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import ipaddress
 import re
-import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleError
-from ansible.module_utils.common.yaml import yaml_load
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
-from ansible_collections.fastmetal.metal.plugins.module_utils.ownership import ownership_faults, port_faults
+from ansible.utils.vars import load_extra_vars
+from ansible_collections.fastmetal.metal.plugins.module_utils.ownership import (
+    ownership_faults,
+    port_faults,
+    removed_services,
+)
+from ansible_collections.fastmetal.metal.plugins.plugin_utils.services import memory_faults, service_faults
+from ansible_collections.fastmetal.metal.plugins.plugin_utils.specs import (
+    ROLES,
+    Specs,
+    advice,
+    is_required,
+    load_specs,
+    value_faults,
+)
 
-Specs = Mapping[str, Mapping[str, Any]]  # {role: {option: its spec}}
-
-ROLES = Path(__file__).resolve().parents[2] / "roles"
-# Variables that Ansible itself sets.
+# Variables that Ansible itself or a playbook sets.
 MAGIC = {
     *("ansible_*", "__*", "molecule_*", "group_names", "groups", "hostvars", "inventory_*", "omit"),
     *(
@@ -37,6 +45,8 @@ MAGIC = {
         "vars",
         "port",
         "item",
+        "service",
+        "service_name",
     ),
 }
 # `make secrets` generates these besides secret_*.
@@ -45,113 +55,15 @@ GENERATED = {"tls_ca_certificate", "tls_ca_key"}
 GROUPS = {"edge", "app", "postgres", "redis", "monitoring"}
 # Those of lab hosts and of hosts without a function.
 OTHER_GROUPS = {"lab", "ungrouped"}
-# {ending of a name: (lowest, highest value)}
-BOUNDS = {
-    "_port": (1, 65535),
-    "_percent": (1, 100),
-    "_mb": (0, 2**31),
-    "_days": (1, 36500),
-    "_seconds": (0, 2**31),
-    "_connections": (1, 262143),
-    "_workers": (1, 1024),
-}
-WORDS = {
-    "str": "a string",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "list": "a list",
-    "dict": "a mapping",
-    "path": "a path",
-}
-PYTHON_TYPES: dict[str, type | types.UnionType] = {
-    "bool": bool,
-    "int": int,
-    "float": int | float,
-    "str": str,
-    "path": str,
-    "dict": Mapping,
-}
 # What the owners of a host are judged by, as arguments of ownership_faults.
 WANTED = {
     "environment": "environment_name",
-    "service": "app_name",
+    "services": "services",
     "admin": "base_admin_user",
     "admin_keys": "base_admin_authorized_keys",
     "roles": "preflight_roles",
     "take_over": "preflight_take_over",
 }
-TRUTH = {"true", "false", "yes", "no", "on", "off", "0", "1"}
-
-
-def fits(kind: str, value: Any) -> bool:
-    """Return whether a value has a spec's type; a number or a flag in quotes has not."""
-    if kind in PYTHON_TYPES:
-        return isinstance(value, PYTHON_TYPES[kind]) and (kind == "bool" or not isinstance(value, bool))
-    return kind != "list" or (isinstance(value, Sequence) and not isinstance(value, str))
-
-
-def convert(kind: str, text: str) -> bool | int | float | str:
-    """Return the flag or the number in a text, or the text: all values of `-e x=1` are strings."""
-    if kind == "bool" and text.lower() in TRUTH:
-        return bool(boolean(text))
-    if kind in ("int", "float") and re.fullmatch(r"-?\d+", text):
-        return int(text)
-    if kind == "float" and re.fullmatch(r"-?\d+\.\d+", text):
-        return float(text)
-    return text
-
-
-def value_faults(name: str, option: Mapping[str, Any], value: Any) -> Iterator[str]:
-    """Yield a sentence for each fault of a value against its option's spec."""
-    kind = option.get("type", "str")
-    shown = "" if option.get("no_log") else f", not {value!r}"
-    if value is None:
-        if kind != "raw":
-            yield f"{name} is empty: set it to {WORDS[kind]}{'' if is_required(option) else ', or remove it'}"
-        return
-    if not fits(kind, value):
-        quotes = ""
-        if isinstance(value, str) and convert(kind, value) != value:
-            quotes = ": remove its quotes"
-        elif kind in ("str", "path") and isinstance(value, int | float):
-            quotes = ": put it in quotes"
-        yield f"{name} must be {WORDS[kind]}{shown}{quotes}"
-        return
-    choices = option.get("choices")
-    if choices and kind != "list" and str(value) not in [str(choice) for choice in choices]:
-        yield f"{name} must be one of {', '.join(map(str, choices))}{shown}"
-    if kind == "int" and int(value) != option.get("default"):  # a default of 0 may mean: computed
-        for ending, (lowest, highest) in BOUNDS.items():
-            named = name.endswith((ending, "." + ending[1:])) or f"{ending}s." in name
-            if named and not lowest <= int(value) <= highest:
-                yield f"{name} must be between {lowest} and {highest}{shown}"
-    if kind == "list":
-        element = {"type": option.get("elements", "raw"), "options": option.get("options")}
-        element |= {key: option[key] for key in ("choices", "no_log") if key in option}
-        for index, item in enumerate(value):
-            yield from value_faults(f"{name}[{index}]", element, item)
-    if kind == "dict" and option.get("options"):
-        options = option["options"]
-        for key in value:
-            if key not in options:
-                yield f"{name}.{key} is unknown: {advice(str(key), options) or 'remove it'}"
-        for key, inner in options.items():
-            if key in value:
-                yield from value_faults(f"{name}.{key}", inner, value[key])
-            elif inner.get("required"):
-                yield f"{name}.{key} is missing: add it"
-
-
-def is_required(option: Mapping[str, Any]) -> bool:
-    """Return whether a variable must be set: it is required, or has no default and is no secret."""
-    return bool(option.get("required", "default" not in option and not option.get("no_log")))
-
-
-def advice(name: str, known: Iterable[str]) -> str:
-    """Return a question with the most similar known variable, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.75)
-    return f"did you mean {close[0]}?" if close else ""
 
 
 def purpose(option: Mapping[str, Any], folder: str) -> str:
@@ -173,20 +85,13 @@ def missing_secrets(names: Sequence[str], folder: str) -> str:
     return f"{join(names)} not set: {move}make the environment's secrets with `make secrets ENV={name}`"
 
 
-def name_faults(host: str, service_name: str, app_name: str, public_name: str) -> Iterator[str]:
-    """Yield a sentence for each name that certificates, accounts or units cannot have."""
+def name_faults(host: str, public_name: str) -> Iterator[str]:
+    """Yield a sentence for each name that certificates cannot have."""
     if not re.fullmatch(r"(?=.{1,64}$)[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?", host):
         yield (
             "the inventory's name of this host cannot be in a certificate:"
             " use at most 64 letters, digits, dots and dashes"
         )
-    if not re.fullmatch(r"[a-z][a-z0-9-]{0,30}", service_name):
-        yield (
-            f"service_name is {service_name!r}, which no account, unit and database can have:"
-            " use at most 31 lower-case letters, digits and dashes, a letter first"
-        )
-    elif app_name != service_name:
-        yield f"app_name is {app_name!r}, and service_name is {service_name!r}: set service_name only"
     if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?", public_name):
         yield f"public_name is {public_name!r}: write a host name or an address, without scheme or path"
 
@@ -303,22 +208,17 @@ def address_faults(address: object, *, public: bool) -> Iterator[str]:
             )
 
 
-def load_specs() -> Specs:
-    """Return the argument specs of all roles of this collection."""
-    return {
-        path.parts[-3]: yaml_load(path.read_text())["argument_specs"]["main"].get("options", {})
-        for path in sorted(ROLES.glob("*/meta/argument_specs.yml"))
-    }
-
-
 class ActionModule(ActionBase):
     """Action `check_hosts`: the probed hosts and the supported releases ({code name: name})."""
 
     _requires_connection = False
+    # {service that the environment no longer has: hosts that have it}
+    removed: dict[str, list[str]]
 
     def run(self, tmp: Any = None, task_vars: Any = None) -> dict[str, Any]:
         """Fail with each fault once, after the names of the hosts that have it."""
         result: dict[str, Any] = super().run(tmp, task_vars)
+        self.removed = {}
         every = {host: task_vars["hostvars"].raw_get(host) for host in self._task.args["hosts"]}
         unchecked = {
             host: values for host, values in every.items() if "skipped" not in values["__preflight_probe"]
@@ -331,6 +231,11 @@ class ActionModule(ActionBase):
         if hosts_of:
             sentences = (f"{', '.join(hosts)}: {fault}".rstrip(".?") for fault, hosts in hosts_of.items())
             result.update(failed=True, msg="\n".join(f"{sentence}." for sentence in sentences))
+        result["warnings"] = [
+            f"{', '.join(hosts)}: the service {name} is no longer in services. It is not managed any more,"
+            f" and its units and data stay: remove them by playbooks/remove_service.yml -e service={name}."
+            for name, hosts in sorted(self.removed.items())
+        ]
         return result
 
     def faults(self, variables: Mapping[str, Any], specs: Specs, hostvars: Any) -> Iterator[str]:
@@ -356,13 +261,23 @@ class ActionModule(ActionBase):
         def value(name: str) -> Any:
             return templar.template(variables.get(name, defaults.get(name)))
 
+        if "{{" not in str(own_name := variables["service_name"]):  # A variable of 0.1.0.
+            yield f"service_name is {own_name}: remove it, and set services to {{{own_name}: {{}}}}"
+            return
         own = value("preflight_own_variables")
         wrong = list(variable_faults(value("preflight_roles"), specs, variables, templar, own))
         yield from wrong
         yield from group_faults(variables["group_names"], value("preflight_own_groups"))
         if not wrong:
-            names = {name: value(name) for name in ("service_name", "app_name", "public_name")}
-            yield from name_faults(variables["inventory_hostname"], **names)
+            yield from name_faults(variables["inventory_hostname"], value("public_name"))
+            extra = load_extra_vars(self._loader)
+            written = {name: variables[name] for name in variables if name not in extra}
+            yield from service_faults(value("services"), written)
+            yield from memory_faults(
+                {name: value("services")[name].get("memory_mb", 0) for name in value("preflight_services")},
+                value("postgresql_memory_percent") if "postgresql" in value("preflight_roles") else 0,
+                probe["ansible_facts"]["ansible_memtotal_mb"],
+            )
             alone = len(hostvars) == 1 and listens_to_itself(
                 value("exporter_address"), value("exporter_client_addresses")
             )
@@ -373,4 +288,6 @@ class ActionModule(ActionBase):
             yield from port_faults(probe["listeners"], value("preflight_ports"))
             wanted = {key: value(name) for key, name in WANTED.items()}
             login = probe["login"] or value("ansible_user")
+            for name in removed_services(probe["marks"], wanted["services"]):
+                self.removed.setdefault(name, []).append(variables["inventory_hostname"])
             yield from ownership_faults(probe, {**wanted, "login": login})

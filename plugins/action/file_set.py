@@ -32,11 +32,11 @@ class ActionModule(ActionBase):
         result |= self._execute_module(module_args=arguments, task_vars=task_vars)
         return result
 
-    def owner(self, variables: Mapping[str, Any]) -> dict[str, str]:
+    def owner(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """Return the mark of the task's role; empty outside of a role and an environment."""
         if self._task._role is None or not {"environment_name", "service_name"} <= variables.keys():
             return {}
-        names = {key: variables[f"{key}_name"] for key in ("environment", "service")}
+        names = {"environment": variables["environment_name"], "services": [variables["service_name"]]}
         return {"role": self._task._role.get_name().rpartition(".")[2], **self._templar.template(names)}
 
     def content(self, entry: Mapping[str, Any], variables: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ class ActionModule(ActionBase):
         """Return the facts and host_probe's result, or unreachable_because or unusable with the reason."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
-        probe = {"directories": arguments.pop("directories"), "service": self.service(task_vars)}
+        probe = {"directories": arguments.pop("directories"), "services": self.services(task_vars)}
         try:
             gathered: dict[str, Any] = self._execute_module(
                 "ansible.builtin.setup", arguments, task_vars=task_vars
@@ -41,9 +41,9 @@ class ActionModule(ActionBase):
         }
         return result | found | {"ansible_facts": gathered["ansible_facts"] | packages_facts}
 
-    def service(self, variables: dict[str, Any]) -> str:
-        """Return the service's name; one that cannot be evaluated is refused later, with its variable."""
+    def services(self, variables: dict[str, Any]) -> list[str]:
+        """Return the names of the host's services; a value that cannot be evaluated is refused later."""
         try:
-            return str(self._templar.template(variables.get("app_name", "")))
-        except AnsibleError:
-            return ""
+            return list(self._templar.template(variables.get("preflight_services", [])))
+        except (AnsibleError, TypeError):
+            return []

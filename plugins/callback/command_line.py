@@ -15,7 +15,7 @@ from ansible import constants, context
 from ansible.errors import AnsibleError
 from ansible.inventory.manager import split_host_pattern
 from ansible.plugins.callback import CallbackBase
-from ansible_collections.fastmetal.metal.plugins.action.check_hosts import convert, load_specs
+from ansible_collections.fastmetal.metal.plugins.plugin_utils.specs import convert, load_specs
 
 DOCUMENTATION = r"""
 name: command_line

@@ -9,10 +9,12 @@ import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ansible_collections.fastmetal.metal.plugins.module_utils.files import write_atomically
 
-Mark = dict[str, str]  # environment and service
+# environment, and services: the names that the function had on this host.
+Mark = dict[str, Any]
 
 ROOT = Path("/")
 # Below the root of a host, or of a test.
@@ -36,23 +38,38 @@ SIGNS = {
 def read_marks(root: Path = ROOT) -> dict[str, Mark]:
     """Return the marks by role; without any, those that the files of version 0.1.0 stand for."""
     if (root / MARKS).is_dir():
-        return {path.stem: json.loads(path.read_text()) for path in sorted((root / MARKS).glob("*.json"))}
+        paths = sorted((root / MARKS).glob("*.json"))
+        return {path.stem: with_services(json.loads(path.read_text())) for path in paths}
     marks: dict[str, Mark] = {}
     for role, (pattern, text) in SIGNS.items():
         found = [path for path in root.glob(pattern) if text in path.read_text(errors="replace")]
         if found:
-            marks[role] = {"service": found[0].parent.name.removesuffix("-release")} if role == "app" else {}
+            names = [path.parent.name.removesuffix("-release") for path in found]
+            marks[role] = {"services": names} if role == "app" else {}
     return marks
 
 
+def with_services(mark: Mark) -> Mark:
+    """Return a mark with the list of services, which earlier versions wrote as one name."""
+    name = mark.pop("service", None)
+    return mark | ({"services": [name]} if name else {})
+
+
+def joined(known: Mark, mark: Mark) -> Mark:
+    """Return a mark with the services of an earlier one."""
+    return mark | {"services": sorted({*known.get("services", ()), *mark.get("services", ())})}
+
+
 def is_marked(role: str, mark: Mark, root: Path = ROOT) -> bool:
-    """Return whether a role's mark is as given."""
-    return (root / MARKS).is_dir() and read_marks(root).get(role) == mark
+    """Return whether a role's mark is as given, or has other services as well."""
+    known = read_marks(root).get(role)
+    return (root / MARKS).is_dir() and known is not None and known == joined(known, mark)
 
 
 def claim(role: str, mark: Mark, files: Iterable[str], root: Path = ROOT) -> None:
     """Mark a role's function; the first time, copy the files that it replaces before."""
     known, marks = read_marks(root), root / MARKS
+    mark = joined(known.get(role, {}), mark)
     if role not in known:
         for path in files:
             keep_copy(Path(path), root)
@@ -64,7 +81,7 @@ def claim(role: str, mark: Mark, files: Iterable[str], root: Path = ROOT) -> Non
     shutil.rmtree(candidate, ignore_errors=True)
     candidate.mkdir(parents=True)
     for name in {*known, role}:
-        write_atomically(candidate / f"{name}.json", json.dumps(mark) + "\n")
+        write_atomically(candidate / f"{name}.json", json.dumps(joined(known.get(name, {}), mark)) + "\n")
     candidate.rename(marks)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from ansible_collections.fastmetal.metal.plugins.module_utils.marks import MARKS, REPLACED
 
+Marks = Mapping[str, Mapping[str, Any]]  # {role: its mark}
+
 # Units by which a role is recognised; {} is the service's name.
 UNITS = {
     "alertmanager": ("prometheus-alertmanager.service",),
@@ -30,23 +32,23 @@ def ownership_faults(probe: Mapping[str, Any], wanted: Mapping[str, Any]) -> Ite
     """Yield a sentence for each thing of the operator on a host that its roles would take over.
 
     probe: The result of host_probe.
-    wanted: environment, service, login (who logs in), admin, admin_keys, roles and take_over.
+    wanted: environment, services, login (who logs in), admin, admin_keys, roles and take_over.
     """
     marks, take_over = probe["marks"], wanted["take_over"]
     yield from environment_faults(marks, wanted["environment"])
     if "service" not in take_over:
-        yield from service_faults(marks, wanted["service"])
-    if "app" in wanted["roles"] and wanted["login"] == wanted["service"]:
+        yield from service_faults(marks, wanted["services"])
+    if "app" in wanted["roles"] and wanted["login"] in wanted["services"]:
         yield (
             f"{wanted['login']} is the account that you log in with, and the service's account of this name"
-            " cannot log in: choose another service_name, or log in with another account"
+            " cannot log in: rename it in services, or log in with another account"
         )
         take_over = [*take_over, "app"]
-    ours = {*marks, *take_over} - renamed(marks, wanted["service"])
+    holdings = probe["holdings"] | {"app": foreign(probe["holdings"].get("app", {}), marks)}
     for role in wanted["roles"]:
-        if role in ours:
+        if role in take_over or (role in marks and role != "app"):
             continue
-        if things := probe["holdings"].get(role):
+        if things := holdings.get(role):
             yield (
                 f"has {listed(things)}, which the role {role} would take over: use another host, or add"
                 f" {role} to preflight_take_over (copies of replaced files are kept in /{REPLACED})"
@@ -55,12 +57,13 @@ def ownership_faults(probe: Mapping[str, Any], wanted: Mapping[str, Any]) -> Ite
         yield from key_faults(wanted["admin"], probe["keys"].get(wanted["admin"], []), wanted["admin_keys"])
 
 
-def renamed(marks: Mapping[str, Mapping[str, str]], service: str) -> set[str]:
-    """Return the role app if its mark has another service: what carries the new name is not ours yet."""
-    return {"app"} if marks.get("app", {}).get("service", service) != service else set()
+def foreign(named: Mapping[str, Sequence[str]], marks: Marks) -> list[str]:
+    """Return what has the name of a service that this host has not run yet. named: {service: its things}."""
+    known = marks.get("app", {}).get("services", ())
+    return [thing for service, things in named.items() if service not in known for thing in things]
 
 
-def environment_faults(marks: Mapping[str, Mapping[str, str]], environment: str) -> Iterator[str]:
+def environment_faults(marks: Marks, environment: str) -> Iterator[str]:
     """Yield a sentence if a host belongs to another environment."""
     others = {mark["environment"] for mark in marks.values() if "environment" in mark} - {environment}
     if others:
@@ -70,15 +73,21 @@ def environment_faults(marks: Mapping[str, Mapping[str, str]], environment: str)
         )
 
 
-def service_faults(marks: Mapping[str, Mapping[str, str]], service: str) -> Iterator[str]:
-    """Yield a sentence if a host serves under another name: a new, empty service would start beside it."""
-    others = {marks[role]["service"] for role in NAMED if "service" in marks.get(role, {})} - {service}
-    if others:
+def service_faults(marks: Marks, services: Iterable[str]) -> Iterator[str]:
+    """Yield a sentence if a service seems to be renamed: a new, empty one would start beside it."""
+    known = {name for role in NAMED for name in marks.get(role, {}).get("services", ())}
+    gone, new = sorted(known - {*services}), sorted({*services} - known)
+    if gone and new:
         yield (
-            f"has the service {' and '.join(sorted(others))}, and service_name is {service}: an empty service"
-            " would start beside it, so set service_name back, or remove the old service (docs/operate.md)"
-            " and add service to preflight_take_over"
+            f"has the service {listed(gone)}, and services has {listed(new)} instead: an empty service would"
+            f" start beside it, so add {listed(gone)} to services again, or remove it by"
+            f" playbooks/remove_service.yml -e service={gone[0]}, or add service to preflight_take_over"
         )
+
+
+def removed_services(marks: Marks, services: Iterable[str]) -> list[str]:
+    """Return the services that an app host has and `services` no longer has."""
+    return sorted({*marks.get("app", {}).get("services", ())} - {*services})
 
 
 def key_faults(admin: str, found: Iterable[str], given: Iterable[str]) -> Iterator[str]:

@@ -25,7 +25,7 @@ description:
 author: Fastmetal
 options:
   directories: {type: list, elements: path, required: true, description: "Where free space is measured."}
-  service: {type: str, default: "", description: "The service's name."}
+  services: {type: list, elements: str, default: [], description: "The names of the host's services."}
 """
 
 RETURN = r"""
@@ -34,7 +34,7 @@ packages: {type: list, returned: always, description: "The installed packages."}
 interrupted: {type: bool, returned: always, description: "Whether an installation was interrupted."}
 listeners: {type: list, returned: always, description: "TCP listeners with C(port), C(program) and C(unit)."}
 marks: {type: dict, returned: always, description: "The marks of the managed functions by role."}
-holdings: {type: dict, returned: always, description: "What a role would take over, by role."}
+holdings: {type: dict, returned: always, description: "Things to take over by role; of app by service."}
 login: {type: str, returned: always, description: "The account that logged in, if it used sudo."}
 keys: {type: dict, returned: always, description: "Authorized keys of the accounts other than root."}
 """
@@ -43,7 +43,7 @@ EXAMPLES = r"""
 - name: Read what preflight judges
   fastmetal.metal.host_probe:
     directories: [/, /var]
-    service: api
+    services: [api]
 """
 
 ROOT = Path("/")
@@ -209,14 +209,14 @@ def free_mb(directories: list[str]) -> int:
     return min(shutil.disk_usage(path).free for path in existing) >> 20
 
 
-def holdings(digests: dict[str, str], service: str) -> dict[str, list[str]]:
-    """Return what the roles would take over, by role."""
-    found = changed_files(digests)
+def holdings(digests: dict[str, str], services: list[str]) -> dict[str, Any]:
+    """Return what the roles would take over, by role; of app by service."""
+    found: dict[str, Any] = changed_files(digests)
     for role, items in added_files().items():
         found.setdefault(role, []).extend(items)
     found["postgresql"] = clusters()
     found.setdefault("redis", []).extend(redis_data())
-    found["app"] = service_files(service) if service else []
+    found["app"] = {name: service_files(name) for name in services}
     return {role: items for role, items in sorted(found.items()) if items}
 
 
@@ -225,7 +225,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "directories": {"type": "list", "elements": "path", "required": True},
-            "service": {"type": "str", "default": ""},
+            "services": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
@@ -246,7 +246,7 @@ def main() -> None:
         interrupted=guarded or any(Path("/var/lib/dpkg/updates").glob("*")),
         listeners=listeners(sockets, activated),
         marks=read_marks(),
-        holdings=holdings(digests, module.params["service"]),
+        holdings=holdings(digests, module.params["services"]),
         login=os.environ.get("SUDO_USER", ""),
         keys=authorized_keys(),
     )

@@ -38,7 +38,7 @@ INVENTORIES = {
 LAB = {"ansible_host": "192.0.2.51", "base_admin_authorized_keys": []}
 CA = {"tls_ca_certificate", "tls_ca_key"}
 # Variables of no role.
-SHARED = {"environment_name", "private_address", "public_name", "service_name"}
+SHARED = {"environment_name", "private_address", "public_name", "services"}
 FACTS = {
     "ansible_distribution_release": "trixie",
     "ansible_memtotal_mb": 4096,

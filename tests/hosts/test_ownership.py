@@ -122,7 +122,7 @@ def test_takes_over_what_it_is_told_to_and_keeps_copies(lab: Lab, tmp_path: Path
     lab.ssh("owned", f"cmp /srv/nginx.conf {kept}/etc/nginx/nginx.conf")
     lab.ssh("owned", f"cmp /srv/authorized_keys {kept}/home/ops/.ssh/authorized_keys")
     mark = json.loads(lab.ssh("owned", "cat /etc/fastmetal/functions/nginx.json"))
-    assert mark == {"environment": "pytest", "service": "api"}
+    assert mark == {"environment": "pytest", "services": ["api"]}
     # A second run needs no permission for nginx and base, whose ports and files are its own now.
     found = lines(run(lab, tmp_path / "second", "preflight", environment_name="staging"))
     assert found[0].startswith("owned: belongs to the environment pytest, not to staging: remove it")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from plugins.action.check_hosts import load_specs
 from plugins.callback.command_line import skip_refusal
+from plugins.plugin_utils.specs import load_specs
 from tests.lab import ROOT, Run, play
 
 

@@ -39,6 +39,9 @@ PLAYBOOKS = [
 ]
 
 
+FLEET = {"all": {"children": {"service_hosts": {"children": {"app": {}}}}}}
+
+
 def probes(level: str) -> str:
     """Return YAML that sets the variables of a level and of all higher ones, to detect a lost level."""
     return "".join(f'\nprobe_{index}: "{level}"' for index in range(LEVELS.index(level), len(LEVELS))) + "\n"
@@ -66,6 +69,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "all").mkdir(exist_ok=True)
         (folder / "all/probes.yml").write_text(text)
     for environment in ENVIRONMENTS:
+        # A task of fleet.yml makes this group.
+        (tree / "inventories" / environment / "fleet.yml").write_text(yaml.safe_dump(FLEET))
         inventory = yaml.safe_load((tree / "inventories" / environment / "hosts.yml").read_text())
         for host in hosts_of(inventory["all"]):
             path = tree / "inventories" / environment / "host_vars" / host / "probes.yml"

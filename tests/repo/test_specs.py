@@ -28,9 +28,19 @@ def spec(role: str) -> dict[str, Any]:
 
 
 def defaults(role: str) -> dict[str, Any]:
-    """Return a role's defaults by name."""
+    """Return a role's defaults by name; of a key of a service, what holds without the key."""
     content: dict[str, Any] = yaml.safe_load((ROOT / "roles" / role / "defaults/main.yml").read_text())
-    return content
+    return {name: without_key(name, value) for name, value in content.items()}
+
+
+def without_key(name: str, value: Any) -> Any:
+    """Return what `{{ app_service.KEY | default(VALUE) }}` holds without the key."""
+    key = name.removeprefix("app_")
+    found = re.fullmatch(rf"{{{{ app_service\.{key} \| default\((.*)\) }}}}", str(value))
+    if not found:
+        return value
+    literal = re.fullmatch(r"'.*'|[\[{{].*|\d+|true|false", found[1])
+    return yaml.safe_load(found[1]) if literal else f"{{{{ {found[1]} }}}}"
 
 
 def own_files(*patterns: str) -> list[Path]:
@@ -67,7 +77,7 @@ def test_every_default_has_a_comment(role: str) -> None:
 
 @each_role
 def test_public_variables_have_the_roles_prefix(role: str) -> None:
-    shared = ("secret_", "environment_name", "service_name", "private_address", "public_name")
+    shared = ("secret_", "environment_name", "services", "private_address", "public_name")
     for name in [*spec(role), *defaults(role)]:
         assert name.startswith(f"{role}_") or (role == "preflight" and name.startswith(shared)), name
 

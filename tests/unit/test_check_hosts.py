@@ -120,18 +120,13 @@ def test_unknown_variables() -> None:
         ({"host": "web1.shop.example"}, None),
         ({"host": "web_1"}, "the inventory's name of this host cannot be in a certificate: use at most 64"),
         ({"host": "w" * 65}, "the inventory's name of this host cannot be in a certificate"),
-        (
-            {"service_name": "My_Shop"},
-            "service_name is 'My_Shop', which no account, unit and database can have: use at most 31",
-        ),
-        ({"app_name": "shop"}, "app_name is 'shop', and service_name is 'api': set service_name only"),
         ({"public_name": "192.0.2.1"}, None),
         ({"public_name": "https://shop.example"}, "public_name is 'https://shop.example': write a host name"),
         ({"public_name": "my_shop.example"}, "public_name is 'my_shop.example': write a host name"),
     ],
 )
 def test_names(changes: dict[str, str], part: str | None) -> None:
-    sound = {"host": "web1", "service_name": "api", "app_name": "api", "public_name": "shop.example"}
+    sound = {"host": "web1", "public_name": "shop.example"}
     found = list(check_hosts.name_faults(**sound | changes))
     assert [part is not None and part in sentence for sentence in found] == ([True] if part else [])
 

@@ -72,7 +72,7 @@ def test_the_first_run_of_a_role_marks_it_and_keeps_what_was_there(
     theirs.write_bytes(b"caf\xe9")
     for path in (stale, other):
         path.write_text("theirs")
-    owner = {"role": "nginx", "environment": "lab", "service": "api"}
+    owner = {"role": "nginx", "environment": "lab", "services": ["api"]}
     arguments: dict[str, Any] = {
         "files": [entry(theirs, "ours\n")],
         "purge": [f"{folder}/stale*"],
@@ -82,7 +82,7 @@ def test_the_first_run_of_a_role_marks_it_and_keeps_what_was_there(
     assert run_module(file_set, check=True, **arguments)["changed"] is True
     assert not host.exists()
     assert "/etc/fastmetal/functions/nginx.json" in run_module(file_set, **arguments)["paths"]
-    assert marks.read_marks(host) == {"nginx": {"environment": "lab", "service": "api"}}
+    assert marks.read_marks(host) == {"nginx": {"environment": "lab", "services": ["api"]}}
     copies = host / marks.REPLACED / folder.relative_to("/")
     assert sorted(path.name for path in copies.iterdir()) == ["nginx.conf", "other.conf", "stale.conf"]
     assert (copies / "nginx.conf").read_bytes() == b"caf\xe9"

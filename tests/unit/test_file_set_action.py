@@ -98,7 +98,7 @@ def test_a_roles_files_have_its_mark() -> None:
     action = ActionModule(
         task, MagicMock(), MagicMock(), DataLoader(), Templar(DataLoader(), variables), MagicMock()
     )
-    assert action.owner(variables) == {"role": "nginx", "environment": "lab", "service": "api"}
+    assert action.owner(variables) == {"role": "nginx", "environment": "lab", "services": ["api"]}
     assert action.owner({"port": "api"}) == {}
 
 

@@ -8,8 +8,11 @@ import pytest
 
 from plugins.module_utils import ownership
 
-OURS = {"environment": "lab", "service": "api"}
-HOLDINGS = {"nginx": ["/etc/nginx/sites-enabled/shop"], "app": ["the account api (/home/api, /bin/bash)"]}
+OURS = {"environment": "lab", "services": ["api"]}
+HOLDINGS = {
+    "nginx": ["/etc/nginx/sites-enabled/shop"],
+    "app": {"api": ["the account api (/home/api, /bin/bash)"]},
+}
 
 
 def judge(marks: dict[str, Any], probe: dict[str, Any] | None = None, **wanted: Any) -> list[str]:
@@ -17,7 +20,7 @@ def judge(marks: dict[str, Any], probe: dict[str, Any] | None = None, **wanted: 
     found = {"marks": marks, "holdings": {}, "keys": {}, **(probe or {})}
     defaults: dict[str, Any] = {
         "environment": "lab",
-        "service": "api",
+        "services": ["api"],
         "login": None,
         "admin": "ops",
         "admin_keys": [],
@@ -48,7 +51,7 @@ def test_marked_roles_and_those_to_take_over_pass() -> None:
 
 
 def test_hosts_of_0_1_0_have_no_environment() -> None:
-    assert judge({"nginx": {}, "app": {"service": "api"}, "base": {}}, {"holdings": HOLDINGS}) == []
+    assert judge({"nginx": {}, "app": {"services": ["api"]}, "base": {}}, {"holdings": HOLDINGS}) == []
 
 
 def test_a_host_belongs_to_one_environment() -> None:
@@ -60,17 +63,24 @@ def test_a_host_belongs_to_one_environment() -> None:
 
 @pytest.mark.parametrize("role", ["app", "postgresql"])
 def test_another_name_would_start_an_empty_service(role: str) -> None:
-    (sentence,) = judge({role: OURS}, service="shop")
+    (sentence,) = judge({role: OURS}, services=["shop"])
     assert sentence.startswith(
-        "has the service api, and service_name is shop: an empty service would start beside"
+        "has the service api, and services has shop instead: an empty service would start beside"
     )
-    assert judge({role: OURS}, service="shop", take_over=["service"]) == []
-    assert judge({"nginx": OURS}, service="shop") == []
+    assert judge({role: OURS}, services=["shop"], take_over=["service"]) == []
+    assert judge({"nginx": OURS}, services=["shop"]) == []
+
+
+def test_a_removed_service_is_named_and_a_further_one_starts() -> None:
+    both = OURS | {"services": ["api", "shop"]}
+    assert judge({"app": both}) == judge({"app": OURS}, services=["api", "shop"]) == []
+    assert ownership.removed_services({"app": both}, {"api": {}}) == ["shop"]
+    assert ownership.removed_services({"nginx": both}, {"api": {}}) == []
 
 
 def test_what_has_the_new_name_is_not_ours() -> None:
-    holdings = {"app": ["the account shop (/home/shop, /bin/bash)"]}
-    (sentence,) = judge({"app": OURS}, {"holdings": holdings}, service="shop", take_over=["service"])
+    holdings = {"app": {"shop": ["the account shop (/home/shop, /bin/bash)"]}}
+    (sentence,) = judge({"app": OURS}, {"holdings": holdings}, services=["shop"], take_over=["service"])
     assert sentence.startswith("has the account shop")
 
 
