@@ -38,6 +38,7 @@ $(VENV)/.complete: requirements-bootstrap.txt requirements-dev.txt requirements-
 	@cd $(VENV)/lib/python3*/site-packages && "$(BIN)/python" -m compileall -q -j 0 ansible cryptography jinja2 markupsafe packaging yaml
 	@# On Ansible's default search path for collections.
 	@cd $(VENV)/lib/python3*/site-packages && mkdir -p ansible_collections/fastmetal && ln -sfn "$(CURDIR)" ansible_collections/fastmetal/metal
+	@ln -s ../../bin/fastmetal $(VENV)/bin/fastmetal
 	@printf '\n# Ansible finds the configuration from every directory, and accepts the locale.\nexport ANSIBLE_CONFIG="%s" LC_ALL=C.UTF-8\n' "$$ANSIBLE_CONFIG" >> $(VENV)/bin/activate
 	@touch $@
 
@@ -114,6 +115,7 @@ lint-python: venv
 	ruff format --check .
 	mypy --explicit-package-bases plugins
 	mypy app tests roles/lab/files roles/exporter/files roles/logs/files inventories docs
+	mypy bin/fastmetal
 	@for folder in $(MYPY_FOLDERS); do mypy $$folder; done
 	shellcheck .ci/run
 	python docs/reference.py --check

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.lab import LAB_GROUP_VARS, ROOT, Lab, play
+from tests.lab import LAB_GROUP_VARS, ROOT, SERVICES, Lab, play
 
 KEEP = os.environ.get("FASTMETAL_KEEP_LAB") == "1"
 MEASURED = pytest.StashKey[list[str]]()
@@ -85,7 +85,7 @@ def configure_servers(lab: Lab) -> dict[str, str]:
         assert play("playbooks/secrets.yml", "-e", "env=lab").status == 0
     file = lab.directory / "settings.env"
     playbooks = (f"playbooks/{name}.yml" for name in ("base", "postgres", "redis", "development"))
-    run = play("-i", ROOT / "tests/inventory", *playbooks, "-e", f"__development_file={file}")
+    run = play("-i", ROOT / "tests/inventory", *playbooks, "-e", f"__development_file={file}", "-e", SERVICES)
     assert run.status == 0, run.output
     lines = [line for line in file.read_text().splitlines() if line.startswith(("DATABASE_", "REDIS_"))]
     return {f"TEST_{name}": value for name, _, value in (line.partition("=") for line in lines)}

@@ -19,6 +19,31 @@ ROOT = Path(__file__).resolve().parents[1]
 LABCTL = ROOT / "roles/lab/files/labctl.py"
 SHARED_GROUP_VARS = ROOT / "group_vars/all"
 LAB_GROUP_VARS = ROOT / "inventories/lab/group_vars"
+# Services of the host of tests/app, as an argument of ansible-playbook. Only databases and Redis users are made for them.
+SERVICES = json.dumps(
+    {
+        "services": {
+            "api": {},
+            "shop": {
+                "source": "/shop",
+                "database": True,
+                "database_driver": "postgresql+asyncpg",
+                "database_extensions": ["pg_trgm"],
+                "database_connections": 5,
+                "cache": True,
+                "queue": True,
+            },
+            "mail": {
+                "source": "/mail",
+                "database": True,
+                "database_connections": 5,
+                "cache": True,
+                "cache_prefix": "mail:",
+                "queue": True,
+            },
+        }
+    }
+)
 GROUPS = ("edge", "app", "postgres", "redis", "monitoring")
 
 

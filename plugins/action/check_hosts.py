@@ -47,6 +47,7 @@ MAGIC = {
         "item",
         "service",
         "service_name",
+        *("database", "owner", "cache", "queue", "service_key"),  # For templates of a service's entry.
     ),
 }
 # `make secrets` generates these besides secret_*.

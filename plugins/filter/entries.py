@@ -21,7 +21,7 @@ options:
   base: {description: The entries that the operator's are merged over., type: dict, required: true}
   fields:
     description:
-      - Each field with its type (C(str), C(int), C(list) or C(dict)). A required field ends with C(!).
+      - Each field with its type (C(str), C(int), C(bool), C(list) or C(dict)). A required field ends with C(!).
     type: dict
     required: true
 """
@@ -39,6 +39,7 @@ _value: {description: The sentences., type: list, elements: str}
 TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "str": ("a string", lambda value: isinstance(value, str)),
     "int": ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
     "list": ("a list", lambda value: isinstance(value, list | tuple)),
     "dict": ("a dictionary", lambda value: isinstance(value, Mapping)),
 }

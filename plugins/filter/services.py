@@ -34,9 +34,15 @@ def service_hosts(entry: Entry, hosts: Iterable[str]) -> list[str]:
     return [host for host in hosts if not entry["hosts"] or host in entry["hosts"]]
 
 
+def services_with(services: Mapping[str, Entry], key: str) -> list[str]:
+    """Return the names of the services whose entry has a value other than empty or false for a key."""
+    return [name for name in services if services[name].get(key, True)]
+
+
 class FilterModule:
     """Filters of the collection."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        return {function.__name__: function for function in (service_entries, services_on, service_hosts)}
+        functions = (service_entries, services_on, service_hosts, services_with)
+        return {function.__name__: function for function in functions}

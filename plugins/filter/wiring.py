@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible.module_utils.parsing.convert_bool import boolean
 
 Hostvars = Mapping[str, Mapping[str, Any]]
 
@@ -28,26 +27,9 @@ def endpoints(hosts: Iterable[str], hostvars: Hostvars, service: str) -> list[st
     return [f"{own['private_address']}:{own['__ports'][service]}" for own in variables]
 
 
-def scrape_targets(hosts: Iterable[str], hostvars: Hostvars, exporter: str) -> list[dict[str, str]]:
-    """Return the Prometheus target of each host, from the host's own __scrape_addresses and exporter_tls."""
-    targets = []
-    for host in hosts:
-        # Each access to hostvars merges all variables of that host anew.
-        variables = hostvars[host]
-        scheme = "https" if boolean(variables["exporter_tls"]) else "http"
-        address = str(variables["__scrape_addresses"][exporter])
-        targets.append({"address": address, "host": str(host), "scheme": scheme})
-    return targets
-
-
 def sans(names: Iterable[str]) -> list[str]:
     """Return subject alternative names: IP:… for addresses, DNS:… for host names, each once."""
     return list(dict.fromkeys(f"{'IP' if _is_address(name) else 'DNS'}:{name}" for name in names))
-
-
-def urls(names: Iterable[str], path: str = "", scheme: str = "https") -> list[str]:
-    """Return the URL of a path for each host name."""
-    return [f"{scheme}://{name}{path}" for name in names]
 
 
 def present(entries: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +102,7 @@ class FilterModule:
         return {
             function.__name__: function
             for function in (
-                *(addresses, cidrs, endpoints, scrape_targets, sans, urls),
+                *(addresses, cidrs, endpoints, sans),
                 *(present, merge_entries, console_hosts, reboot_time, pool_size),
             )
         }

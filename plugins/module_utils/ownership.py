@@ -20,7 +20,7 @@ UNITS = {
     "nginx": ("nginx.service",),
     "postgresql": ("postgresql@*-main.service",),
     "prometheus": ("prometheus.service",),
-    "redis": ("redis-server@cache.service",),
+    "redis": ("redis-server@cache.service", "redis-server@queue.service"),
 }
 # Roles whose data carries the service's name.
 NAMED = ("app", "postgresql")

@@ -6,7 +6,7 @@ from secrets import token_hex
 
 import pytest
 
-from tests.lab import ROOT, Lab, Run, play
+from tests.lab import ROOT, SERVICES, Lab, Run, play
 
 SERVERS = Lab("pytest-service")
 PSQL = "runuser -u postgres -- psql --no-psqlrc --quiet --tuples-only --no-align"
@@ -28,7 +28,7 @@ def test_initial_sql_runs_once(tmp_path: Path) -> None:
 
     def apply(sql: str) -> Run:
         file.write_text(sql)
-        return play("-i", ROOT / "tests/inventory", "playbooks/postgres.yml", "-e", variables)
+        return play("-i", ROOT / "tests/inventory", "playbooks/postgres.yml", "-e", SERVICES, "-e", variables)
 
     def ask(sql: str) -> str:
         return SERVERS.ssh("data", f'{PSQL} --dbname={name} --command "{sql}"').strip()

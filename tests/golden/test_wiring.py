@@ -20,6 +20,8 @@ FILES = {path.stem: path.read_text() for path in sorted(SHARED_GROUP_VARS.glob("
 VARIABLES = {
     name: yaml.safe_dump(value) for text in FILES.values() for name, value in yaml.safe_load(text).items()
 }
+# For templates in a service's entry; other variables use these words, but not these variables.
+OBJECTS = {"database", "owner", "cache", "queue", "service_key"}
 GROUND = {name for file in ("main", "services", "topology") for name in yaml.safe_load(FILES[file])}
 
 
@@ -45,7 +47,7 @@ def test_results_are_the_golden_ones(name: str) -> None:
 
 def used_by(name: str) -> set[str]:
     """Return the shared variables that a variable's value names."""
-    return set(re.findall(r"\w+", VARIABLES[name])) & VARIABLES.keys() - {name}
+    return set(re.findall(r"\w+", VARIABLES[name])) & VARIABLES.keys() - {name} - OBJECTS
 
 
 @cache
@@ -64,7 +66,8 @@ def test_chains_are_short() -> None:
 # {the variable of a port: (its default, another value)}
 PORTS: dict[str, tuple[Any, Any]] = {
     "postgresql_port": (5432, 5433),
-    "redis_port": (6379, 6380),
+    "redis_port": (6379, 16379),
+    "redis_instances": ({"queue": {"port": 6380}}, {"queue": {"port": 16380}}),
     "grafana_port": (3000, 3001),
     "prometheus_listen_address": ("127.0.0.1:9090", "127.0.0.1:19090"),
     "alertmanager_listen_address": ("127.0.0.1:9093", "127.0.0.1:19093"),
@@ -109,6 +112,7 @@ def test_every_port_of_a_spec_can_be_changed() -> None:
         for name, option in options.items()
         if name.endswith(("_port", "_ports")) or re.fullmatch(r"[0-9.]+:\d{4,5}", str(option.get("default")))
     }
+    ports.add("redis_instances")  # In its entries.
     computed = {"preflight_ports", "exporter_postgres_port", "prometheus_prober"}
     assert ports == PORTS.keys() | computed
     assert computed <= VARIABLES.keys()
@@ -132,4 +136,5 @@ def test_public_variables_are_declared() -> None:
     specs = (yaml.safe_load(path.read_text()) for path in ROOT.glob("roles/*/meta/argument_specs.yml"))
     declared = {name for spec in specs for name in spec["argument_specs"]["main"]["options"]}
     declared.add("service_name")  # Playbooks set it.
+    declared |= OBJECTS
     assert {name for name in VARIABLES if not name.startswith(("__", "ansible_"))} - declared == set()

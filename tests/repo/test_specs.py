@@ -77,7 +77,7 @@ def test_every_default_has_a_comment(role: str) -> None:
 
 @each_role
 def test_public_variables_have_the_roles_prefix(role: str) -> None:
-    shared = ("secret_", "environment_name", "services", "private_address", "public_name")
+    shared = ("secret_", "environment_name", "services", "release_notify", "private_address", "public_name")
     for name in [*spec(role), *defaults(role)]:
         assert name.startswith(f"{role}_") or (role == "preflight" and name.startswith(shared)), name
 
@@ -124,7 +124,7 @@ def test_required_collections_are_used_and_installed() -> None:
 
 def test_every_secret_is_generated_and_declared() -> None:
     shared = "\n".join(path.read_text() for path in own_files("group_vars/*"))
-    used = set(re.findall(r"{{ (secret_\w+)", shared))
+    used = set(re.findall(r"\bsecret_\w+", shared))
     playbook = (ROOT / "playbooks/secrets.yml").read_text()
     assert set(re.findall(r"^\s+(secret_\w+):", playbook, re.MULTILINE)) == used
     declared = spec("preflight")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,18 @@ def cases(name: str) -> dict[str, dict[str, Any]]:
     return content
 
 
+def every_case(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (alert, case) with the further cases of an alert, below `more`, which take over its times."""
+    for alert, case in cases(name).items():
+        yield alert, case
+        times = {key: case[key] for key in ("at", "interval") if key in case}
+        yield from ((alert, times | further) for further in case.get("more", ()))
+
+
 def promtool_tests(name: str, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Return the promtool test files of a rule file by interval; cases that span days use a longer one."""
     files: dict[str, dict[str, Any]] = {}
-    for alert, case in cases(name).items():
+    for alert, case in every_case(name):
         rule, interval = alerts(content)[alert], case.get("interval", "1m")
         expected = {
             "exp_labels": {**case["labels"], **rule["labels"]},

@@ -30,7 +30,18 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"app_start_timeout": 4}, "app_start_timeout is 4: set 5 to 3600 seconds."),
     ({"app_health_path": "ready"}, "app_health_path 'ready' is not a path: start it with a slash."),
     ({"app_factory": "app.main"}, "app_factory 'app.main' is not a factory"),
-    ({"app_manage_command": "python -c 'x'"}, "app_manage_command and app_migrate_arguments are plain words"),
+    ({"app_manage_command": "python -c 'x'"}, "app_manage_command is plain words: remove quotes"),
+    *(
+        (
+            {"app_migrate_command": command},
+            "app_plan_command and app_migrate_back_command are words of one line",
+        )
+        for command in ("sh -c 'a", "alembic upgrade $HEAD", 'x "`id`"', "a\nb", "a\\")
+    ),
+    ({"app_plan_command": "x"}, "app_plan_command and app_migrate_back_command belong to"),
+    ({"app_migrate_wait_seconds": 0}, "app_migrate_wait_seconds is 0: set 1 to 3600."),
+    ({"app_migrate_revisions": {5: {"allow": ["drop"]}}}, "app_migrate_revisions has 5, a number: put it in"),
+    ({"app_migrate_database": "postgresql+asyncpg://x"}, "app_migrate_database is not a URL: start it with"),
     (
         {"app_secrets": {"redis_password": 123456}},
         "app_secrets has values that are no strings: put redis_password in",

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import host_metrics
 import pytest
@@ -14,9 +15,10 @@ import pytest
 from tests.lab import ROOT
 
 
-def log_line(status: int, seconds: float, upstream: str = "200") -> str:
+def log_line(status: int, seconds: float, upstream: str = "200", service: str = "api") -> str:
     """Return a line of the edge's access log."""
-    return json.dumps({"duration": seconds, "status": status, "upstream_status": upstream}) + "\n"
+    entry = {"service": service, "duration": seconds, "status": status, "upstream_status": upstream}
+    return json.dumps(entry) + "\n"
 
 
 def append(log: Path, *lines: str) -> None:
@@ -25,44 +27,112 @@ def append(log: Path, *lines: str) -> None:
         stream.writelines(lines)
 
 
+def edge(log: Path, state: dict[str, Any], *services: str) -> host_metrics.Edge:
+    """Return the counters of an edge after a restart: the state has been written and read."""
+    return host_metrics.Edge(log, list(services or ("api",)), state)
+
+
+def stored(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state as the next run reads it."""
+    content: dict[str, Any] = json.loads(json.dumps(state))
+    return content
+
+
 def test_counts_continue_over_restarts(tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     append(log, log_line(200, 1))
-    state = json.loads("{}")
-    first = host_metrics.Edge(log, state).samples()
-    assert first["edge_requests_total"] == dict.fromkeys(
-        (f'{{status="{status}"}}' for status in host_metrics.STATUSES), 0
-    )
+    state: dict[str, Any] = {}
+    first = edge(log, state).samples()
+    assert first["edge_requests_total"] == {
+        f'{{service="{service}",status="{status}"}}': 0
+        for service in ("", "api")
+        for status in host_metrics.STATUSES
+    }
     append(log, log_line(200, 0.02), log_line(200, 0.3), "not JSON\n", log_line(404, 20, "502, 504, 404"))
-    state = json.loads(json.dumps(state))
-    edge = host_metrics.Edge(log, state)
-    found = edge.samples()
-    assert found["edge_requests_total"]['{status="200"}'] == 2
-    assert found["edge_requests_total"]['{status="404"}'] == 1
+    state = stored(state)
+    found = edge(log, state).samples()
+    assert found["edge_requests_total"]['{service="api",status="200"}'] == 2
+    assert found["edge_requests_total"]['{service="api",status="404"}'] == 1
     buckets = found["edge_request_duration_seconds_bucket"]
-    assert [buckets[f'{{le="{bound}"}}'] for bound in ("0.01", "0.025", "0.5", "10.0", "+Inf")] == [
-        *(0, 1, 2, 2, 3)
-    ]
-    assert found["edge_request_duration_seconds_count"] == {"": 3}
-    assert found["edge_request_duration_seconds_sum"] == {"": pytest.approx(20.32)}
-    assert found["edge_upstream_failures_total"] == {"": 2}
+    bounds = ("0.01", "0.025", "0.5", "10.0", "+Inf")
+    assert [buckets[f'{{service="api",le="{bound}"}}'] for bound in bounds] == [0, 1, 2, 2, 3]
+    assert found["edge_request_duration_seconds_count"]['{service="api"}'] == 3
+    assert found["edge_request_duration_seconds_sum"]['{service="api"}'] == pytest.approx(20.32)
+    assert found["edge_upstream_failures_total"]['{service="api"}'] == 2
     append(log, log_line(200, 1))
     log.rename(tmp_path / "access.log.1")
     append(log, log_line(200, 1))
     append(tmp_path / "access.log.1", log_line(200, 1))
-    again = host_metrics.Edge(log, json.loads(json.dumps(state))).samples()
-    assert again["edge_requests_total"]['{status="200"}'] == 5
+    again = edge(log, stored(state)).samples()
+    assert again["edge_requests_total"]['{service="api",status="200"}'] == 5
+
+
+def test_each_service_has_counts_of_its_own(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    log.touch()
+    state: dict[str, Any] = {}
+    counters = edge(log, state, "api", "shop")
+    counters.samples()
+    unknown = json.loads(log_line(421, 0.1))
+    del unknown["service"]
+    append(log, log_line(200, 1), log_line(502, 2, "502", "shop"), json.dumps(unknown) + "\n")
+    found = counters.samples()
+    requests = {key: count for key, count in found["edge_requests_total"].items() if count}
+    assert requests == {
+        '{service="",status="421"}': 1,
+        '{service="api",status="200"}': 1,
+        '{service="shop",status="502"}': 1,
+    }
+    assert found["edge_upstream_failures_total"] == {
+        '{service=""}': 0,
+        '{service="api"}': 0,
+        '{service="shop"}': 1,
+    }
+    # A service that the edge no longer has.
+    assert '{service="shop"}' not in edge(log, stored(state)).samples()["edge_upstream_failures_total"]
+
+
+def test_counts_of_a_release_without_services_begin_anew(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    append(log, log_line(200, 1))
+    positions = {str(log.stat().st_ino): 0}
+    old = {"status": {"200": 7}, "buckets": [0] * 11, "seconds": 7, "positions": positions}
+    found = edge(log, old).samples()["edge_requests_total"]
+    assert found['{service="api",status="200"}'] == 1
 
 
 def test_a_request_that_is_not_utf_8_is_counted(tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     log.touch()
-    state = json.loads("{}")
-    host_metrics.Edge(log, state).samples()
+    state: dict[str, Any] = {}
+    edge(log, state).samples()
     # nginx writes the bytes of a path such as /%ff as they are.
     line = b'{"path": "/\xff", ' + log_line(404, 0.1).encode().removeprefix(b"{")
     log.write_bytes(line)
-    assert host_metrics.Edge(log, state).samples()["edge_requests_total"]['{status="404"}'] == 1
+    assert edge(log, state).samples()["edge_requests_total"]['{service="api",status="404"}'] == 1
+
+
+def test_releases_and_deploys_of_all_services_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_metrics, "SERVICES", tmp_path)
+    monkeypatch.setattr(host_metrics, "pending_upgrades", lambda: {"security": 0, "other": 0})
+    for service, result in {"api": "ok", "shop": "failed"}.items():
+        home = tmp_path / service
+        (home / "instances/1.0-a.1").mkdir(parents=True)
+        (home / "current").symlink_to(home / "instances/1.0-a.1")
+        entry = {"time": "2026-01-02T03:04:05Z", "action": "deploy", "result": result, "release": "1.0-a"}
+        (home / "history.jsonl").write_text(json.dumps(entry) + "\n")
+    settings = {"certificates": [], "services": ["api", "new", "shop"], "nginx_status": ""}
+    found = host_metrics.collect(settings, {}, None)
+    assert list(found["fastmetal_release_info"]) == [
+        '{service="api",release="1.0-a"}',
+        '{service="shop",release="1.0-a"}',
+    ]
+    assert found["fastmetal_deploy_success"] == {
+        '{service="api",action="deploy",release="1.0-a"}': 1,
+        '{service="shop",action="deploy",release="1.0-a"}': 0,
+    }
 
 
 def test_text_format_describes_each_family_once() -> None:
@@ -84,7 +154,7 @@ def test_text_format_describes_each_family_once() -> None:
 
 def test_expensive_results_are_remembered_until_their_source_changes() -> None:
     calls: list[int] = []
-    state = json.loads("{}")
+    state: dict[str, Any] = {}
 
     def work() -> int:
         calls.append(1)

@@ -41,6 +41,7 @@ HARMLESS = (
     "ALTER TABLE products VALIDATE CONSTRAINT ck",
     "ALTER TABLE products ADD CONSTRAINT uq UNIQUE USING INDEX ix_products_note",
     "CREATE TABLE makers (id BIGINT NOT NULL);\nCREATE INDEX ix_makers ON makers (id)",
+    'CREATE TABLE shop."Makers" (id BIGINT);\nDROP TABLE shop."Makers"',
     "UPDATE alembic_version SET version_num='0005' WHERE alembic_version.version_num = '0004'",
 )
 
@@ -61,6 +62,33 @@ def test_a_harmless_statement_passes(statement: str) -> None:
 def test_a_revision_allows_only_its_own_statements() -> None:
     plan = f"{HEAD}-- allow: drop\n\n-- Running upgrade 0005 -> 0006\n\nDROP TABLE products;\n"
     assert len(lint.faults(plan)) == 1
+
+
+def test_an_empty_database_has_no_live_release() -> None:
+    plan = "-- Running upgrade  -> 0001\nSELECT 1;\n-- Running upgrade 0001 -> 0002\nDROP TABLE b"
+    assert lint.faults(plan) == []
+    assert lint.faults(f"-- Database at base\n{HEAD}DROP TABLE b;") == []
+
+
+def test_a_plan_without_headers_is_judged_too() -> None:
+    (fault,) = lint.faults("DROP TABLE products;")
+    assert fault.startswith("The migration: `DROP TABLE products` removes")
+    assert not lint.is_empty("DROP TABLE products;")
+    assert lint.is_empty("BEGIN;\n\n-- nothing\nCOMMIT;\n")
+
+
+def test_an_operator_speaks_for_a_revision() -> None:
+    plan = f"{HEAD}DROP TABLE products;\n-- Running upgrade 0005 -> 0006\nDROP TABLE makers;\n"
+    said = lint.annotate(plan, {"0005": {"allow": ["drop"], "reversible": False}})
+    (fault,) = lint.faults(said)
+    assert fault.startswith("Revision 0006")
+    assert lint.rollback_barrier(said) == "0005, which is not reversible"
+
+
+def test_a_merge_has_several_predecessors() -> None:
+    plan = "-- Database at b2, c3\n-- Running upgrade b2, c3 -> d4\n"
+    assert lint.revisions(plan) == [("d4", "b2, c3")]
+    assert lint.start_of(plan) == "b2, c3"
 
 
 def test_revisions_and_rollback_barrier_of_a_plan() -> None:

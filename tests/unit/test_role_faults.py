@@ -132,6 +132,19 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "postgresql",
+        {
+            "postgresql_databases": {"api": {"migration_role": "deployer"}},
+            "postgresql_roles": {"deployer": {"password": SECRET}},
+        },
+        "A database in postgresql_databases has an app_role or a migration_role: beside an",
+    ),
+    (
+        "postgresql",
+        {"postgresql_databases": {"api": {"app_role": None, "migration_role": "api_owner"}}},
+        "A migration_role in postgresql_databases must be a role that neither owns a database nor serves.",
+    ),
+    (
+        "postgresql",
         {"postgresql_databases": {"reports": {"onwer": "reports"}}},
         "postgresql_databases.reports.onwer is unknown: write owner."
         " postgresql_databases.reports.owner is missing: set it to a string.",
@@ -154,13 +167,13 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "redis",
         {"redis_maxmemory_mb": 8},
-        "redis_maxmemory_mb is 8: set it to 16 or more, or to 0 for about a tenth",
+        "cache: set the memory limit (redis_maxmemory_mb, or maxmemory_mb in redis_instances) to 16 MiB",
     ),
-    ("redis", {"redis_maxmemory_mb": 3500}, "more than three quarters of this host's 4000 MiB: lower it."),
+    ("redis", {"redis_maxmemory_mb": 3500}, "more than three quarters of this host's 4000: lower"),
     (
         "redis",
         {"redis_users": {"api": None}},
-        "redis_users and redis_base_users are empty, and the default user is off",
+        "cache has no users, and the default user is off: add at least one to redis_users",
     ),
     (
         "redis",
@@ -170,12 +183,12 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "redis",
         {"redis_users": {"api": {"keys": []}}},
-        "Every user in redis_users needs at least one key pattern",
+        "Every Redis user needs at least one key pattern",
     ),
     (
         "redis",
         {"redis_users": {"api": {"commands": ["flushall"]}}},
-        "Commands in redis_users look like +@read",
+        "Commands of Redis users look like +@read",
     ),
     (
         "redis",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ansible.template import trust_as_template
+
 from tests.roles import Role
 
 SECRET = "0123456789abcdef"
@@ -21,6 +23,7 @@ def test_a_redis_user_keeps_those_of_the_wiring() -> None:
         ansible_facts=FACTS,
         redis_base_users={"api": {"password": SECRET, "keys": ["api:*"]}},
         redis_users={"api": {"commands": ["+@read"]}, "reports": {"password": SECRET, "keys": ["reports:*"]}},
+        instance=trust_as_template("{{ __redis_instances | first }}"),
     )
     users = [line for line in redis.render("redis.conf.j2").splitlines() if line.startswith("user ")]
     assert [line.split()[1] for line in users] == ["default", "api", "reports"]

@@ -31,21 +31,9 @@ def test_addresses() -> None:
     assert wiring.endpoints([], HOSTVARS, "app") == []
 
 
-def test_scrape_targets() -> None:
-    assert wiring.scrape_targets(["web1", "mon1"], HOSTVARS, "node") == [
-        {"address": "192.0.2.11:9100", "host": "web1", "scheme": "https"},
-        {"address": "127.0.0.1:9100", "host": "mon1", "scheme": "http"},
-    ]
-
-
 def test_sans() -> None:
     names = ["api.example.com", "192.0.2.1", "2001:db8::1", "192.example", "api.example.com"]
     assert wiring.sans(names) == ["DNS:api.example.com", "IP:192.0.2.1", "IP:2001:db8::1", "DNS:192.example"]
-
-
-def test_urls() -> None:
-    assert wiring.urls(["a.example"], "/ready") == ["https://a.example/ready"]
-    assert wiring.urls(["a.example"], scheme="http") == ["http://a.example"]
 
 
 def test_present_keeps_what_is_empty() -> None:

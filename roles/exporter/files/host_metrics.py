@@ -26,10 +26,16 @@ from files import write_atomically
 from follow import Follower
 from history import read_history
 
+SERVICES = Path("/srv")
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 STATUSES = ("200", "429", "500", "502", "503", "504")
+EDGE_METRICS = (
+    "edge_requests_total",
+    *(f"edge_request_duration_seconds_{part}" for part in ("bucket", "sum", "count")),
+    "edge_upstream_failures_total",
+)
 HELP = {
-    "edge_requests_total": ("counter", "Requests answered by the edge, from its access log."),
+    "edge_requests_total": ("counter", "Requests answered by the edge, from its access log, by service."),
     "edge_request_duration_seconds": ("histogram", "Response time at the edge, from its access log."),
     "edge_upstream_failures_total": (
         "counter",
@@ -74,7 +80,7 @@ def remembered(state: dict[str, Any], key: str, mark: str, work: Callable[[], An
 
 def release(service: str) -> Samples:
     """Return the live release; `current` links to its instance, named by release and number."""
-    current = Path(f"/srv/{service}/current")
+    current = SERVICES / service / "current"
     if not current.is_symlink():
         return {}
     name = re.sub(r"\.\d+$", "", current.readlink().name)
@@ -83,7 +89,7 @@ def release(service: str) -> Samples:
 
 def deploys(service: str) -> Samples:
     """Return the result of the last entry in the service's history on this host."""
-    entries = read_history(Path(f"/srv/{service}/history.jsonl"))
+    entries = read_history(SERVICES / service / "history.jsonl")
     if not entries:
         return {}
     last = entries[-1]
@@ -147,44 +153,59 @@ def nginx(url: str) -> Samples:
 
 
 class Edge:
-    """Counters of the edge's responses that continue over restarts and log rotations."""
+    """Counters of the edge's responses by service that continue over restarts and log rotations.
 
-    def __init__(self, log: Path, counts: dict[str, Any]) -> None:
+    Responses of no service, such as those to unknown host names, have an empty label.
+    """
+
+    def __init__(self, log: Path, services: list[str], counts: dict[str, Any]) -> None:
         """Continue with the counts of an earlier run, and keep them up to date for the next one."""
+        known = counts.get("services", {})
         # From 0: rate() misses the increase of a counter that first appears with a value.
-        counts.setdefault("status", dict.fromkeys(STATUSES, 0))
-        counts.setdefault("buckets", [0] * len(BUCKETS))
+        self.services = {name: known.get(name) or self._zero() for name in ["", *services]}
+        counts["services"] = self.services
         self.counts = counts
         self.follower = Follower(log, counts.get("positions"))
 
+    @staticmethod
+    def _zero() -> dict[str, Any]:
+        return {
+            "status": dict.fromkeys(STATUSES, 0),
+            "buckets": [0] * len(BUCKETS),
+            "seconds": 0.0,
+            "failures": 0,
+        }
+
     def samples(self) -> Samples:
         """Count the new lines and return the totals."""
-        counts = self.counts
         for line in self.follower.new_lines():
             try:
-                entry = json.loads(line.decode(errors="replace"))
-                seconds, status, upstream = entry["duration"], str(entry["status"]), entry["upstream_status"]
+                self._count(json.loads(line.decode(errors="replace")))
             except (ValueError, KeyError):
                 continue
-            counts["status"][status] = counts["status"].get(status, 0) + 1
-            counts["seconds"] = counts.get("seconds", 0) + seconds
-            for index, bound in enumerate(BUCKETS):
-                counts["buckets"][index] += seconds <= bound
-            # After a retry it holds the status of each attempt: "502, 200".
-            failed = upstream.count("502") + upstream.count("504")
-            counts["failures"] = counts.get("failures", 0) + failed
-        counts["positions"] = self.follower.positions
-        total = sum(counts["status"].values())
-        buckets = {labels(le=str(bound)): n for bound, n in zip(BUCKETS, counts["buckets"], strict=True)}
-        return {
-            "edge_requests_total": {
-                labels(status=key): count for key, count in sorted(counts["status"].items())
-            },
-            "edge_request_duration_seconds_bucket": buckets | {labels(le="+Inf"): total},
-            "edge_request_duration_seconds_sum": {"": counts.get("seconds", 0)},
-            "edge_request_duration_seconds_count": {"": total},
-            "edge_upstream_failures_total": {"": counts.get("failures", 0)},
-        }
+        self.counts["positions"] = self.follower.positions
+        found: Samples = {name: {} for name in EDGE_METRICS}
+        for service, counts in self.services.items():
+            requests, buckets, seconds, total, failures = found.values()
+            answers = sum(counts["status"].values())
+            for status, count in sorted(counts["status"].items()):
+                requests[labels(service=service, status=status)] = count
+            for bound, count in zip((*map(str, BUCKETS), "+Inf"), (*counts["buckets"], answers), strict=True):
+                buckets[labels(service=service, le=bound)] = count
+            seconds[labels(service=service)] = counts["seconds"]
+            total[labels(service=service)] = answers
+            failures[labels(service=service)] = counts["failures"]
+        return found
+
+    def _count(self, entry: dict[str, Any]) -> None:
+        seconds, status, upstream = entry["duration"], str(entry["status"]), entry["upstream_status"]
+        counts = self.services.setdefault(entry.get("service", ""), self._zero())
+        counts["status"][status] = counts["status"].get(status, 0) + 1
+        counts["seconds"] += seconds
+        for index, bound in enumerate(BUCKETS):
+            counts["buckets"][index] += seconds <= bound
+        # After a retry it holds the status of each attempt: "502, 200".
+        counts["failures"] += upstream.count("502") + upstream.count("504")
 
 
 def render(samples: Mapping[str, Mapping[str, float]]) -> str:
@@ -211,8 +232,9 @@ def notify(state: str) -> None:
 def collect(settings: dict[str, Any], state: dict[str, Any], edge: Edge | None) -> Samples:
     """Return all samples; state holds what the next collection needs of this one."""
     samples = certificates(settings["certificates"], state) | upgrades(state)
-    if settings["service"]:
-        samples |= release(settings["service"]) | deploys(settings["service"])
+    for service in settings["services"]:
+        for metric, values in (release(service) | deploys(service)).items():
+            samples.setdefault(metric, {}).update(values)
     if settings["nginx_status"]:
         samples |= nginx(settings["nginx_status"])
     if edge:
@@ -226,7 +248,9 @@ def main() -> None:
     directory = Path(os.environ["STATE_DIRECTORY"])
     state_file = directory / "state.json"
     state = json.loads(state_file.read_text()) if state_file.exists() else {}
-    edge = Edge(Path(settings["edge_log"]), state.setdefault("edge", {})) if settings["edge_log"] else None
+    edge = None
+    if settings["edge_log"]:
+        edge = Edge(Path(settings["edge_log"]), settings["edge_services"], state.setdefault("edge", {}))
     while True:
         samples = collect(settings, state, edge)
         # Without fsync: the next collection replaces both files anyway.

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 from files import write_atomically
-from lint import faults, revisions
 from service import ReleaseError, Service, answer, release_of, succeeds
 
 # A token for the checks is reused for this long: a rollback often follows a deploy and must not wait for one.
@@ -81,39 +80,16 @@ class Changes(Service):
             self.record(metadata, release=release, previous=release_of(old), seconds=seconds, result="ok")
         return result
 
-    def migrate(self, release: str, commands: dict[str, str]) -> dict[str, Any]:
+    def migrate(self, release: str, options: dict[str, Any]) -> dict[str, Any]:
         """Migrate the database to a release's schema, or leave it as it was."""
+        # Only a deploy needs it.
+        from migration import Migration
+
         try:
-            return self.try_to_migrate(release, commands)
+            return Migration(self, release, options).run()
         except ReleaseError as error:
             self.mark_failed(release, str(error))
             raise
-
-    def try_to_migrate(self, release: str, commands: dict[str, str]) -> dict[str, Any]:
-        """Plan, judge and run the migration; undo it if it fails half-way."""
-        manage = (f"/usr/local/sbin/{self.name}-manage", "--release", release)
-        steps: list[tuple[str, str]] = []
-        if commands.get("plan"):
-            plan = answer(*manage, *commands["plan"].split())
-            steps = revisions(plan)
-            if not steps:
-                return {"changed": False}
-            if wrong := faults(plan):
-                raise ReleaseError(". ".join(wrong))
-            write_atomically(self.srv / "releases" / release / "migration.sql", plan + "\n", 0o600)
-        try:
-            answer(*manage, *commands["migrate"].split())
-        except ReleaseError as error:
-            if not steps or not commands.get("back"):
-                raise
-            start = steps[0][1] or "base"
-            try:
-                answer(*manage, *commands["back"].split(), start)
-            except ReleaseError as second:
-                raise ReleaseError(f"{error}. Going back to {start} failed too: {second}") from None
-            (self.srv / "releases" / release / "migration.sql").unlink()
-            raise ReleaseError(f"{error}. The database is at revision {start}, as before") from None
-        return {"changed": True, "revisions": [after for after, _ in steps]}
 
     def ensure_enabled(self) -> bool:
         """Enable and start the service's umbrella unit; return whether that was necessary."""
@@ -280,8 +256,11 @@ def parse() -> argparse.Namespace:
             command.add_argument("--force", action="store_true", help="also if nothing has changed")
             command.add_argument("--check", type=json.loads, metavar="JSON", help="the check that follows")
         if name == "migrate":
-            for step in ("plan", "migrate", "back"):
-                command.add_argument(f"--{step}", default="", help="arguments of the manage command")
+            command.add_argument("--migrate", required=True, help="the command that migrates")
+            command.add_argument("--plan", default="", help="the command that prints pending SQL")
+            command.add_argument("--back", default="", help="the command that undoes, before a revision")
+            command.add_argument("--revisions", type=json.loads, default={}, help="attributes, as JSON")
+            command.add_argument("--wait", type=float, default=60, metavar="SECONDS", help="for a lock")
         if name in ("promote", "prune"):
             command.add_argument("--keep", type=int, default=5, metavar="RELEASES")
         if name == "rollback":
@@ -318,8 +297,7 @@ def run_command(service: Changes, options: argparse.Namespace) -> dict[str, Any]
             service.prune_releases(options.keep)
             return result
         if options.command == "migrate":
-            commands = {"plan": options.plan, "migrate": options.migrate, "back": options.back}
-            return service.migrate(options.release, commands)
+            return service.migrate(options.release, vars(options))
         if options.command == "lock":
             return service.take_lock(metadata, options.seconds, break_lock=options.break_lock)
         if options.command == "promote":

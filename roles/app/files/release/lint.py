@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 # Pattern of the statement, the word that allows it, and the advice.
 RULES = (
@@ -26,29 +27,68 @@ RULES = (
 )  # fmt: skip
 
 
+HEADER = re.compile(r"^-- Running upgrade (.*?) ?-> (\S+)$", re.MULTILINE)
+NAME = r'(?:"[^"]+"|[^\s(;"]+)+'
+
+
 def revisions(plan: str) -> list[tuple[str, str]]:
     """Return the plan's revisions in order, each with its predecessor; "" is an empty database."""
-    found = re.findall(r"^-- Running upgrade (\S*) -> (\S+)$", plan, re.MULTILINE)
-    return [(after, before) for before, after in found]
+    return [(after, before) for before, after in HEADER.findall(plan)]
+
+
+def is_empty(plan: str) -> bool:
+    """Return whether a plan changes nothing."""
+    statements = re.sub(r"^--.*$", "", plan, flags=re.MULTILINE).split(";")
+    return not revisions(plan) and {text.strip() for text in statements} <= {"", "BEGIN", "COMMIT"}
+
+
+def start_of(plan: str) -> str:
+    """Return the database's revision before a plan; several are separated by commas."""
+    if found := re.search(r"^-- Database at (.*)$", plan, re.MULTILINE):
+        return found[1]
+    steps = revisions(plan)
+    return (steps[0][1] if steps else "") or "base"
+
+
+def annotate(plan: str, attributes: dict[str, dict[str, Any]]) -> str:
+    """Add what the operator says of revisions to the plan, as comments like their own."""
+
+    def comments(header: re.Match[str]) -> str:
+        said = attributes.get(header[2], {})
+        lines = [f"-- allow: {word}" for word in said.get("allow", [])]
+        lines += [f"-- not {word}" for word in ("compatible", "reversible") if not said.get(word, True)]
+        return "\n".join([header[0], *lines])
+
+    return HEADER.sub(comments, plan)
+
+
+def parts(plan: str) -> list[tuple[str, str]]:
+    """Return each revision with its text; a plan without headers is one part without a name."""
+    pieces = HEADER.split(plan)
+    return list(zip(pieces[2::3], pieces[3::3], strict=True)) or [("", plan)]
 
 
 def faults(plan: str) -> list[str]:
     """Return a sentence for each dangerous statement that its revision does not allow."""
+    if revisions(plan) and start_of(plan) == "base":
+        # No release uses an empty database.
+        return []
     found: list[str] = []
     fresh: set[str] = set()
-    for part in re.split(r"^-- Running upgrade .*?-> ", plan, flags=re.MULTILINE)[1:]:
-        revision, _, part = part.partition("\n")
-        allowed = set(re.findall(r"^-- allow: (\S+)$", part, re.MULTILINE))
-        statements = re.sub(r"^--.*$", "", part, flags=re.MULTILINE).split(";")
-        for statement in (" ".join(text.split()) for text in statements):
-            fresh |= set(re.findall(r"^CREATE TABLE (?:IF NOT EXISTS )?(\S+)", statement))
-            table = re.search(r"^ALTER TABLE (?:ONLY )?(\S+)| ON (\S+)", statement)
+    for revision, text in parts(plan):
+        allowed = set(re.findall(r"^-- allow: (\S+)$", text, re.MULTILINE))
+        statements = re.sub(r"^--.*$", "", text, flags=re.MULTILINE).split(";")
+        for statement in (" ".join(words.split()) for words in statements):
+            fresh |= set(re.findall(rf"^CREATE TABLE (?:IF NOT EXISTS )?({NAME})", statement, re.IGNORECASE))
+            table = re.search(
+                rf"^(?:ALTER|DROP) TABLE (?:IF EXISTS |ONLY )*({NAME})| ON ({NAME})", statement, re.IGNORECASE
+            )
             # The live release does not use a table that this plan creates.
             if table and (table[1] or table[2]) in fresh:
                 continue
             found += [
-                f"Revision {revision}: `{statement[:80]}` {advice}"
-                f' (or accept it: allow = {{"{word}"}} in the revision)'
+                f"{f'Revision {revision}' if revision else 'The migration'}: `{statement[:80]}` {advice}"
+                f' (or accept it: allow = {{"{word}"}} in the revision or in migrate_revisions)'
                 for pattern, word, advice in RULES
                 if word not in allowed and re.search(pattern, statement, re.IGNORECASE)
             ]
@@ -57,7 +97,7 @@ def faults(plan: str) -> list[str]:
 
 def rollback_barrier(plan: str) -> str:
     """Return the first revision of a plan that earlier releases cannot work with, and why."""
-    for part in re.split(r"^-- Running upgrade .*?-> ", plan, flags=re.MULTILINE)[1:]:
-        if words := re.findall(r"^-- not (compatible|reversible)$", part, re.MULTILINE):
-            return f"{part.split()[0]}, which is not {' and not '.join(words)}"
+    for revision, text in parts(plan):
+        if words := re.findall(r"^-- not (compatible|reversible)$", text, re.MULTILINE):
+            return f"{revision}, which is not {' and not '.join(words)}"
     return ""
