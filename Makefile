@@ -19,7 +19,7 @@ export LC_ALL := C.UTF-8
 unexport ANSIBLE_INVENTORY VIRTUAL_ENV
 
 .PHONY: help venv lock lab demo demo-down secrets reference check lint-ansible lint-python test test-unit test-lab test-app test-demo test-preflight \
-  image buildah dev dev-servers dev-down soak bench clean
+  image buildah chromium dev dev-servers dev-down soak bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -127,7 +127,7 @@ test-unit: venv $(LAB_SECRETS)
 
 # Parts that are joined by "+" run side by side: what follows the first one is niced, so that it takes the processor
 # time that the first one leaves idle and no deadline fails. CONTRIBUTING.md has a table of their durations.
-PARTS := check test-lab test-app scenario-default+test-preflight scenario-split+test-demo+scenario-own_app scenario-release
+PARTS := check test-lab test-app scenario-default+test-preflight scenario-split+test-demo+scenario-apps scenario-release
 test: venv lab $(LAB_SECRETS) $(VENV)/.compiled ## Run every test, as CI does, and print how long each part took
 	@trap 'printf "\nmin:sec  part\n"; cat .lab/times' EXIT; mkdir -p .lab; : > .lab/times; \
 	for part in $(PARTS); do \
@@ -169,6 +169,13 @@ test-demo: venv lab $(VENV)/.compiled ## Test the demo in a clone: from nothing,
 test-preflight: venv lab $(LAB_SECRETS) ## Test preflight on lab hosts, and the dashboards against Grafana's types
 	@command -v npm >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends npm >/dev/null
 	pytest tests/hosts --ignore tests/hosts/test_lab.py
+
+# It loads pages in a browser; machines of GitHub have Chrome.
+scenario-apps: chromium
+
+chromium:
+	@command -v chromium-headless-shell chromium google-chrome >/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium-headless-shell >/dev/null; }
 
 scenario-%: venv lab $(LAB_SECRETS) ## Run one Molecule scenario: make scenario-split
 	molecule test --scenario-name $*

@@ -60,10 +60,11 @@ class Site:
         *,
         port: int | None = None,
         host: str | None = None,
+        body: str | bytes | None = None,
     ) -> Answer:
         connection = http.client.HTTPConnection(self.name)
         connection.sock = self.connect(port=port)
-        connection.request(method, path, headers={"Host": host or self.name, **(headers or {})})
+        connection.request(method, path, body, {"Host": host or self.name, **(headers or {})})
         response = connection.getresponse()
         answer = Answer(response.status, response.headers, response.read())
         connection.close()

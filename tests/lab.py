@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LABCTL = ROOT / "roles/lab/files/labctl.py"
 SHARED_GROUP_VARS = ROOT / "group_vars/all"
 LAB_GROUP_VARS = ROOT / "inventories/lab/group_vars"
-# Services of the host of tests/app, as an argument of ansible-playbook. Only databases and Redis users are made for them.
+# Services whose databases and Redis users the host of tests/app has; an argument of ansible-playbook.
 SERVICES = json.dumps(
     {
         "services": {

@@ -97,6 +97,17 @@ def name_faults(host: str, public_name: str) -> Iterator[str]:
         yield f"public_name is {public_name!r}: write a host name or an address, without scheme or path"
 
 
+def evaluate(name: str, written: Any, templar: Templar) -> Any:
+    """Return the value of a variable; templates of a service's entry use the objects of that service."""
+    if name != "services" or not isinstance(written, Mapping):
+        return templar.template(written)
+    values = {}
+    for service, entry in written.items():
+        variables = {**templar.available_variables, "service_name": service}
+        values[service] = templar.copy_with_new_env(available_variables=variables).template(entry)
+    return values
+
+
 def variable_faults(
     roles: Iterable[str], specs: Specs, variables: Mapping[str, Any], templar: Templar, own: Iterable[str]
 ) -> Iterator[str]:
@@ -120,7 +131,7 @@ def variable_faults(
                 yield f"{name} is not set: {purpose(option, folder)}"
             continue
         try:
-            value = templar.template(variables[name])
+            value = evaluate(name, variables[name], templar)
         except AnsibleError as error:
             missing = re.search(r"'(\w+)' is undefined", str(error))
             if missing and missing[1].startswith("secret_"):

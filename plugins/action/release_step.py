@@ -27,7 +27,7 @@ options:
     description: "The command."
   release: {type: str, default: "", description: "The release, for the steps that have one."}
   metadata: {type: dict, default: {}, description: "Who changes what, for the lock and the history."}
-  options: {type: dict, default: {}, description: "Further options: true is a flag, a dictionary is JSON."}
+  options: {type: dict, default: {}, description: "Further options: true is a flag, a dictionary the input."}
 """
 
 EXAMPLES = r"""
@@ -49,11 +49,17 @@ def command_line(args: Mapping[str, Any]) -> list[str]:
     command += [args["release"]] if args["release"] else []
     command += ["--metadata", json.dumps(args["metadata"])]
     for name, value in args["options"].items():
-        if value is True:
+        if value is True or isinstance(value, dict):
             command.append(f"--{name}")
         elif value is not False:
-            command.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+            command.append(f"--{name}={value}")
     return command
+
+
+def input_of(args: Mapping[str, Any]) -> bytes:
+    """Return the input of the command: the dictionary among its options, or an empty line."""
+    given = [value for value in args["options"].values() if isinstance(value, dict)]
+    return json.dumps(given[0]).encode() if given else b"\n"
 
 
 def outcome(program: str, done: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,7 +91,7 @@ class ActionModule(ActionBase):
         )
         command = command_line(args)
         try:
-            done = run_command(self, shlex.join(command))
+            done = run_command(self, shlex.join(command), input_of(args))
         except AnsibleConnectionFailure as error:
             # An ordinary failure, so that the run rolls back every host that it can reach.
             return result | {"failed": True, "msg": f"The host cannot be reached: {error}"}

@@ -8,7 +8,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 # Fields that the table shows in columns of their own, or that are the same in all lines.
-SHOWN = {"time", "level", "logger", "message", "request_id", "trace_id"}
+SHOWN = {"time", "level", "logger", "message", "request_id", "trace_id", "exc_info"}
 
 
 def sentence(source: str, line: dict[str, Any]) -> str:
@@ -24,11 +24,12 @@ def sentence(source: str, line: dict[str, Any]) -> str:
         answer = f"{line['method']} {line['path']} {line['status']} in {line['duration_ms']:.0f} ms"
         return answer + (f" for {line['user']}" if line.get("user") else "")
     rest = (f"{key}={value}" for key, value in line.items() if key not in SHOWN)
-    return " ".join([str(line.get("level", "-")), str(line.get("message", "")), *rest])
+    words = " ".join([*(str(line[key]) for key in ("level", "message") if key in line), *rest])
+    return "\n".join([words, *filter(None, [line.get("exc_info")])])
 
 
 class ActionModule(ActionBase):
-    """Action `show_request`: request_id, hours, results ({host: what request_lines returned})."""
+    """Action `show_request`: request_id, service, hours, results ({host: what request_lines returned})."""
 
     _requires_connection = False
 
@@ -37,6 +38,7 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         arguments = self._task.args
         results = arguments["results"]
+        of = f" of {arguments['service']}" if arguments["service"] else ""
         unreachable = sorted({host for host, returned in results if returned.get("unreachable")})
         found = {
             (entry["begin"], entry["host"], entry["source"], sentence(entry["source"], entry["line"]))
@@ -61,6 +63,6 @@ class ActionModule(ActionBase):
             result.update(
                 failed=True,
                 msg=f"No line of the last {arguments['hours']} hours is about the request "
-                f"{arguments['request_id']}: check the id, or look further back with -e hours=<number>.",
+                f"{arguments['request_id']}{of}: check the id, or look further back with -e hours=<number>.",
             )
         return result

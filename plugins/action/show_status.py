@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,7 +15,7 @@ Status = Mapping[str, Any]
 CERTIFICATE_DAYS = 14  # site.yml renews a certificate when a third of its lifetime is left
 DISK_PERCENT = 90
 HEADER = (
-    *("host", "live release", "commit", "since", "schema", "workers"),
+    *("host", "service", "live release", "commit", "since", "schema", "workers"),
     *("last deploy", "certificates", "disk", "units"),
 )
 
@@ -26,40 +26,52 @@ def moment(value: float | str) -> str:
     return when.astimezone().strftime("%Y-%m-%d %H:%M")
 
 
-def row(host: str, status: Status) -> tuple[str, ...]:
-    """Return a host's row of the table; an unreachable host has two cells."""
+def rows(host: str, status: Status) -> Iterator[tuple[str, ...]]:
+    """Yield a host's rows of the table, one for each service; an unreachable host has two cells."""
     if reason := status.get("unreachable"):
-        return (host, f"unreachable: {reason}")
-    release, deploy = status["release"] or {}, status["last_deploy"] or {}
+        yield (host, f"unreachable: {reason}")
+        return
     days, disks, units = status["certificates"].values(), status["disks"], status["units"].values()
     worst = max(disks, key=disks.__getitem__)
-    return (
-        host,
-        release.get("id", "-"),
-        (release.get("commit") or "-")[:8],
-        moment(release["since"]) if release else "-",
-        status["revision"] or "-",
-        "-" if status["workers"] is None else str(status["workers"]),
-        f"{deploy['action']} {deploy['result']} by {deploy['by']}, {moment(deploy['time'])}"
-        if deploy
-        else "-",
+    # Of the host, so in its first row only.
+    common: tuple[str, ...] = (
         f"{min(days)} days" if days else "-",
         f"{disks[worst]} % of {worst}",
         f"{sum(state == 'active' for state in units)}/{len(units)} active",
+    )
+    for name, service in status["services"].items() or [("-", None)]:
+        yield (host, name, *service_cells(service), *common)
+        common = ()
+
+
+def service_cells(service: Status | None) -> tuple[str, ...]:
+    """Return the cells of a service on a host, or those of a host without services."""
+    if service is None:
+        return ("-",) * 6
+    release, deploy, workers = service["release"] or {}, service["last_deploy"] or {}, service["workers"]
+    return (
+        release.get("id", "-"),
+        (release.get("commit") or "-")[:8],
+        moment(release["since"]) if release else "-",
+        service["revision"] or "-",
+        "-" if workers is None else str(workers),
+        f"{deploy['action']} {deploy['result']} by {deploy['by']}, {moment(deploy['time'])}"
+        if deploy
+        else "-",
     )
 
 
 def table(fleet: Mapping[str, Status]) -> list[str]:
     """Return the lines of the table."""
-    rows = [HEADER, *(row(host, status) for host, status in fleet.items())]
-    whole = [cells for cells in rows if len(cells) == len(HEADER)]
-    widths = [max(len(cells[index]) for cells in whole) for index in range(len(HEADER))]
-    widths[0] = max(len(cells[0]) for cells in rows)
-    return ["  ".join(map(str.ljust, cells, widths[: len(cells)])).rstrip() for cells in rows]
+    lines = [HEADER, *(cells for host, status in fleet.items() for cells in rows(host, status))]
+    whole = [cells for cells in lines if len(cells) > 2]
+    widths = [max(len(cells[index]) for cells in whole if index < len(cells)) for index in range(len(HEADER))]
+    widths[0] = max(len(cells[0]) for cells in lines)
+    return ["  ".join(map(str.ljust, cells, widths[: len(cells)])).rstrip() for cells in lines]
 
 
-def host_problems(host: str, status: Status) -> Iterator[str]:
-    """Yield a sentence for each problem of a host."""
+def host_problems(host: str, status: Status, services: Collection[str]) -> Iterator[str]:
+    """Yield a sentence for each problem of a host, given the environment's services."""
     if reason := status.get("unreachable"):
         yield f"{host} cannot be reached: {reason}."
         return
@@ -73,47 +85,68 @@ def host_problems(host: str, status: Status) -> Iterator[str]:
     for path, percent in status["disks"].items():
         if percent >= DISK_PERCENT:
             yield f"{host}: the disk of {path} is {percent} % full."
-    yield from history_problems(host, status)
-    yield from leftover_problems(host, status["leftovers"])
+    for name, service in status["services"].items():
+        yield from service_problems(host, name, service)
+    yield from leftover_problems(host, status["leftovers"], services)
     if status["alerts"] is None:
         yield f"{host}: Alertmanager does not answer: look at `journalctl -u prometheus-alertmanager` there."
-    if (release := status["release"]) and not status["workers"]:
-        yield f"{host}: release {release['id']} is current, but it does not run."
+    for name, entry in status["maintenance"].items():
+        since, message = moment(entry["since"]), entry["message"]
+        yield (
+            f"{host} keeps clients of {name} out since {since} ({message}):"
+            f" maintenance.yml -e maintenance=off -e service={name}."
+        )
+
+
+def service_problems(host: str, name: str, service: Status) -> Iterator[str]:
+    """Yield a sentence for each problem of a service on a host."""
+    yield from history_problems(host, name, service)
+    if (release := service["release"]) and not service["workers"]:
+        yield f"{host}: release {release['id']} of {name} is current, but it does not run."
     if release and release["canary"]:
-        yield f"{host}: release {release['id']} is a canary: it serves, and rolls back unless it is promoted."
-    if lock := status["lock"]:
-        yield f"{host} is locked by {lock['by']} from {lock['from']} since {moment(lock['time'])}."
-    if status["maintenance"]:
-        since, message = moment(status["maintenance"]["since"]), status["maintenance"]["message"]
-        yield f"{host} keeps clients out since {since} ({message}): maintenance.yml -e maintenance=off."
+        yield (
+            f"{host}: release {release['id']} of {name} is a canary:"
+            " it serves, and rolls back unless it is promoted."
+        )
+    if lock := service["lock"]:
+        yield f"{host}: {name} is locked by {lock['by']} from {lock['from']} since {moment(lock['time'])}."
 
 
-def history_problems(host: str, status: Status) -> Iterator[str]:
+def history_problems(host: str, name: str, service: Status) -> Iterator[str]:
     """Yield a sentence if the last change failed, and nothing has mended it."""
-    last = status["last_deploy"]
+    last = service["last_deploy"]
     if not last or last["result"] == "ok":
         return
     when = datetime.fromisoformat(last["time"]).timestamp()
     # A run that wrote the configuration after the failure would have added its own failure.
-    if last["action"] == "configure" and (status["configured"] or 0) > when:
+    if last["action"] == "configure" and (service["configured"] or 0) > when:
         return
     reason = f" ({last['reason']})" if last.get("reason") else ""
     result = "was rolled back" if last["result"] == "rolled_back" else last["result"]
     yield (
-        f"{host}: the last {last['action']}, {moment(when)}, {result}{reason}: mend the cause, then repeat it"
-        " or run restart.yml."
+        f"{host}: the last {last['action']} of {name}, {moment(when)}, {result}{reason}: mend the cause, then"
+        f" repeat it or run restart.yml -e service={name}."
     )
 
 
-def leftover_problems(host: str, leftovers: Mapping[str, list[str]]) -> Iterator[str]:
+def leftover_problems(
+    host: str, leftovers: Mapping[str, list[str]], services: Collection[str]
+) -> Iterator[str]:
     """Yield a sentence for each role that the host no longer has; "app NAME" is a service of that name."""
-    for name, units in leftovers.items():
-        role, _, service = name.partition(" ")
+    for key, units in leftovers.items():
+        role, _, service = key.partition(" ")
+        if service and service not in services:
+            yield (
+                f"{host}: {service} is left from before and is not in services: remove it and its data with"
+                f" remove_service.yml -e service={service}."
+            )
+            continue
         commands = [f"systemctl disable --now {' '.join(units)}"] if units else []
         commands += [] if service else [f"rm /{MARKS}/{role}.json"]
         what = f"the service {service}" if service else f"the role {role}"
+        why = "runs elsewhere now" if service else "belongs to no group"
         steps = " and ".join(f"`{command}`" for command in commands)
-        yield f"{host}: {what} is left from before and belongs to no group: remove it with {steps} there."
+        yield f"{host}: {what} is left from before and {why}: remove it with {steps} there."
 
 
 def alert_problems(fleet: Mapping[str, Status]) -> Iterator[str]:
@@ -129,23 +162,29 @@ def alert_problems(fleet: Mapping[str, Status]) -> Iterator[str]:
 
 def drift(fleet: Mapping[str, Status]) -> Iterator[str]:
     """Yield a sentence for each difference between hosts that must be alike."""
-    serving = {host: status for host, status in fleet.items() if status.get("release")}
-    releases = {host: status["release"]["id"] for host, status in serving.items()}
-    if len(set(releases.values())) > 1:
-        shown = ", ".join(f"{host} has {release}" for host, release in releases.items())
-        yield f"The live release differs: {shown}: deploy again."
-    alike: dict[tuple[str, ...], dict[str, str]] = {}
-    for host, status in serving.items():
-        # The settings of a host depend on whether it also runs the database or the cache.
-        own = tuple(sorted({"postgres", "redis"} & set(status["groups"])))
-        alike.setdefault(own, {})[host] = status["configuration"]
-    for hosts in alike.values():
-        if len(set(hosts.values())) > 1:
-            yield f"The service's configuration differs between {', '.join(hosts)}: run site.yml."
+    names = {name: None for status in fleet.values() for name in status.get("services", ())}
+    for name in names:
+        serving = {
+            host: (service, status["groups"])
+            for host, status in fleet.items()
+            if (service := status.get("services", {}).get(name)) and service["release"]
+        }
+        releases = {host: service["release"]["id"] for host, (service, _) in serving.items()}
+        if len(set(releases.values())) > 1:
+            shown = ", ".join(f"{host} has {release}" for host, release in releases.items())
+            yield f"The live release of {name} differs: {shown}: deploy again."
+        alike: dict[tuple[str, ...], dict[str, str]] = {}
+        for host, (service, groups) in serving.items():
+            # The settings of a host depend on whether it also runs the database or the cache.
+            own = tuple(sorted({"postgres", "redis"} & set(groups)))
+            alike.setdefault(own, {})[host] = service["configuration"]
+        for hosts in alike.values():
+            if len(set(hosts.values())) > 1:
+                yield f"The configuration of {name} differs between {', '.join(hosts)}: run site.yml."
 
 
 class ActionModule(ActionBase):
-    """Action `show_status`: results ({host: what host_status returned}), format, strict."""
+    """Action `show_status`: results ({host: what host_status returned}), services, format, strict."""
 
     _requires_connection = False
 
@@ -161,7 +200,11 @@ class ActionModule(ActionBase):
             else:
                 found = returned["status"]
             fleet[host] = {**found, "groups": task_vars["hostvars"][host]["group_names"]}
-        problems = [sentence for host, status in fleet.items() for sentence in host_problems(host, status)]
+        problems = [
+            sentence
+            for host, status in fleet.items()
+            for sentence in host_problems(host, status, arguments["services"])
+        ]
         problems += [*drift(fleet), *alert_problems(fleet)]
         if arguments["format"] == "json":
             self._display.display(json.dumps({"hosts": fleet, "problems": problems}))

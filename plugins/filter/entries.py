@@ -21,7 +21,7 @@ options:
   base: {description: The entries that the operator's are merged over., type: dict, required: true}
   fields:
     description:
-      - Each field with its type (C(str), C(int), C(bool), C(list) or C(dict)). A required field ends with C(!).
+      - Each field with its type: C(str), C(int), C(bool), C(list), C(dict). A required one ends with C(!).
     type: dict
     required: true
 """

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ansible.module_utils.parsing.convert_bool import boolean
+from ansible_collections.fastmetal.metal.plugins.filter.services import service_hosts
+from ansible_collections.fastmetal.metal.plugins.filter.wiring import merge_entries
 
 Hostvars = Mapping[str, Mapping[str, Any]]
 Target = dict[str, Any]
@@ -80,6 +82,38 @@ def service_probes(hosts: Iterable[str], hostvars: Hostvars, health_path: str = 
     return probes
 
 
+def service_states(
+    services: Mapping[str, dict[str, Any]],
+    host: str,
+    app_hosts: Iterable[str],
+    jobs: Mapping[str, Any],
+    *,
+    database: bool,
+) -> list[dict[str, Any]]:
+    """Return the services that status.yml shows of a host: name, runs, database, units.
+
+    jobs: Those of the included service, those of all services if the environment has any, or none.
+    database: Whether the host has the databases.
+    """
+    app_hosts, found = list(app_hosts), []
+    for name, entry in services.items():
+        hosts = service_hosts(entry, app_hosts)
+        has_database = database and bool(entry.get("database"))
+        if host not in hosts:
+            if has_database:
+                found.append({"name": name, "runs": False, "database": True, "units": []})
+            continue
+        own = jobs["all"] if jobs["all"] is not None else entry.get("jobs") or {}
+        units = [f"{name}.socket", f"{name}@*.service"]
+        for job in merge_entries({} if "source" in entry else jobs["included"], own):
+            if "schedule" not in job:
+                units.append(f"{name}-worker-{job['name']}@*.service")
+            elif database or host == hosts[0]:
+                units.append(f"{name}-job-{job['name']}.timer")
+        found.append({"name": name, "runs": True, "database": has_database, "units": units})
+    return found
+
+
 def root_path(entry: Mapping[str, Any]) -> str:
     """Return the path below which a service's public paths are, without the last slash."""
     return str(entry.get("root_path", entry.get("path", "/").removesuffix("/")))
@@ -101,5 +135,5 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
-        functions = (scrape_targets, service_targets, redis_targets, service_probes)
+        functions = (scrape_targets, service_targets, redis_targets, service_probes, service_states)
         return {function.__name__: function for function in functions}

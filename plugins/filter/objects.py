@@ -12,9 +12,9 @@ from ansible_collections.fastmetal.metal.plugins.filter.redis import redis_numbe
 Entry = Mapping[str, Any]
 Services = Mapping[str, Entry]
 
-# What a cache's or a queue's own user may do. KEYS and SORT are for its own keys, RQ needs CLIENT LIST. A user may select
-# one database only, and may not write to another one.
-COMMANDS = ["+@all", "-@admin", "-@dangerous", "+info", "+keys", "+sort", "+sort_ro", "-move", "-copy"]
+# What the user of a cache or a queue may do, besides selecting its database. KEYS and SORT see its own keys,
+# RQ needs CLIENT LIST, and MOVE and COPY could write to other databases.
+COMMANDS = ["+@all", "-@admin", "-@dangerous", "+info", "+keys", "+sort", "+client|list", "-move", "-copy"]
 
 
 def derive_secret(secret: str, purpose: str, service: str) -> str:
@@ -26,11 +26,13 @@ def postgres_object(address: str, name: str, user: str, password: str, driver: s
     """Return what a template says of a database: its URL and the parts of the URL.
 
     address: host:port; a directory as host is that of the server's socket.
-    driver: The scheme of `driver_url`, such as postgresql+asyncpg. `url` has the scheme that every client knows.
+    driver: The scheme of `driver_url`, such as postgresql+asyncpg; every client knows that of `url`.
     """
     host, _, port = address.rpartition(":")
     login = f"{quote(user, safe='')}:{quote(password, safe='')}"
-    target = f"{login}@/{name}?host={host}&port={port}" if host.startswith("/") else f"{login}@{address}/{name}"
+    target = (
+        f"{login}@/{name}?host={host}&port={port}" if host.startswith("/") else f"{login}@{address}/{name}"
+    )
     return {
         "url": f"postgresql://{target}",
         "driver_url": f"{driver}://{target}",
@@ -75,8 +77,10 @@ def own_services(services: Services, key: str) -> dict[str, Entry]:
 
 
 def service_connections(services: Services, available: int) -> dict[str, int]:
-    """Return how many connections each service with a database may have: its own number, or an equal share of the rest."""
-    wanted = {name: int(entry["database_connections"]) for name, entry in services.items() if entry["database"]}
+    """Return how many connections each service may have: its own number, or an equal share of the rest."""
+    wanted = {
+        name: int(entry["database_connections"]) for name, entry in services.items() if entry["database"]
+    }
     sharing = [number for number in wanted.values() if not number]
     share = max(1, (available - sum(wanted.values())) // max(1, len(sharing)))
     return {name: number or share for name, number in wanted.items()}
@@ -92,12 +96,17 @@ def service_databases(services: Services, here: Container[str]) -> dict[str, dic
         if not entry["database"]:
             continue
         owner = f"{name}_owner"
-        roles = {"separate": {"owner": owner, "app_role": name}, "single": {"owner": name, "migration_role": owner}}
+        roles = {
+            "separate": {"owner": owner, "app_role": name},
+            "single": {"owner": name, "migration_role": owner},
+        }
         optional = {
             "extensions": entry["database_extensions"],
             "loopback": is_own(entry) and name in here,
         }
-        databases[name] = roles[entry["database_role"]] | {field: value for field, value in optional.items() if value}
+        databases[name] = roles[entry["database_role"]] | {
+            field: value for field, value in optional.items() if value
+        }
     return databases
 
 
@@ -145,7 +154,7 @@ def service_redis_users(
             "password": derive_secret(secret, key, name),
             "keys": [f"{prefix}*"],
             "channels": (entry["cache_channels"] if key == "cache" else []) or [f"{prefix}*"],
-            "commands": [*COMMANDS, "+client|list", "-select", f"+select|{redis_number(name, entry)}"],
+            "commands": [*COMMANDS, "-select", f"+select|{redis_number(name, entry)}"],
         }
     return users
 

@@ -9,7 +9,6 @@ from typing import Any
 from ansible_collections.fastmetal.metal.plugins.filter.entries import entry_faults
 from ansible_collections.fastmetal.metal.plugins.filter.wiring import merge_entries
 
-
 # Fields of an instance and of a user, as entry_faults takes them.
 INSTANCE = {
     "port": "int!",
@@ -34,8 +33,8 @@ def redis_instances(base: Mapping[str, Any], own: Mapping[str, Any], memory_mb: 
     """
     instances = merge_entries(base, own)
     for instance in instances:
-        layers = [(entries.get(instance["name"]) or {}).get("users") or {} for entries in (base, own)]
-        instance["users"] = merge_entries(*layers)
+        known, given = ((entries.get(instance["name"]) or {}).get("users") or {} for entries in (base, own))
+        instance["users"] = merge_entries(known, given)
         instance["maxmemory_mb"] = int(instance.get("maxmemory_mb", 0)) or max(64, int(memory_mb) // 10)
     return instances
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -68,20 +69,100 @@ def load_credentials(names: Iterable[str], directory: str) -> list[str]:
     return [f"LoadCredential={name}:{directory}/{name}" for name in sorted(set(names))]
 
 
+def unit_words(command: str) -> str:
+    """Return a command in the syntax of units: quoted words, without variables and specifiers."""
+    words = (
+        word.replace("\\", "\\\\").replace('"', '\\"').replace("$", "$$").replace("%", "%%")
+        for word in shlex.split(command)
+    )
+    return " ".join(f'"{word}"' if re.search(r"[^\w./=:@,+-]", word) or not word else word for word in words)
+
+
+def shell_words(command: str) -> str:
+    """Return a command with each word quoted for a shell."""
+    return shlex.join(shlex.split(command))
+
+
+def is_command(command: str) -> bool:
+    """Return whether a command has words and complete quotes, in one line."""
+    try:
+        return bool(shlex.split(command)) and "\n" not in command
+    except ValueError:
+        return False
+
+
+def state_entries(state: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return the directories of a service's state with all their keys; `unknown` lists further ones."""
+    entries = []
+    for item in state:
+        own = dict(item) if isinstance(item, Mapping) else {"name": item}
+        known = {key: str(own.get(key, "")) for key in ("name", "path", "serve_at")}
+        entries.append(known | {"unknown": sorted(set(own) - set(known))})
+    return entries
+
+
+def state_mounts(state: Iterable[Mapping[str, str]], home: str, code: str) -> list[str]:
+    """Return the unit properties that show directories of the state where the code expects them."""
+    return [f"BindPaths={home}/{entry['name']}:{code}/{entry['path']}" for entry in state if entry["path"]]
+
+
+def state_commands(state: Iterable[Mapping[str, str]], home: str, user: str, web: str) -> list[str]:
+    """Return the commands that create the directories of the state; the web server reads those it serves."""
+    owned = f"/usr/bin/install --directory --owner={user}"
+    commands = [
+        f"{owned} --group={web} --mode=2750 {home}/{entry['name']}"
+        if entry["serve_at"]
+        else f"{owned} --group={user} --mode=0750 {home}/{entry['name']}"
+        for entry in state
+    ]
+    return [f"/usr/bin/install --directory --mode=0755 {home}", *commands] if commands else []
+
+
+def check_faults(requests: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each request of a check that cannot work."""
+    found = []
+    for number, wanted in enumerate(requests, 1):
+        name = f"app_check_requests: request {number} ({wanted.get('path', '')})"
+        if "body" in wanted and "form" in wanted:
+            found.append(f"{name} has a body and a form: remove one.")
+        if not str(wanted.get("path", "")).startswith(("/", "{")):
+            found.append(f"{name} has a path without a slash in front.")
+        for kept, where in (wanted.get("keep") or {}).items():
+            kind, _, pattern = str(where).partition(" ")
+            try:
+                groups = re.compile(pattern).groups if kind == "match" else 1
+            except re.error:
+                groups = 0
+            if groups != 1 or not re.fullmatch(r"\w+", str(kept)):
+                found.append(f"{name} keeps {kept}: use letters, and one group in a regular expression.")
+    return found
+
+
+def worker_files(jobs: Iterable[Mapping[str, Any]], directory: str) -> list[dict[str, Any]]:
+    """Return file_set's entries for the always-on jobs, of which every instance has units of its own."""
+    return [
+        {
+            "path": f"{directory}/{job['name']}.service",
+            "template": "worker.service.j2",
+            "variables": {"__app_job": job},
+        }
+        for job in jobs
+        if "schedule" not in job
+    ]
+
+
 def job_files(
     jobs: Iterable[Mapping[str, Any]], service: str, *, scheduled: bool = True
 ) -> list[dict[str, Any]]:
-    """Return file_set's entries for the units of a service's jobs.
+    """Return file_set's entries for the units of a service's scheduled jobs.
 
-    jobs: name, command, and either schedule or, optionally, restart.
+    jobs: name, command and schedule.
     scheduled: Whether this host runs the jobs with a schedule.
     """
     files = [job_file(f"{service}-workers.target", "workers.target.j2")]
     for job in jobs:
         unit = f"{service}-job-{job['name']}"
-        if "schedule" not in job:
-            files.append(job_file(f"{unit}.service", "job.service.j2", __app_job=job))
-        elif scheduled:
+        if scheduled and "schedule" in job:
             files.append(job_file(f"{unit}.service", "job.service.j2", __app_job=job))
             files.append(job_file(f"{unit}.timer", "job.timer.j2", __app_job=job))
     return files
@@ -120,6 +201,14 @@ class FilterModule:
                 release_of_link,
                 failure_message,
                 load_credentials,
+                unit_words,
+                shell_words,
+                is_command,
+                worker_files,
+                state_entries,
+                state_mounts,
+                state_commands,
+                check_faults,
                 job_files,
                 job_units,
             )

@@ -36,7 +36,7 @@ def service_hosts(entry: Entry, hosts: Iterable[str]) -> list[str]:
 
 def services_with(services: Mapping[str, Entry], key: str) -> list[str]:
     """Return the names of the services whose entry has a value other than empty or false for a key."""
-    return [name for name in services if services[name].get(key, True)]
+    return [name for name in services if services[name][key]]
 
 
 class FilterModule:

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Read a host's release, schema, certificates, disks, units, alerts and leftovers for status.yml."""
+"""Read a host's services, certificates, disks, units, alerts and leftovers for status.yml."""
 
 from __future__ import annotations
 
@@ -23,14 +23,22 @@ from ansible_collections.fastmetal.metal.plugins.module_utils.ownership import U
 
 DOCUMENTATION = r"""
 module: host_status
-short_description: Read the release, schema, certificates, disks, units, alerts and leftovers of a host
+short_description: Read the services, certificates, disks, units, alerts and leftovers of a host
 description:
   - Changes nothing. Fields of functions that the host does not serve are null or empty.
 author: Fastmetal
 options:
-  service: {type: str, required: true, description: "The service's name."}
+  services:
+    description: The services that have their instances or their database on the host.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name: {type: str, required: true, description: "The service's name, which is also its database's."}
+      runs: {type: bool, required: true, description: "Whether its instances are on the host."}
+      database: {type: bool, required: true, description: "Whether its database is on the host."}
+      units: {type: list, elements: str, required: true, description: "Like O(units), of the service."}
   units: {type: list, elements: str, required: true, description: "Patterns of units that must be active."}
-  database: {type: str, default: "", description: "The local database whose schema revision is read."}
   edge: {type: bool, default: false, description: "Whether the host serves the public site."}
   certificates: {type: list, elements: path, default: [], description: "The certificate files in use."}
   roles: {type: list, elements: str, default: [], description: "The roles of the host."}
@@ -44,7 +52,7 @@ status: {type: dict, returned: always, description: "The state of the host."}
 EXAMPLES = r"""
 - name: Read the host's state
   fastmetal.metal.host_status:
-    service: api
+    services: [{name: api, runs: true, database: true}]
     units: [nginx.service, "postgresql@*.service"]
 """
 
@@ -53,22 +61,29 @@ DAY = 86400
 WATCHDOG = "Watchdog"
 # The command of each service that was ever built on the host.
 SERVICES = Path("/usr/local/lib")
-MAINTENANCE = Path("/etc/nginx/maintenance/on")
+MAINTENANCE = Path("/etc/nginx/maintenance")
+SRV, RUN, ETC = Path("/srv"), Path("/run"), Path("/etc")
 
 
-class HostState:
-    """The state of one host."""
+class ServiceState:
+    """The state of one service on a host."""
 
-    def __init__(self, module: AnsibleModule) -> None:
+    def __init__(self, module: AnsibleModule, name: str) -> None:
         self.module = module
-        self.service: str = module.params["service"]
-        self.home = Path("/srv") / self.service
-        self.run = Path("/run") / self.service
-        self.etc = Path("/etc") / self.service
+        self.name = name
+        self.home, self.run, self.etc = (folder / name for folder in (SRV, RUN, ETC))
 
-    def output(self, *command: str, text: str | None = None) -> str:
-        """Return a command's output, empty if it failed: the report must not end at one broken part."""
-        return str(self.module.run_command(list(command), data=text)[1])
+    def state(self, *, database: bool) -> dict[str, Any]:
+        """Return what status.yml shows of the service."""
+        return {
+            "release": self.release(),
+            "workers": self.workers(),
+            "last_deploy": next(reversed(self.history()), None),
+            "lock": read_json(self.run / "deploy.lock") or None,
+            "configuration": self.configuration(),
+            "configured": self.configured(),
+            "revision": self.revision() if database else None,
+        }
 
     def live(self) -> Path | None:
         """Return the symlink to the live instance: the canary during a release, else the promoted one."""
@@ -94,10 +109,10 @@ class HostState:
         live = self.live()
         if live is None:
             return None
-        unit = f"{self.service}@{live.readlink().name}.service"
-        group = self.output("systemctl", "show", "--value", "--property=ControlGroup", unit).strip()
+        unit = f"{self.name}@{live.readlink().name}.service"
+        shown = output(self.module, "systemctl", "show", "--value", "--property=ControlGroup", unit).strip()
         try:
-            processes = Path(f"/sys/fs/cgroup{group}/cgroup.procs").read_text().split() if group else []
+            processes = Path(f"/sys/fs/cgroup{shown}/cgroup.procs").read_text().split() if shown else []
         except OSError:
             return 0
         return max(len(processes) - 1, 0)
@@ -122,12 +137,27 @@ class HostState:
         return max(times, default=None)
 
     def revision(self) -> str | None:
-        """Return the revision of the database's schema."""
-        if not self.module.params["database"]:
-            return None
-        psql = ["psql", "--no-psqlrc", "-Atd", self.module.params["database"], "-c"]
-        query = "SELECT version_num FROM alembic_version"
-        return self.output("runuser", "-u", "postgres", "--", *psql, query).strip() or None
+        """Return the revision of the database's schema, if Alembic manages it."""
+        psql = ["psql", "--no-psqlrc", "-Atd", self.name, "-c"]
+        query = "SELECT string_agg(version_num, ' ' ORDER BY version_num) FROM alembic_version"
+        return output(self.module, "runuser", "-u", "postgres", "--", *psql, query).strip() or None
+
+
+class HostState:
+    """The state of one host."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self.module = module
+
+    def services(self) -> dict[str, dict[str, Any]]:
+        """Return the state of each service that has its instances or its database on the host."""
+        return {
+            service["name"]: {
+                "runs": service["runs"],
+                **ServiceState(self.module, service["name"]).state(database=service["database"]),
+            }
+            for service in self.module.params["services"]
+        }
 
     def certificates(self) -> dict[str, int]:
         """Return the days until each certificate expires; `served` is the one that the site answers with."""
@@ -140,14 +170,15 @@ class HostState:
                 texts["served"] = ""
         days = {}
         for name, text in texts.items():
-            end = self.output("openssl", "x509", "-noout", "-enddate", text=text).strip().partition("=")[2]
+            command = ("openssl", "x509", "-noout", "-enddate")
+            end = output(self.module, *command, text=text).strip().partition("=")[2]
             days[name] = int((ssl.cert_time_to_seconds(end) - time.time()) // DAY) if end else 0
         return days
 
     def listed_units(self) -> list[dict[str, str]]:
         """Return the units that systemd has loaded."""
         command = ("systemctl", "list-units", "--all", "--no-pager", "--output=json")
-        units: list[dict[str, str]] = json.loads(self.output(*command) or "[]")
+        units: list[dict[str, str]] = json.loads(output(self.module, *command) or "[]")
         return units
 
     def alerts(self) -> list[dict[str, str]] | None:
@@ -164,19 +195,26 @@ class HostState:
         except (OSError, ValueError):
             return None
 
-    def maintenance(self) -> dict[str, Any] | None:
-        """Return the start and the message of the maintenance mode, if it is on."""
-        if not MAINTENANCE.exists():
-            return None
-        return {"since": MAINTENANCE.stat().st_mtime, "message": MAINTENANCE.read_text().strip()}
+    def maintenance(self) -> dict[str, dict[str, Any]]:
+        """Return the start and the message of each service's maintenance mode that is on."""
+        return {
+            path.parent.name: {"since": path.stat().st_mtime, "message": path.read_text().strip()}
+            for path in sorted(MAINTENANCE.glob("*/on"))
+        }
+
+
+def output(module: AnsibleModule, *command: str, text: str | None = None) -> str:
+    """Return a command's output, empty if it failed: the report must not end at one broken part."""
+    return str(module.run_command(list(command), data=text)[1])
 
 
 def firing(alerts: Iterable[dict[str, Any]]) -> list[dict[str, str]]:
-    """Return the name, instance, start and summary of Alertmanager's alerts, but not of the watchdog."""
+    """Return what status.yml shows of Alertmanager's alerts, but not of the watchdog."""
     return [
         {
             "name": alert["labels"]["alertname"],
             "instance": alert["labels"].get("instance", ""),
+            "service": alert["labels"].get("service", ""),
             "since": alert["startsAt"],
             "summary": alert["annotations"].get("summary", ""),
         }
@@ -189,19 +227,24 @@ def leftovers(
     listed: list[dict[str, str]],
     marks: Iterable[str],
     roles: Iterable[str],
-    service: str,
+    own: Iterable[str],
     services: Iterable[str],
 ) -> dict[str, list[str]]:
-    """Return the active units of marked roles that the host no longer has, and of services of other names."""
+    """Return the active units of marked roles that the host no longer has, and of services that have left.
+
+    own: The services that run on the host.
+    services: The services that were ever built there.
+    """
     active = [unit["unit"] for unit in listed if unit["load"] == "loaded" and unit["active"] == "active"]
 
-    def matching(role: str, name: str) -> list[str]:
-        return [
-            unit for pattern in UNITS.get(role, ()) for unit in fnmatch.filter(active, pattern.format(name))
-        ]
+    def matching(role: str, *names: str) -> list[str]:
+        patterns = {pattern.format(name) for pattern in UNITS.get(role, ()) for name in names or [""]}
+        return [unit for unit in active if any(fnmatch.fnmatch(unit, pattern) for pattern in patterns)]
 
-    found = {role: matching(role, service) for role in sorted(set(marks) - set(roles))}
-    others = {name: matching("app", name) for name in sorted(set(services) - {service})}
+    services, left = list(services), sorted(set(marks) - set(roles))
+    found = {role: matching(role, *(services if role == "app" else ())) for role in left}
+    gone = [] if "app" in found else sorted(set(services) - set(own))
+    others = {name: matching("app", name) for name in gone}
     return found | {f"app {name}": units for name, units in others.items() if units}
 
 
@@ -248,11 +291,16 @@ def disks() -> dict[str, int]:
 
 def main() -> None:
     """Run the module."""
+    fields = {
+        "name": {"type": "str", "required": True},
+        "runs": {"type": "bool", "required": True},
+        "database": {"type": "bool", "required": True},
+        "units": {"type": "list", "elements": "str", "required": True},
+    }
     module = AnsibleModule(
         argument_spec={
-            "service": {"type": "str", "required": True},
+            "services": {"type": "list", "elements": "dict", "required": True, "options": fields},
             "units": {"type": "list", "elements": "str", "required": True},
-            "database": {"type": "str", "default": ""},
             "edge": {"type": "bool", "default": False},
             "certificates": {"type": "list", "elements": "path", "default": []},
             "roles": {"type": "list", "elements": "str", "default": []},
@@ -263,26 +311,22 @@ def main() -> None:
     state = HostState(module)
     try:
         listed = state.listed_units()
-        services = [path.parent.name for path in SERVICES.glob("*-release/__main__.py")]
+        built = [path.parent.name.removesuffix("-release") for path in SERVICES.glob("*-release/__main__.py")]
+        services = module.params["services"]
+        units = module.params["units"] + [unit for service in services for unit in service["units"]]
         status = {
             "name": socket.gethostname(),
-            "release": state.release(),
-            "workers": state.workers(),
-            "last_deploy": next(reversed(state.history()), None),
-            "lock": read_json(state.run / "deploy.lock") or None,
-            "configuration": state.configuration(),
-            "revision": state.revision(),
+            "services": state.services(),
             "certificates": state.certificates(),
             "disks": disks(),
-            "units": unit_states(listed, module.params["units"]),
-            "configured": state.configured(),
+            "units": unit_states(listed, units),
             "alerts": state.alerts(),
             "leftovers": leftovers(
                 listed,
                 read_marks(),
                 module.params["roles"],
-                state.service,
-                [name.removesuffix("-release") for name in services],
+                [service["name"] for service in services if service["runs"]],
+                built,
             ),
             "maintenance": state.maintenance(),
         }

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ansible_collections.fastmetal.metal.plugins.filter.redis import DATABASES, redis_number
 from ansible_collections.fastmetal.metal.plugins.plugin_utils.specs import service_keys
 
 # Certificates name an app host <service>.internal, and Redis and Postgres have users of their own.
 TAKEN = {"exporter", "grafana", "host", "localhost", "postgres", "prometheus", "public", "redis", "root"}
+
+# {key of an entry: the group whose hosts have that server}
+SERVERS = {"database": "postgres", "cache": "redis", "queue": "redis"}
 
 
 def service_faults(services: Mapping[str, Mapping[str, Any]], variables: Mapping[str, Any]) -> Iterator[str]:
@@ -35,6 +39,42 @@ def service_faults(services: Mapping[str, Mapping[str, Any]], variables: Mapping
                     f"{variable} and services.{name}.{key} are both set: {variable} holds for all services,"
                     " so remove one"
                 )
+    yield from server_faults(services, variables["groups"])
+    yield from number_faults(services)
+
+
+def server_faults(
+    services: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Iterable[str]]
+) -> Iterator[str]:
+    """Yield a sentence for each server that a service wants and no host has, and for unused details."""
+    for name, entry in services.items():
+        for key, group in SERVERS.items():
+            if entry.get(key) and not groups.get(group):
+                yield (
+                    f"services.{name}.{key} needs a server: put a host into the group {group}, or remove"
+                    f" {key}"
+                )
+            # A queue has the number, too.
+            details = sorted(one for one in entry if one.startswith(f"{key}_") and one != "cache_number")
+            if "source" in entry and details and not entry.get(key):
+                yield f"services.{name} has {', '.join(details)} and no {key}: set {key} to true"
+
+
+def number_faults(services: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a sentence for each number of a Redis database that is out of range or taken."""
+    holders: dict[int, list[str]] = {}
+    for name, entry in services.items():
+        if "source" in entry and (entry.get("cache") or entry.get("queue")):
+            holders.setdefault(redis_number(name, entry), []).append(name)
+    for number, names in holders.items():
+        if not 1 <= number < DATABASES:
+            yield f"services.{names[0]}.cache_number is {number}: set it between 1 and {DATABASES - 1}"
+        if len(names) > 1:
+            free = next(one for one in range(1, DATABASES) if one not in holders)
+            yield (
+                f"the services {' and '.join(names)} have the database number {number} in Redis: set"
+                f" services.{names[-1]}.cache_number to another one, such as {free}"
+            )
 
 
 def memory_faults(limits: Mapping[str, int], postgres_percent: int, total_mb: int) -> Iterator[str]:

@@ -136,6 +136,12 @@ def load_specs() -> Specs:
     }
     specs = {role: entries["main"].get("options", {}) for role, entries in content.items()}
     keys = {key: specs["app"][variable] for key, variable in service_keys().items()}
-    options = content["preflight"]["service"]["options"] | keys
-    specs["preflight"]["services"] |= {"elements": "dict", "options": options}
+    entry = content["preflight"]["service"]
+    specs["preflight"]["services"] = {
+        "type": "dict",
+        "elements": "dict",
+        "required": True,
+        "description": entry["description"],
+        "options": entry["options"] | keys,
+    }
     return specs

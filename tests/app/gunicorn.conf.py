@@ -6,7 +6,11 @@ from app.logging import logging_config
 
 _slots = gunicorn_worker.start_slots()
 worker_class = gunicorn_worker.worker(
-    _slots, probe_file="/nonexistent", health_path="/health/ready", release_header="X-Release"
+    _slots,
+    probe_file="/nonexistent",
+    health_path="/health/ready",
+    host="localhost",
+    release_header="X-Release",
 )
 logger_class = gunicorn_worker.AccessLogger
 workers = 2

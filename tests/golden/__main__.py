@@ -32,7 +32,7 @@ INVENTORIES = {
     "single": ROOT / "inventories/staging",
     "split": ROOT / "inventories/production",
     "monitoring_apart": GOLDEN / "monitoring_apart",
-    "own_app": ROOT / "molecule/own_app/inventory",
+    "apps": ROOT / "molecule/apps/inventory",
 }
 # Values that the files of a running lab have.
 LAB = {"ansible_host": "192.0.2.51", "base_admin_authorized_keys": []}
@@ -96,7 +96,9 @@ def resolve(inventory: Path, **changes: Any) -> dict[str, dict[str, Any]]:
             raise SystemExit("\n".join(f"{host}: {fault}" for fault in faults))
         prefixes = tuple(f"{role}_" for role in roles)
         names = (name for name in sorted(variables) if name in SHARED or name.startswith(prefixes))
-        resolved[host] = {name: templar.template(variables[name]) for name in names if name not in CA}
+        resolved[host] = {
+            name: check_hosts.evaluate(name, variables[name], templar) for name in names if name not in CA
+        }
     plain: dict[str, dict[str, Any]] = json.loads(json.dumps(resolved).replace(str(ROOT), "<checkout>"))
     return plain
 

@@ -41,12 +41,15 @@ class Connection:
         self._reusable = True
 
     @classmethod
-    async def open(cls, url: str, context: ssl.SSLContext | None) -> Connection:
-        """Connect to the host and port of a URL."""
+    async def open(cls, url: str, context: ssl.SSLContext | None, address: str = "") -> Connection:
+        """Connect to the host and port of a URL, or to another address under the name of that host."""
         parts = urlsplit(url)
         port = parts.port or (443 if context else 80)
+        name = parts.hostname if context else None
         try:
-            reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=context, limit=MAX_BYTES)
+            reader, writer = await asyncio.open_connection(
+                address or parts.hostname, port, ssl=context, server_hostname=name, limit=MAX_BYTES
+            )
         except (OSError, asyncio.IncompleteReadError) as error:
             raise UnreachableError(repr(error)) from None
         return cls(reader, writer, parts.netloc)

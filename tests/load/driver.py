@@ -40,6 +40,7 @@ class Plan:
     """The requests to send: the letters of `mix` in turn, capitals on fresh connections, `rate` per second.
 
     Each request in `always` is repeated in parallel, as soon as its previous response is complete.
+    `address` is where to connect, if no name server knows the host of `url`.
     """
 
     url: str
@@ -47,6 +48,7 @@ class Plan:
     mix: str
     requests: dict[str, Request]
     always: str = ""
+    address: str = ""
     ca: str = ""
     run: str = "load"
     header: str = "x-release"
@@ -138,7 +140,7 @@ class Driver:
     async def _exchange(self, request: Request, key: str, *, fresh: bool) -> Answer:
         headers = {**request.headers, "Connection": "close"} if fresh else request.headers
         connection = None if fresh else self._take_idle()
-        connection = connection or await Connection.open(self.plan.url, self._context)
+        connection = connection or await Connection.open(self.plan.url, self._context, self.plan.address)
         try:
             body = request.body.replace("{key}", key).encode()
             answer = await connection.request(request.method, request.path, headers, body)

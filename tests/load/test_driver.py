@@ -109,6 +109,23 @@ def test_a_stopped_server_is_unreachable() -> None:
     assert outcomes == {"unreachable"}
 
 
+def test_the_driver_connects_to_an_address_under_another_name() -> None:
+    names = set()
+
+    async def serve(head: str, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        names.update(line for line in head.splitlines() if line.startswith("Host:"))
+        writer.write(answer(200, "hello"))
+        return True
+
+    async def run() -> Report:
+        async with serving(serve) as url:
+            named = url.replace("127.0.0.1", "shop.invalid")
+            return await Driver(Plan(named, 50, "rR", REQUESTS, address="127.0.0.1", seconds=0.3)).run()
+
+    assert not asyncio.run(run()).failures
+    assert {name.split(":")[1].strip() for name in names} == {"shop.invalid"}
+
+
 def test_no_response_is_a_timeout() -> None:
     async def serve(_: str, reader: asyncio.StreamReader, __: asyncio.StreamWriter) -> bool:
         await reader.read()

@@ -40,9 +40,10 @@ EXPORTER_METRICS = {
         f"redis_{name}"
         for name in (
             *("commands_duration_seconds_total", "commands_processed_total", "commands_total"),
-            *("connected_clients", "db_keys", "evicted_keys_total", "expired_keys_total"),
+            *("blocked_clients", "connected_clients", "db_keys", "evicted_keys_total", "expired_keys_total"),
             *("keyspace_hits_total", "keyspace_misses_total", "memory_max_bytes", "memory_used_bytes"),
-            *("net_input_bytes_total", "net_output_bytes_total", "rejected_connections_total", "up"),
+            *("net_input_bytes_total", "net_output_bytes_total", "rdb_changes_since_last_save"),
+            *("rejected_connections_total", "up"),
             "uptime_in_seconds",
         )
     ),

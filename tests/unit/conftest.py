@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +12,8 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible.plugins.loader import init_plugin_loader
 from ansible.utils.collection_loader import AnsibleCollectionConfig
+
+from tests.instance import Instance, Start
 
 # Before the first import of ansible_collections: without Ansible's importer, no filter would be found later.
 if not AnsibleCollectionConfig.collection_finder:
@@ -48,3 +50,21 @@ def fake_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCommand
         (folder / name).chmod(0o755)
 
     return fake
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """A function that starts Gunicorn with an app; `probe` names the instance that has to probe itself."""
+    started: list[Instance] = []
+
+    def start(app: str, probe: str = "", **settings: Any) -> Instance:
+        if probe:
+            (tmp_path / "startup-probe").write_text(probe)
+        started.append(Instance(tmp_path, app, **settings))
+        return started[-1]
+
+    yield start
+    for instance in started:
+        instance.process.terminate()
+        instance.process.wait(30)
+        instance.notify.close()

@@ -16,6 +16,7 @@ SOUND = {
     "role_path": str(ROOT / "roles/app"),
     "inventory_hostname": "web1",
     "app_base_settings": {"DATABASE_URL": "postgresql://api@/api?host=/run/postgresql"},
+    "app_secrets_as": "files",
     "app_base_secrets": {"secret_key": hashlib.sha256(b"key").hexdigest()},
 }
 PURGE = {"purge": {"command": "python -m app.manage purge", "schedule": "daily"}}
@@ -30,7 +31,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"app_start_timeout": 4}, "app_start_timeout is 4: set 5 to 3600 seconds."),
     ({"app_health_path": "ready"}, "app_health_path 'ready' is not a path: start it with a slash."),
     ({"app_factory": "app.main"}, "app_factory 'app.main' is not a factory"),
-    ({"app_manage_command": "python -c 'x'"}, "app_manage_command is plain words: remove quotes"),
     *(
         (
             {"app_migrate_command": command},
@@ -42,6 +42,32 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"app_migrate_wait_seconds": 0}, "app_migrate_wait_seconds is 0: set 1 to 3600."),
     ({"app_migrate_revisions": {5: {"allow": ["drop"]}}}, "app_migrate_revisions has 5, a number: put it in"),
     ({"app_migrate_database": "postgresql+asyncpg://x"}, "app_migrate_database is not a URL: start it with"),
+    ({"app_manage_command": "python -c 'x"}, "app_manage_command 'python -c 'x' is no command: close its"),
+    (
+        {"app_settings": {"LOG-LEVEL": "INFO"}, "app_known_settings": ["LOG-LEVEL"]},
+        "Not names of environment",
+    ),
+    (
+        {"app_environment": {"REDIS_KEY_PREFIX": "a"}, "app_settings": {"REDIS_KEY_PREFIX": "b"}},
+        "Set in app_environment and again as a setting or secret: redis_key_prefix; remove one of them.",
+    ),
+    (
+        {"app_source": str(ROOT / "tests/own_app"), "app_secrets": {"environment": "x"}},
+        "app_secrets has a secret `environment`, the name of a file of the platform",
+    ),
+    ({"app_state": ["../etc"]}, "app_state has a name that is no directory name"),
+    ({"app_state": ["media", {"name": "media"}]}, "app_state names a directory twice"),
+    ({"app_state": [{"name": "media", "path": "../x"}]}, "app_state has a path outside of the code"),
+    ({"app_state": [{"name": "media", "serve": "/x"}]}, "app_state has unknown keys: serve. Use name, path"),
+    (
+        {"app_check_requests": [{"path": "/login", "body": {}, "form": {}}]},
+        "app_check_requests: request 1 (/login) has a body and a form: remove one.",
+    ),
+    ({"app_check_requests": [{"path": "login"}]}, "(login) has a path without a slash in front."),
+    (
+        {"app_check_requests": [{"path": "/", "keep": {"csrf": "match name=(a)(b)"}}]},
+        "request 1 (/) keeps csrf: use letters, and one group in a regular expression.",
+    ),
     (
         {"app_secrets": {"redis_password": 123456}},
         "app_secrets has values that are no strings: put redis_password in",
@@ -84,7 +110,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"app_jobs": {"mail": {"comand": "x", "command": "x"}}},
         "app_jobs.mail.comand is unknown: write",
     ),
-    ({"app_jobs": {"mail": {"command": "x; y"}}}, "app_jobs has a command that is not plain words"),
+    ({"app_jobs": {"mail": {"command": "x 'y"}}}, "app_jobs has a command with an open quote"),
+    ({"app_jobs": {"mail": {"command": "x", "stop_timeout": 0}}}, "app_jobs has an invalid stop_timeout"),
+    (
+        {"app_jobs": {"mail": {"command": "x", "overlap": "no"}}},
+        "app_jobs.mail.overlap must be true or false.",
+    ),
+    ({"app_jobs": {"purge": {"overlap": False}}}, "app_jobs has a job with both schedule and overlap"),
     ({"app_jobs": {"purge": {"schedule": "$x"}}}, "app_jobs has an invalid schedule"),
     (
         {"app_jobs": {"mail": {"command": "x", "restart": "never"}}},
@@ -101,7 +133,7 @@ def role(**variables: Any) -> Role:
 
 def test_an_app_that_cannot_be_asked_is_accepted() -> None:
     """Another app's settings are unknown here, and a wrong path on the host cannot be seen."""
-    own = {"app_source": str(ROOT / "tests/own_app"), "app_base_settings": {}}
+    own = {"app_source": str(ROOT / "tests/apps/notes"), "app_base_settings": {}}
     assert "refuses its settings" not in " ".join(role(**own).refusals())
     remote = {"DATABASE_URL": "postgresql://api@db/api", "DATABASE_SSL_CA": "/etc/fastmetal/tls/ca.crt"}
     assert role(app_base_settings=remote).refusals() == []
@@ -135,8 +167,9 @@ def test_an_operators_job_keeps_the_base_jobs() -> None:
     assert names(app_jobs={"mail": {"command": "x"}}) == [
         "api-workers.target",
         *purge,
-        "api-job-mail.service",
     ]
+    workers = value("__app_worker_list", app_jobs={"mail": {"command": "x"}})
+    assert [file["path"] for file in workers] == ["/etc/api/workers/mail.service"]
 
 
 def test_null_or_false_removes_a_job() -> None:

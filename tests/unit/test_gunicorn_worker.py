@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
-import json
 import os
-import shutil
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 from unittest.mock import MagicMock
 
 import gunicorn_worker
-import jinja2
 import pytest
 
-from tests.lab import ROOT
+from tests.instance import Start, render
 
-ROLE = ROOT / "roles/app"
 APP = """
 import os
 from pathlib import Path
@@ -39,123 +30,11 @@ async def application(scope, receive, send):
 def refused():
     raise SystemExit(4)
 """
-HOOKS = """
-bind = "unix:" + str(Path.cwd() / "app.sock")
-
-
-def post_fork(server, worker):
-    (Path.cwd() / f"own-{os.getpid()}").touch()
-
-
-def child_exit(server, worker):
-    (Path.cwd() / "own-exit").touch()
-
-
-def when_ready(server):
-    (Path.cwd() / "own-ready").touch()
-"""
-
-
-def render(**variables: Any) -> str:
-    """Return the role's configuration of Gunicorn."""
-    loader = jinja2.FileSystemLoader(ROLE / "templates")
-    environment = jinja2.Environment(loader=loader, trim_blocks=True, autoescape=jinja2.select_autoescape())
-    environment.filters["to_json"] = json.dumps
-    return environment.get_template("gunicorn.conf.py.j2").render(variables)
-
-
-class Instance:
-    """An instance in a directory of its own."""
-
-    def __init__(self, directory: Path, **settings: Any) -> None:
-        """Write its files and start it."""
-        self.directory = directory
-        self.out = directory / "out"
-        gunicorn = {"workers": 2, "timeout": 30, "worker_connections": 1000, "backlog": 4096}
-        variables = {
-            "app_name": "probe",
-            "app_gunicorn": {},
-            "app_gunicorn_hooks": HOOKS,
-            "app_preload_imports": True,
-            "app_health_path": "/health",
-            "app_release_header": "X-Release",
-            "__app_startup_probe": str(directory / "startup-probe"),
-            "__app_given_gunicorn": gunicorn
-            | {"wsgi_app": "service:application", "control_socket_disable": True}
-            | settings,
-        }
-        (directory / "gunicorn.conf.py").write_text(render(**variables))
-        shutil.copy(ROLE / "files/gunicorn_worker.py", directory)
-        (directory / "service.py").write_text(APP)
-        for name in ("metrics", "run"):
-            (directory / name).mkdir()
-        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.notify.bind(str(directory / "notify.sock"))
-        self.notify.settimeout(30)
-        with self.out.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", "--config", str(directory / "gunicorn.conf.py")],
-                cwd=directory,
-                stdout=out,
-                stderr=out,
-                env={
-                    "PATH": os.environ["PATH"],
-                    "PYTHONPATH": str(directory),
-                    "INSTANCE": "1.0.1",
-                    "RELEASE": "1.0",
-                    "RUNTIME_DIRECTORY": str(directory / "run"),
-                    "PROMETHEUS_MULTIPROC_DIR": str(directory / "metrics"),
-                    "NOTIFY_SOCKET": str(directory / "notify.sock"),
-                },
-            )
-
-    def connect(self) -> socket.socket:
-        """Return a connection of its own."""
-        link = socket.socket(socket.AF_UNIX)
-        link.settimeout(10)
-        link.connect(str(self.directory / "app.sock"))
-        return link
-
-    def get(self, path: str = "/") -> tuple[int, http.client.HTTPMessage]:
-        """Return the status and the headers of an answer, on a connection of its own."""
-        with contextlib.closing(http.client.HTTPConnection("localhost")) as connection:
-            connection.sock = self.connect()
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            answer.read()
-            return answer.status, answer.headers
-
-    def wait_until_ready(self) -> None:
-        """Wait for the notification that systemd would get."""
-        assert b"READY=1" in self.notify.recv(1000), self.out.read_text()
-
-
-Start = Callable[..., Instance]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    started: list[Instance] = []
-
-    def start(probe: str = "", **settings: Any) -> Instance:
-        if probe:
-            (tmp_path / "startup-probe").write_text(probe)
-        started.append(Instance(tmp_path, **settings))
-        return started[-1]
-
-    yield start
-    for instance in started:
-        instance.process.terminate()
-        instance.process.wait(30)
-        instance.notify.close()
 
 
 def test_a_new_instance_is_ready_once_its_health_check_succeeds(start: Start) -> None:
-    instance = start("1.0.1")
-    instance.notify.settimeout(1.5)
-    with pytest.raises(TimeoutError):
-        instance.notify.recv(1000)
-    instance.notify.settimeout(30)
+    instance = start(APP, "1.0.1")
+    assert instance.notify.recv(1000) == b"STATUS=GET /health answered 503"
     (instance.directory / "healthy").touch()
     instance.wait_until_ready()
     status, headers = instance.get()
@@ -166,13 +45,13 @@ def test_a_new_instance_is_ready_once_its_health_check_succeeds(start: Start) ->
 
 
 def test_an_instance_that_is_not_new_needs_no_probe(start: Start) -> None:
-    instance = start("1.0.2")
+    instance = start(APP, "1.0.2")
     instance.wait_until_ready()
     assert instance.get("/health")[0] == 503
 
 
 def test_the_hooks_of_the_role_and_the_operators_run(start: Start) -> None:
-    instance = start()
+    instance = start(APP)
     instance.wait_until_ready()
     directory = instance.directory
     assert (directory / "own-ready").exists()
@@ -190,7 +69,7 @@ def test_the_hooks_of_the_role_and_the_operators_run(start: Start) -> None:
 
 
 def test_a_connection_too_many_is_answered_503(start: Start) -> None:
-    instance = start(workers=1, worker_connections=1)
+    instance = start(APP, workers=1, worker_connections=1)
     instance.wait_until_ready()
     with instance.connect() as first:
         first.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -257,7 +136,7 @@ def test_an_app_that_cannot_be_imported_ends_the_instance() -> None:
 @pytest.mark.parametrize("workers", [1, 2, 3, 4, 6, 8])
 def test_an_instance_with_wrong_settings_ends_with_its_workers_status(start: Start, workers: int) -> None:
     """The workers fail together, and systemd starts any other status than 4 again."""
-    instance = start(wsgi_app="service:refused()", workers=workers)
+    instance = start(APP, wsgi_app="service:refused()", workers=workers)
     assert instance.process.wait(30) == 4, instance.out.read_text()
 
 

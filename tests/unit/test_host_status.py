@@ -15,19 +15,23 @@ from plugins.modules import host_status
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> host_status.HostState:
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> host_status.HostState:
     """The state of a host whose directories are below the test's own."""
-    module = MagicMock(
-        params={"service": "api", "database": "", "edge": False, "certificates": [], "alertmanager": ""}
-    )
-    state = host_status.HostState(module)
-    state.home, state.run, state.etc = (tmp_path / name for name in ("srv", "run", "etc"))
-    for folder in (state.home, state.run, state.etc):
-        folder.mkdir()
-    return state
+    for name in ("SRV", "RUN", "ETC", "MAINTENANCE"):
+        (tmp_path / name / "api").mkdir(parents=True)
+        monkeypatch.setattr(host_status, name, tmp_path / name)
+    services = [{"name": "api", "runs": True, "database": False, "units": []}]
+    params = {"services": services, "edge": False, "certificates": [], "alertmanager": ""}
+    return host_status.HostState(MagicMock(params=params))
 
 
-def make_instance(state: host_status.HostState, name: str, release: str) -> Path:
+@pytest.fixture
+def state(host: host_status.HostState) -> host_status.ServiceState:
+    """The state of a service on the host."""
+    return host_status.ServiceState(host.module, "api")
+
+
+def make_instance(state: host_status.ServiceState, name: str, release: str) -> Path:
     """Install a release's instance and return its directory."""
     home: Path = state.home / "instances" / name
     home.mkdir(parents=True)
@@ -35,12 +39,12 @@ def make_instance(state: host_status.HostState, name: str, release: str) -> Path
     return home
 
 
-def test_without_a_release_there_is_none(state: host_status.HostState) -> None:
+def test_without_a_release_there_is_none(state: host_status.ServiceState) -> None:
     assert state.release() is None
     assert state.workers() is None
 
 
-def test_the_live_release_has_the_commit_of_its_last_entry(state: host_status.HostState) -> None:
+def test_the_live_release_has_the_commit_of_its_last_entry(state: host_status.ServiceState) -> None:
     (state.home / "current").symlink_to(make_instance(state, "1.0-a.1", "1.0-a"))
     entries = [
         {"release": "1.0-a", "commit": "old"},
@@ -54,7 +58,7 @@ def test_the_live_release_has_the_commit_of_its_last_entry(state: host_status.Ho
     assert (release["id"], release["commit"], release["canary"]) == ("1.0-a", "new", False)
 
 
-def test_a_canary_is_live(state: host_status.HostState) -> None:
+def test_a_canary_is_live(state: host_status.ServiceState) -> None:
     (state.home / "current").symlink_to(make_instance(state, "1.0-a.1", "1.0-a"))
     (state.run / "canary").symlink_to(make_instance(state, "1.1-b.1", "1.1-b"))
     release = state.release()
@@ -62,7 +66,7 @@ def test_a_canary_is_live(state: host_status.HostState) -> None:
     assert (release["id"], release["canary"]) == ("1.1-b", True)
 
 
-def test_the_configuration_ignores_the_number_of_workers(state: host_status.HostState) -> None:
+def test_the_configuration_ignores_the_number_of_workers(state: host_status.ServiceState) -> None:
     assert state.configuration() is None
     settings = state.etc / "gunicorn.conf.py"
     settings.write_text("workers = 2\ntimeout = 30\n")
@@ -119,13 +123,15 @@ def test_what_belongs_to_no_group_is_left_over() -> None:
         unit("prometheus.service", load="not-found"),
     ]
     marks = ["app", "nginx", "redis", "prometheus"]
-    assert host_status.leftovers(listed, marks, ["nginx", "app"], "api", ["api", "shop", "gone"]) == {
+    built = ["api", "shop", "gone"]
+    assert host_status.leftovers(listed, marks, ["nginx", "app"], ["api"], built) == {
         "app shop": ["shop@1.service"],
         "prometheus": [],
         "redis": ["redis-server@cache.service"],
     }
-    assert host_status.leftovers(listed, ["app"], [], "api", ["api"]) == {
-        "app": ["api.socket", "api@1.0-a.1.service"]
+    # The host is no longer in the group app.
+    assert host_status.leftovers(listed, ["app"], [], [], ["api", "shop"]) == {
+        "app": ["api.socket", "api@1.0-a.1.service", "shop@1.service"]
     }
 
 
@@ -142,13 +148,36 @@ def test_firing_alerts_leave_the_watchdog_out() -> None:
     ]
 
 
-def test_an_alertmanager_without_an_answer_is_no_silence(state: host_status.HostState) -> None:
-    assert state.alerts() == []
-    state.module.params["alertmanager"] = "127.0.0.1:9"
-    assert state.alerts() is None
+def test_an_alertmanager_without_an_answer_is_no_silence(host: host_status.HostState) -> None:
+    assert host.alerts() == []
+    host.module.params["alertmanager"] = "127.0.0.1:9"
+    assert host.alerts() is None
 
 
-def test_the_configuration_has_the_time_of_its_newest_file(state: host_status.HostState) -> None:
+def test_each_service_has_its_own_state(host: host_status.HostState, tmp_path: Path) -> None:
+    shop = {"name": "shop", "runs": False, "database": True, "units": []}
+    host.module.params["services"].append(shop)
+    (tmp_path / "SRV/api/history.jsonl").write_text('{"action": "deploy"}\n')
+
+    def answer(command: list[str], data: str | None) -> tuple[int, str, str]:
+        assert data is None
+        return (0, "0007\n" if command[:3] == ["runuser", "-u", "postgres"] else "", "")
+
+    host.module.run_command = answer
+    found = host.services()
+    assert (found["api"]["runs"], found["shop"]["runs"]) == (True, False)
+    assert (found["api"]["last_deploy"], found["shop"]["last_deploy"]) == ({"action": "deploy"}, None)
+    assert (found["api"]["revision"], found["shop"]["revision"]) == (None, "0007")
+
+
+def test_each_service_has_its_own_maintenance(host: host_status.HostState, tmp_path: Path) -> None:
+    assert host.maintenance() == {}
+    (tmp_path / "MAINTENANCE/api/on").write_text("Back at six.\n")
+    (tmp_path / "MAINTENANCE/api/page.html").touch()
+    assert {name: entry["message"] for name, entry in host.maintenance().items()} == {"api": "Back at six."}
+
+
+def test_the_configuration_has_the_time_of_its_newest_file(state: host_status.ServiceState) -> None:
     assert state.configured() is None
     (state.etc / "credentials").mkdir()
     (state.etc / "credentials/key").touch()
@@ -158,17 +187,17 @@ def test_the_configuration_has_the_time_of_its_newest_file(state: host_status.Ho
 
 
 def test_a_certificate_that_cannot_be_read_has_no_days_left(
-    state: host_status.HostState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    host: host_status.HostState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("good", "bad"):
         (tmp_path / f"{name}.crt").write_text(name)
     paths = [str(tmp_path / f"{name}.crt") for name in ("good", "bad", "missing")]
-    params: dict[str, Any] = state.module.params
+    params: dict[str, Any] = host.module.params
     monkeypatch.setitem(params, "certificates", paths)
 
     def openssl(_: list[str], data: str) -> tuple[int, str, str]:
         return (0, "notAfter=Jan 11 00:00:00 2030 GMT\n", "") if data == "good" else (1, "", "unable to load")
 
-    monkeypatch.setattr(state.module, "run_command", openssl)
+    monkeypatch.setattr(host.module, "run_command", openssl)
     monkeypatch.setattr(time, "time", lambda: 1893456000 - 3600)  # 2029-12-31T23:00Z
-    assert state.certificates() == {"good": 10, "bad": 0}
+    assert host.certificates() == {"good": 10, "bad": 0}

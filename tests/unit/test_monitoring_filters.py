@@ -105,6 +105,41 @@ def test_a_health_path_of_the_environment_is_that_of_all_services() -> None:
     assert probes["site-notes"]["urls"] == ["https://notes.example/ok"]
 
 
+def states(host: str, app_hosts: list[str], *, database: bool = False, **jobs: Any) -> dict[str, Any]:
+    """Return {service: its state for status.yml} of a host."""
+    services: dict[str, dict[str, Any]] = {
+        "api": {"hosts": [], "database": True},
+        "shop": {"hosts": ["web2"], "source": "/shop", "database": True, "jobs": {"mail": {"command": "x"}}},
+        "site": {"hosts": [], "source": "/site"},
+    }
+    known = {"included": {"purge": {"command": "x", "schedule": "daily"}}, "all": None}
+    found = monitoring.service_states(services, host, app_hosts, known | jobs, database=database)
+    return {state.pop("name"): state for state in found}
+
+
+def test_status_shows_the_services_of_a_host() -> None:
+    web1, web2 = states("web1", ["web1", "web2"]), states("web2", ["web1", "web2"])
+    assert list(web1) == ["api", "site"]
+    assert list(web2) == ["api", "shop", "site"]
+    # Timers are on the first host of a service.
+    assert web1["api"]["units"] == ["api.socket", "api@*.service", "api-job-purge.timer"]
+    assert web2["api"]["units"] == ["api.socket", "api@*.service"]
+    assert web2["shop"]["units"] == ["shop.socket", "shop@*.service", "shop-worker-mail@*.service"]
+
+
+def test_status_shows_the_databases_of_a_host() -> None:
+    assert states("data1", ["web1", "web2"], database=True) == {
+        name: {"runs": False, "database": True, "units": []} for name in ("api", "shop")
+    }
+    assert states("web1", ["web1"], database=True)["api"]["database"]
+
+
+def test_jobs_of_the_environment_are_those_of_all_services() -> None:
+    found = states("web1", ["web1"], all={"beat": {"command": "x"}})
+    assert found["site"]["units"][2:] == ["site-worker-beat@*.service"]
+    assert found["api"]["units"][2:] == ["api-job-purge.timer", "api-worker-beat@*.service"]
+
+
 def configuration(**variables: Any) -> dict[str, Any]:
     """Return prometheus.yml."""
     content: dict[str, Any] = yaml.safe_load(Role("prometheus", **variables).render("prometheus.yml.j2"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import PurePath
 
 import pytest
@@ -9,11 +10,18 @@ import pytest
 from plugins.filter.release import (
     UNITS,
     failure_message,
+    is_command,
     job_files,
     job_units,
     load_credentials,
     release_of_link,
+    shell_words,
+    state_commands,
+    state_entries,
+    state_mounts,
+    unit_words,
     version_of_release,
+    worker_files,
 )
 
 PURGE = {"name": "purge", "command": "python -m app.manage purge", "schedule": "daily"}
@@ -53,9 +61,12 @@ def test_secrets_are_loaded_once_and_in_order() -> None:
 def test_a_scheduled_job_has_a_timer_and_runs_on_one_host() -> None:
     here = [PurePath(file["path"]).name for file in job_files([PURGE, MAIL], "api")]
     purge = ["api-job-purge.service", "api-job-purge.timer"]
-    assert here == ["api-workers.target", *purge, "api-job-mail.service"]
+    assert here == ["api-workers.target", *purge]
     elsewhere = [PurePath(file["path"]).name for file in job_files([PURGE, MAIL], "api", scheduled=False)]
-    assert elsewhere == ["api-workers.target", "api-job-mail.service"]
+    assert elsewhere == ["api-workers.target"]
+    assert [file["path"] for file in worker_files([PURGE, MAIL], "/etc/api/workers")] == [
+        "/etc/api/workers/mail.service"
+    ]
 
 
 def test_each_unit_is_rendered_for_its_job_and_verified() -> None:
@@ -65,8 +76,28 @@ def test_each_unit_is_rendered_for_its_job_and_verified() -> None:
     assert service["validate"].startswith("systemd-analyze verify ")
 
 
+def test_a_command_keeps_its_words_in_a_unit_and_in_a_shell() -> None:
+    command = """celery -A 'my app' --queues=a,b "50% of $HOME" 'a "b" \\c' ''"""
+    assert unit_words(command) == r'''celery -A "my app" --queues=a,b "50%% of $$HOME" "a \"b\" \\c" ""'''
+    assert shlex.split(shell_words(command)) == shlex.split(command)
+    assert [is_command(text) for text in ("a b", "", "a 'b", "a\nb")] == [True, False, False, False]
+
+
+def test_state_is_served_and_mounted_where_the_entry_says() -> None:
+    state = state_entries(["data", {"name": "media", "path": "static/up", "serve_at": "/media/"}])
+    assert state_mounts(state, "/var/lib/shop", "@CODE@") == [
+        "BindPaths=/var/lib/shop/media:@CODE@/static/up"
+    ]
+    assert state_commands(state, "/var/lib/shop", "shop", "www-data") == [
+        "/usr/bin/install --directory --mode=0755 /var/lib/shop",
+        "/usr/bin/install --directory --owner=shop --group=shop --mode=0750 /var/lib/shop/data",
+        "/usr/bin/install --directory --owner=shop --group=www-data --mode=2750 /var/lib/shop/media",
+    ]
+    assert state_commands([], "/var/lib/shop", "shop", "www-data") == []
+
+
 def test_a_timer_starts_the_service_of_its_job() -> None:
     units = {unit["name"]: unit for unit in job_units(job_files([PURGE, MAIL], "api"))}
     assert [name for name, unit in units.items() if unit["triggered"]] == ["api-job-purge.service"]
-    assert units["api-job-mail.service"]["files"] == [f"{UNITS}/api-job-mail.service"]
+    assert units["api-job-purge.service"]["files"] == [f"{UNITS}/api-job-purge.service"]
     assert units["api-workers.target"]["files"] == []

@@ -27,7 +27,7 @@ def changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for name in ("service", "lint"):
+    for name in ("service", "lint", "workers"):
         monkeypatch.delitem(sys.modules, name)
     fake = tmp_path / "bin"
     fake.mkdir()

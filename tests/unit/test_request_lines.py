@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from plugins.modules import request_lines
 from tests.unit.conftest import FakeCommand, RunModule
 
 ID = "0123456789abcdef"
+Find = Callable[..., dict[str, Any]]
 HOST = socket.gethostname()
 
 
@@ -41,10 +43,10 @@ class Host:
             f'echo "$@" > {self.arguments}; cat {self.journal}; [ -s {self.journal} ]',
         )
 
-    def log(self, identifier: str, line: Any, host: str = "app1") -> None:
+    def log(self, identifier: str, line: Any, host: str = "app1", **more: str) -> None:
         """Add an entry to the journal."""
         message = line if isinstance(line, str | list) else compact(line)
-        entry = {"SYSLOG_IDENTIFIER": identifier, "MESSAGE": message, "_HOSTNAME": host}
+        entry = {"SYSLOG_IDENTIFIER": identifier, "MESSAGE": message, "_HOSTNAME": host, **more}
         with self.journal.open("a") as stream:
             stream.write(json.dumps(entry) + "\n")
 
@@ -77,63 +79,72 @@ def postgres(**more: Any) -> dict[str, Any]:
     return {"timestamp": "1970-01-01 00:01:41.000 UTC", "pid": 7, "message": "duration: 250.0 ms", **more}
 
 
+@pytest.fixture
+def find(run_module: RunModule) -> Callable[..., dict[str, Any]]:
+    """Return a function that searches for ID in the logs of the services api and shop."""
+
+    def search(**arguments: Any) -> dict[str, Any]:
+        return run_module(request_lines, **{"request_id": ID, "services": ["api", "shop"], **arguments})
+
+    return search
+
+
 def found(result: dict[str, Any]) -> list[tuple[str, str, float]]:
     """Return (host, source, start) of the lines."""
     return [(line["host"], line["source"], line["begin"]) for line in result["lines"]]
 
 
-def test_searches_the_journal_and_all_files(host: Host, run_module: RunModule) -> None:
-    host.log("python3", app(duration_ms=500))
+def test_searches_the_journal_and_all_files(host: Host, find: Find) -> None:
+    host.log("api", app(duration_ms=500))
     host.write("access.log", nginx(), nginx("another-request"))
     host.write("access.log.2.gz", nginx(duration=1.5))
     host.write("fastmetal.json", postgres(application_name=f"api {ID}"))
-    result = run_module(request_lines, request_id=ID)
+    result = find()
     assert sorted(found(result)) == sorted(
         [
-            ("app1", "app", 100.5),
+            ("app1", "api", 100.5),
             (HOST, "nginx", 100.0),
             (HOST, "nginx", 99.0),
             (HOST, "postgres", 100.75),
         ]
     )
     assert result["changed"] is False
-    assert f"--since=-48h --output=json --output-fields=MESSAGE,SYSLOG_IDENTIFIER,_HOSTNAME --grep={ID}" in (
-        host.arguments.read_text()
-    )
+    assert f"--since=-48h --grep=(?<![A-Za-z0-9]){ID}(?![A-Za-z0-9])" in host.arguments.read_text()
 
 
-def test_a_repeated_line_is_found_once(host: Host, run_module: RunModule) -> None:
+def test_a_repeated_line_is_found_once(host: Host, find: Find) -> None:
     line = nginx()
     host.write("access.log", line)
     for _ in range(2):
         host.log("nginx", line, HOST)
-    assert found(run_module(request_lines, request_id=ID)) == [(HOST, "nginx", 100.0)]
+    assert found(find()) == [(HOST, "nginx", 100.0)]
 
 
-def test_a_trace_id_finds_the_line_too(host: Host, run_module: RunModule) -> None:
-    host.log("python3", app("another-request", trace_id=ID))
-    assert len(run_module(request_lines, request_id=ID)["lines"]) == 1
+def test_a_trace_id_finds_the_line_too(host: Host, find: Find) -> None:
+    host.log("api", app("another-request", trace_id=ID))
+    assert len(find()["lines"]) == 1
 
 
-def test_a_line_that_only_mentions_the_id_is_not_about_it(host: Host, run_module: RunModule) -> None:
-    host.log("python3", app("another-request", message=f"as {ID}"))
+def test_a_line_that_only_mentions_the_id_is_not_about_it(host: Host, find: Find) -> None:
+    host.log("api", app("another-request", message=f"as {ID}"))
     host.log("python3", f"{ID} is no JSON")
     host.log("python3", f'["{ID}"]')
-    host.log("python3", [1, 2, 3])
+    host.log("api", f"request {ID}0 is another one, and so is x{ID}")
+    host.log("api", [1, 2, 3])
     host.write("fastmetal.json", postgres(application_name="api", message=ID))
-    assert run_module(request_lines, request_id=ID)["lines"] == []
+    assert find()["lines"] == []
 
 
-def test_files_from_before_the_hours_are_not_read(host: Host, run_module: RunModule) -> None:
+def test_files_from_before_the_hours_are_not_read(host: Host, find: Find) -> None:
     file = host.write("access.log.1", nginx())
     os.utime(file, (time.time() - 3 * 3600,) * 2)
-    assert run_module(request_lines, request_id=ID, hours=2)["lines"] == []
-    assert len(run_module(request_lines, request_id=ID, hours=4)["lines"]) == 1
+    assert find(hours=2)["lines"] == []
+    assert len(find(hours=4)["lines"]) == 1
 
 
-def test_slow_statements_lead_to_postgres_lines(host: Host, run_module: RunModule) -> None:
-    host.log("python3", app(backend=7, duration_ms=250))
-    result = run_module(request_lines, request_id=ID)
+def test_slow_statements_lead_to_postgres_lines(host: Host, find: Find) -> None:
+    host.log("api", app(backend=7, duration_ms=250))
+    result = find()
     assert result["statements"] == [{"backend": 7, "begin": 100.75, "end": 101.0}]
     host.journal.write_text("")
     host.write(
@@ -144,29 +155,27 @@ def test_slow_statements_lead_to_postgres_lines(host: Host, run_module: RunModul
         postgres(timestamp="1970-01-01 00:01:41.900 UTC"),
     )
     later = {"backend": 8, "begin": 500, "end": 501}
-    slow = run_module(request_lines, request_id=ID, statements=[*result["statements"], later])
+    slow = find(statements=[*result["statements"], later])
     assert [line["line"]["timestamp"][17:23] for line in slow["lines"]] == ["41.000", "41.900"]
 
 
-def test_an_unreadable_journal_is_a_failure(
-    host: Host, run_module: RunModule, fake_command: FakeCommand
-) -> None:
+def test_an_unreadable_journal_is_a_failure(host: Host, find: Find, fake_command: FakeCommand) -> None:
     fake_command("journalctl", "echo 'No access.' >&2; exit 2")
-    assert run_module(request_lines, request_id=ID)["msg"] == "The journal cannot be read: No access."
+    assert find()["msg"] == "The journal cannot be read: No access."
     assert not host.arguments.exists()
 
 
-def test_bytes_that_are_no_utf8_hide_no_line(host: Host, run_module: RunModule) -> None:
+def test_bytes_that_are_no_utf8_hide_no_line(host: Host, find: Find) -> None:
     """A client chose them; journalctl shows such a message as numbers, forward_logs replaces them."""
     raw = compact(nginx(user_agent="agent")).encode().replace(b'agent"', b'caf\xe9"')
     (host.folder / "access.log").write_bytes(raw + b"\n")
     host.log("nginx", [*raw], "web2")
     host.log("nginx", raw.decode(errors="replace"), HOST)
-    lines = run_module(request_lines, request_id=ID)
+    lines = find()
     assert sorted(found(lines)) == sorted([(HOST, "nginx", 100.0), ("web2", "nginx", 100.0)])
 
 
-def test_errors_of_nginx_are_found_by_the_requests_connection(host: Host, run_module: RunModule) -> None:
+def test_errors_of_nginx_are_found_by_the_requests_connection(host: Host, find: Find) -> None:
     host.log("nginx", nginx(connection=42, path="/a"), "web1")
 
     def log_error(name: str = "web1", second: int = 40, connection: int = 42, path: str = "/a") -> None:
@@ -179,7 +188,62 @@ def test_errors_of_nginx_are_found_by_the_requests_connection(host: Host, run_mo
     log_error(connection=43)
     log_error(name="web2")
     log_error(path="/b")
-    result = run_module(request_lines, request_id=ID)
+    result = find()
     assert found(result) == [("web1", "nginx", 100.0), ("web1", "nginx", 100.0)]
     message = 'connect() failed, request: "GET /a HTTP/1.1", host: "h"'
     assert result["lines"][1]["line"] == {"level": "error", "message": message}
+
+
+TRACEBACK = f"""\
+[2026-11-30] [7] [ERROR] Unhandled exception in GET /, request {ID}
+Traceback (most recent call last):
+  File "/srv/shop/code/main.py", line 3, in home
+    return rows[0]
+           ~~~~^^^
+IndexError: list index out of range
+
+The above exception was the direct cause of the following exception:
+
+Traceback (most recent call last):
+  File "/srv/shop/code/main.py", line 9, in page
+    raise LookupError from error
+LookupError"""
+
+
+def test_a_line_of_text_has_its_traceback(host: Host, find: Find) -> None:
+    own = {"_PID": "7", "_STREAM_ID": "a", "__REALTIME_TIMESTAMP": "100500000"}
+    for line in ["[INFO] before", *TRACEBACK.splitlines(), "[INFO] after", "  indented after"]:
+        host.log("shop", line, **own)
+    (line,) = find()["lines"]
+    assert line == {"host": "app1", "source": "shop", "begin": 100.5, "line": {"message": TRACEBACK}}
+    assert "--since=@100 --until=@103 _HOSTNAME=app1 _PID=7 _STREAM_ID=a" in host.arguments.read_text()
+
+
+def test_a_line_of_text_without_a_traceback_is_one_line(host: Host, find: Find) -> None:
+    host.log("shop-job-mail", f"[INFO] sent for {ID}", _PID="7")
+    host.log("shop-job-mail", "[INFO] next", _PID="7")
+    assert [(line["source"], line["line"]) for line in find()["lines"]] == [
+        ("shop", {"message": f"[INFO] sent for {ID}"})
+    ]
+
+
+def test_json_without_the_usual_fields_is_found_by_the_id_anywhere(host: Host, find: Find) -> None:
+    host.log("shop", {"event": "paid", "correlation": ID, "time": "noon"}, __REALTIME_TIMESTAMP="7000000")
+    host.log("shop", {"event": "paid", "request_id": "another", "correlation": ID})
+    assert found(find()) == [("app1", "shop", 7.0)]
+
+
+def test_only_the_lines_of_a_service_are_shown(host: Host, find: Find) -> None:
+    host.log("api", app())
+    host.log("shop", f"[INFO] paid {ID}")
+    host.log("shop-2", app())
+    host.write("access.log", nginx(service="shop"), nginx(service="api", duration=0.25))
+    host.write("fastmetal.json", postgres(application_name=ID, dbname="api"))
+    services = ["api", "shop", "shop-2"]
+
+    def sources(service: str) -> list[str]:
+        return sorted(line["source"] for line in find(services=services, service=service)["lines"])
+
+    assert sources("shop") == ["nginx", "shop"]
+    assert sources("api") == ["api", "nginx", "postgres"]
+    assert len(sources("")) == 6

@@ -43,6 +43,8 @@ LINES = [
         },
         "INFO Slow. backend=7",
     ),
+    ("shop", {"message": "[ERROR] Lost.\nTraceback …"}, "[ERROR] Lost.\nTraceback …"),
+    ("app", {"level": "ERROR", "message": "Lost.", "exc_info": "Traceback …"}, "ERROR Lost.\nTraceback …"),
     (
         "postgres",
         {"error_severity": "LOG", "message": "duration: 1 ms", "dbname": "api"},
@@ -61,9 +63,9 @@ def entry(begin: float, source: str, line: dict[str, Any], host: str = "web1") -
     return {"begin": begin, "host": host, "source": source, "line": line}
 
 
-def show(*results: tuple[str, dict[str, Any]]) -> tuple[dict[str, Any], list[str]]:
+def show(*results: tuple[str, dict[str, Any]], service: str = "") -> tuple[dict[str, Any], list[str]]:
     """Run the action; return its result and what it displays."""
-    arguments = {"request_id": "abc", "hours": 48, "results": list(results)}
+    arguments = {"request_id": "abc", "service": service, "hours": 48, "results": list(results)}
     task = MagicMock(args=arguments, async_val=0)
     action = show_request.ActionModule(task, MagicMock(), MagicMock(), MagicMock(), MagicMock(), MagicMock())
     action._display = MagicMock()
@@ -87,6 +89,8 @@ def test_no_line_is_a_failure() -> None:
     assert result["failed"]
     assert "No line of the last 48 hours is about the request abc" in result["msg"]
     assert lines == []
+    result, _ = show(("web1", {"lines": []}), service="shop")
+    assert "about the request abc of shop: check" in result["msg"]
 
 
 def test_an_unreachable_host_is_named() -> None:

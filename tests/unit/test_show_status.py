@@ -10,26 +10,32 @@ import pytest
 
 from plugins.action import show_status
 
+SERVICE: dict[str, Any] = {
+    "runs": True,
+    "release": {"id": "1.0", "commit": "0123456789", "since": 0, "canary": False},
+    "workers": 2,
+    "last_deploy": {
+        "action": "deploy",
+        "result": "ok",
+        "by": "ann",
+        "time": "2026-01-02T03:04:05Z",
+    },
+    "lock": None,
+    "configuration": "aaaa",
+    "configured": 0.0,
+    "revision": None,
+}
+
 
 def status(**changes: Any) -> dict[str, Any]:
-    """Return the status of a healthy app host, with changes."""
+    """Return the status of a healthy app host with one service, with changes of either."""
+    own = {key: changes.pop(key) for key in SERVICE if key in changes}
     return {
-        "release": {"id": "1.0", "commit": "0123456789", "since": 0, "canary": False},
-        "workers": 2,
-        "last_deploy": {
-            "action": "deploy",
-            "result": "ok",
-            "by": "ann",
-            "time": "2026-01-02T03:04:05Z",
-        },
-        "lock": None,
-        "configuration": "aaaa",
-        "revision": None,
+        "services": {"api": SERVICE | own},
         "certificates": {"host": 60},
         "disks": {"/": 10, "/srv": 20},
         "units": {"nginx.service": "active"},
-        "maintenance": None,
-        "configured": 0.0,
+        "maintenance": {},
         "alerts": [],
         "leftovers": {},
         "groups": ["app"],
@@ -49,28 +55,28 @@ PROBLEMS = [
     ({"certificates": {"served": 14}}, None),
     ({"disks": {"/var": 90}}, "the disk of /var is 90 % full."),
     ({"disks": {"/var": 89}}, None),
-    ({"workers": 0}, "release 1.0 is current, but it does not run."),
+    ({"workers": 0}, "release 1.0 of api is current, but it does not run."),
     ({"release": None, "workers": None}, None),
     (
         {"release": {"id": "2.0", "canary": True}},
-        "2.0 is a canary: it serves, and rolls back unless it is pro",
+        "2.0 of api is a canary: it serves, and rolls back unless it is pro",
     ),
     (
         {"lock": {"by": "eve", "from": "x", "time": "2026-01-02T03:04:05Z"}},
-        "is locked by eve from x since 2026-",
+        "web1: api is locked by eve from x since 2026-",
     ),
     (
         {"last_deploy": FAILED | {"reason": "no readiness"}},
-        "failed (no readiness): mend the cause, then repeat it or run restart.yml.",
+        "failed (no readiness): mend the cause, then repeat it or run restart.yml -e service=api.",
     ),
-    ({"last_deploy": FAILED | {"result": "rolled_back"}}, "web1: the last deploy, 2026-01-0"),
+    ({"last_deploy": FAILED | {"result": "rolled_back"}}, "web1: the last deploy of api, 2026-01-0"),
     # Only a run that wrote the configuration again and did not fail mends a failed one.
     (
         {"last_deploy": FAILED | {"action": "configure"}, "configured": 1767323044.0},
-        "the last configure, 2026-",
+        "the last configure of api, 2026-",
     ),
     ({"last_deploy": FAILED | {"action": "configure"}, "configured": 1767323046.0}, None),
-    ({"last_deploy": FAILED, "configured": 1767323046.0}, "the last deploy, 2026-"),
+    ({"last_deploy": FAILED, "configured": 1767323046.0}, "the last deploy of api, 2026-"),
     (
         {"alerts": None},
         "Alertmanager does not answer: look at `journalctl -u prometheus-alertmanager` there.",
@@ -83,22 +89,30 @@ PROBLEMS = [
     ({"leftovers": {"nginx": []}}, "remove it with `rm /etc/fastmetal/functions/nginx.json` there."),
     (
         {"leftovers": {"app shop": ["shop.socket", "shop@1.service"]}},
-        "the service shop is left from before and belongs to no group: remove it with `systemctl disable"
-        " --now shop.socket shop@1.service` there.",
+        "shop is left from before and is not in services: remove it and its data with remove_service.yml"
+        " -e service=shop.",
     ),
-    ({"maintenance": {"since": 0, "message": "Moving."}}, "(Moving.): maintenance.yml -e maintenance=off."),
+    (
+        {"leftovers": {"app board": ["board.socket"]}},
+        "the service board is left from before and runs elsewhere now: remove it with `systemctl disable"
+        " --now board.socket` there.",
+    ),
+    (
+        {"maintenance": {"api": {"since": 0, "message": "Moving."}}},
+        "(Moving.): maintenance.yml -e maintenance=off -e service=api.",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("changes", "part"), PROBLEMS)
 def test_problems_of_a_host(changes: dict[str, Any], part: str | None) -> None:
-    found = list(show_status.host_problems("web1", status(**changes)))
+    found = list(show_status.host_problems("web1", status(**changes), ["api", "board"]))
     assert [sentence.startswith("web1") for sentence in found] == ([True] if part else [])
     assert [part is not None and part in sentence for sentence in found] == ([True] if part else [])
 
 
 def test_an_unreachable_host_has_one_problem() -> None:
-    found = list(show_status.host_problems("web1", {"unreachable": "Connection refused"}))
+    found = list(show_status.host_problems("web1", {"unreachable": "Connection refused"}, []))
     assert found == ["web1 cannot be reached: Connection refused."]
 
 
@@ -134,18 +148,18 @@ def test_equal_hosts_do_not_differ() -> None:
 def test_different_releases_are_named_by_host() -> None:
     other = status(release={"id": "0.9", "canary": False})
     assert drift(web1=status(), web2=other) == [
-        "The live release differs: web1 has 1.0, web2 has 0.9: deploy again."
+        "The live release of api differs: web1 has 1.0, web2 has 0.9: deploy again."
     ]
 
 
 def test_hosts_without_a_release_do_not_count() -> None:
-    database = status(release=None, configuration="bbbb", groups=["postgres"])
+    database = status(release=None, runs=False, configuration="bbbb", groups=["postgres"])
     assert drift(web1=status(), db1=database, off={"unreachable": "x", "groups": ["app"]}) == []
 
 
 def test_different_configurations_are_named() -> None:
     assert drift(web1=status(), web2=status(configuration="bbbb")) == [
-        "The service's configuration differs between web1, web2: run site.yml."
+        "The configuration of api differs between web1, web2: run site.yml."
     ]
 
 
@@ -153,25 +167,46 @@ def test_hosts_that_also_run_the_database_are_compared_with_each_other() -> None
     groups = ["app", "postgres", "edge"]
     own = [status(groups=groups, configuration="bbbb") for _ in range(2)]
     assert drift(web1=status(), data1=own[0], data2=own[1]) == []
-    own[1]["configuration"] = "cccc"
+    own[1]["services"]["api"]["configuration"] = "cccc"
     assert drift(web1=status(), data1=own[0], data2=own[1]) == [
-        "The service's configuration differs between data1, data2: run site.yml."
+        "The configuration of api differs between data1, data2: run site.yml."
     ]
 
 
 def test_columns_are_as_wide_as_their_cells() -> None:
     lines = show_status.table({"web1": status(), "a-long-name": {"unreachable": "Connection refused"}})
     header, web1, unreachable = lines
-    assert header.startswith("host         live release  commit    since ")
-    assert web1.startswith("web1         1.0           01234567  1970-01-0")
+    assert header.startswith("host         service  live release  commit    since ")
+    assert web1.startswith("web1         api      1.0           01234567  1970-01-0")
     assert " deploy ok by ann, 2026-01-02 " in web1
     assert web1.endswith("  60 days       20 % of /srv  1/1 active")
     assert unreachable == "a-long-name  unreachable: Connection refused"
 
 
+def test_each_service_has_a_row() -> None:
+    fleet = {"web1": status(), "db1": status(services={})}
+    fleet["web1"]["services"]["shop"] = SERVICE | {"release": None, "workers": None, "last_deploy": None}
+    _, api, shop, database = show_status.table(fleet)
+    assert api.endswith("1/1 active")
+    assert shop.split() == ["web1", "shop", *["-"] * 6]
+    assert database.split()[:8] == ["db1", *["-"] * 7]
+    assert database.endswith("1/1 active")
+
+
+def test_services_differ_by_themselves() -> None:
+    web1, web2 = status(), status()
+    web1["services"]["shop"] = SERVICE | {"release": SERVICE["release"] | {"id": "7"}}
+    web2["services"]["shop"] = SERVICE | {"configuration": "bbbb"}
+    assert drift(web1=web1, web2=web2) == [
+        "The live release of shop differs: web1 has 7, web2 has 1.0: deploy again.",
+        "The configuration of shop differs between web1, web2: run site.yml.",
+    ]
+
+
 def show(results: dict[str, Any], **arguments: Any) -> tuple[dict[str, Any], list[str]]:
     """Run the action; return its result and what it displays."""
-    task = MagicMock(args={"results": results, "format": "table", "strict": False, **arguments}, async_val=0)
+    words = {"results": results, "services": ["api"], "format": "table", "strict": False, **arguments}
+    task = MagicMock(args=words, async_val=0)
     action = show_status.ActionModule(task, MagicMock(), MagicMock(), MagicMock(), MagicMock(), MagicMock())
     action._display = MagicMock()
     hostvars = {host: {"group_names": ["app"]} for host in results}
@@ -197,7 +232,7 @@ def test_says_that_nothing_is_wrong() -> None:
 def test_json_is_one_line_with_the_problems() -> None:
     (line,) = show(BROKEN, format="json")[1]
     shown = json.loads(line)
-    assert shown["hosts"]["web1"]["workers"] == 0
+    assert shown["hosts"]["web1"]["services"]["api"]["workers"] == 0
     assert len(shown["problems"]) == 1
 
 

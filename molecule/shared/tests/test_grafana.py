@@ -99,7 +99,7 @@ def test_only_grafana_connects_to_its_database(
         return client.run("PGPASSWORD=%s psql --no-psqlrc -qAt -c %s %s", password, sql, connection)
 
     assert query(host, target).stdout.strip() == "TLSv1.3"
-    service = variables["exporter_postgres_database"]
+    service = variables["exporter_postgres_databases"][0]
     assert "no pg_hba.conf entry" in query(host, target.replace("dbname=grafana", f"dbname={service}")).stderr
     other_host = find_host("postgres")
     assert other_host.backend.hostname != host.backend.hostname

@@ -44,7 +44,7 @@ def send_request(client: http.client.HTTPSConnection, request_id: str) -> None:
 
 def database(server: Host, variables: dict[str, Any], sql: str) -> str:
     """Run SQL as the database's superuser."""
-    name = variables["exporter_postgres_database"]
+    name = variables["exporter_postgres_databases"][0]
     return str(
         server.check_output(
             f"runuser -u postgres -- psql --no-psqlrc -qAt -d {shlex.quote(name)} -c {shlex.quote(sql)}"
@@ -59,7 +59,7 @@ def locked_table(server: Host, variables: dict[str, Any]) -> Iterator[None]:
     sql = f"BEGIN; LOCK TABLE products; SELECT pg_sleep(1.2) AS {tag}; COMMIT"
     words = ["systemd-run", "--quiet", "--collect", "--uid=postgres", "psql", "--no-psqlrc"]
     server.check_output(
-        shlex.join([*words, f"--dbname={variables['exporter_postgres_database']}", "-c", sql])
+        shlex.join([*words, f"--dbname={variables['exporter_postgres_databases'][0]}", "-c", sql])
     )
     waiting = (
         f"SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%{tag[:9]}%' AND wait_event = 'PgSleep'"
@@ -73,25 +73,23 @@ def locked_table(server: Host, variables: dict[str, Any]) -> Iterator[None]:
 def test_a_slow_requests_lines_of_all_sources_are_found_by_its_id(
     host: Host, variables: dict[str, Any], find_host: Callable[[str], Host], ansible: Run
 ) -> None:
-    request_id = uuid.uuid4().hex
+    request_id, sources = uuid.uuid4().hex, {"nginx", variables["app_name"], "postgres"}
     with connection(host, variables) as client, locked_table(find_host("postgres"), variables):
         send_request(client, request_id)
     deadline = time.monotonic() + 20
     while True:
         shown = ansible("ansible-playbook", "playbooks/logs.yml", "-e", f"request_id={request_id}")
         rows = re.findall(
-            r"^(\d\d:\d\d:\d\d\.\d{3})  (\S+) +(nginx|app|postgres) +(.+)$", shown.stdout, re.MULTILINE
+            rf"^(\d\d:\d\d:\d\d\.\d{{3}})  (\S+) +({'|'.join(sources)}) +(.+)$", shown.stdout, re.MULTILINE
         )
-        if {source for _, _, source, _ in rows} == {
-            "nginx",
-            "app",
-            "postgres",
-        } or time.monotonic() > deadline:
+        if {source for _, _, source, _ in rows} == sources or time.monotonic() > deadline:
             break
-    assert {source for _, _, source, _ in rows} == {"nginx", "app", "postgres"}, shown.stdout
+    assert {source for _, _, source, _ in rows} == sources, shown.stdout
     assert [row[0] for row in rows] == sorted(row[0] for row in rows)
     assert sum(source == "nginx" for _, _, source, _ in rows) == 1
-    (slow,) = (text for _, _, source, text in rows if source == "app" and "Slow statement" in text)
+    (slow,) = (
+        text for _, _, source, text in rows if source == variables["app_name"] and "Slow statement" in text
+    )
     assert "statement=" in slow
     assert any("products" in text for _, _, source, text in rows if source == "postgres")
     assert {name for _, name, source, _ in rows if source == "nginx"} == {host.backend.hostname}

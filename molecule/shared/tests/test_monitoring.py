@@ -84,11 +84,11 @@ QUERIES = {
     "pg_up==1": "postgres",
     "db_server_connections>0": "postgres",
     "db_transactions_blocked>=0": "postgres",
-    'db_table_size_bytes{name="products"}': "postgres",
-    "count by (instance) (db_statement_seconds)": "postgres",
-    "redis_up==1": "redis",
+    'db_table_size_bytes{datname="api",name="products"}': "postgres",
+    'count by (instance) (db_statement_seconds{datname="api"})': "postgres",
+    'redis_up{server="cache"}==1': "redis",
     "redis_memory_used_bytes>0": "redis",
-    "count by (instance) (app_build_info)": "app",
+    'count by (instance) (app_build_info{service="api"})': "app",
     "probe_success==1": "probe",
 }
 
@@ -131,7 +131,7 @@ def test_edge_requests_are_counted_across_a_log_rotation(host: Host) -> None:
     with host.sudo():
         host.check_output("logrotate --force /etc/logrotate.d/nginx")
     request_edge()
-    key = 'edge_requests_total{status="421"}'
+    key = 'edge_requests_total{service="",status="421"}'
     assert requests().get(key, 0) == before.get(key, 0) + 2
 
 
@@ -306,7 +306,7 @@ def test_the_postgres_exporter_cannot_read_tables(host: Host, variables: dict[st
     # Only the server's own account may read the port.
     port = variables["exporter_postgres_port"]
     query = f"psql --port={port}" + " --dbname={} --no-psqlrc --tuples-only --no-align --command={}"
-    database = shlex.quote(variables["exporter_postgres_database"])
+    database = shlex.quote(variables["exporter_postgres_databases"][0])
     with host.sudo("prometheus"):
         assert host.check_output(query.format(database, "'SELECT current_user'")) == "prometheus"
         for forbidden in ("SELECT * FROM products", "CREATE TABLE public.x (y int)", "CREATE ROLE x"):

@@ -46,18 +46,21 @@ def fleet(limit: tuple[str, ...], status: Callable[..., dict[str, Any]]) -> dict
 def test_a_new_fleet_has_no_problems(host: Host, variables: dict[str, Any], fleet: dict[str, Any]) -> None:
     assert fleet["problems"] == []
     state = fleet["hosts"][host.backend.hostname]
+    name, groups = variables["app_name"], variables["group_names"]
+    assert list(state["services"]) == ([name] if {"app", "postgres"} & set(groups) else [])
     assert set(state["units"].values()) == {"active"}
     assert all(0 < days <= variables["tls_lifetime_days"] for days in state["certificates"].values())
-    assert ("served" in state["certificates"]) == ("edge" in variables["group_names"])
-    assert (state["revision"] is not None) == ("postgres" in variables["group_names"])
-    assert (state["release"] is not None) == ("app" in variables["group_names"])
+    assert ("served" in state["certificates"]) == ("edge" in groups)
+    for service in state["services"].values():
+        assert (service["revision"] is not None) == ("postgres" in groups)
+        assert (service["release"] is not None) == ("app" in groups)
 
 
 @pytest.mark.on("app")
 def test_status_reports_the_running_release_and_workers(
     host: Host, variables: dict[str, Any], fleet: dict[str, Any]
 ) -> None:
-    state = fleet["hosts"][host.backend.hostname]
+    state = fleet["hosts"][host.backend.hostname]["services"][variables["app_name"]]
     current = f"/srv/{variables['app_name']}/current"
     assert state["release"]["id"] == json.loads(host.file(f"{current}/release.json").content)["id"]
     assert state["release"]["since"] == pytest.approx(
@@ -79,7 +82,8 @@ def changed(host: Host, change: str, undo: str) -> Iterator[None]:
 def test_status_reports_drift_and_faults(
     host: Host, variables: dict[str, Any], ansible: Run, find_host: Callable[[str], Host]
 ) -> None:
-    name, home = host.backend.hostname, f"/srv/{variables['app_name']}"
+    name, service = host.backend.hostname, variables["app_name"]
+    home = f"/srv/{service}"
     fake = (
         f"mkdir {home}/drifted && cp -aP {home}/current {home}/kept"
         f""" && echo '{{"id": "0.0.0-drifted"}}' > {home}/drifted/release.json"""
@@ -123,13 +127,13 @@ def test_status_reports_drift_and_faults(
     ):
         done = ansible("ansible-playbook", "playbooks/status.yml", "-e", "status_strict=true")
     assert done.returncode != 0
-    assert "The live release differs: " in done.stdout
+    assert f"The live release of {service} differs: " in done.stdout
     assert f"{name} has 0.0.0-drifted" in done.stdout
-    assert "The service's configuration differs between " in done.stdout
-    assert f"{name}: release 0.0.0-drifted is current, but it does not run." in done.stdout
+    assert f"The configuration of {service} differs between " in done.stdout
+    assert f"{name}: release 0.0.0-drifted of {service} is current, but it does not run." in done.stdout
     assert re.search(rf"^{name} .* rollback rolled_back by eve, 2026-01-0", done.stdout, re.MULTILINE)
-    assert f"{name} is locked by eve from x since 2026-01-0" in done.stdout
-    assert f"{name}: the last rollback, 2026-01-0" in done.stdout
+    assert f"{name}: {service} is locked by eve from x since 2026-01-0" in done.stdout
+    assert f"{name}: the last rollback of {service}, 2026-01-0" in done.stdout
     assert (
         f"{name}: the role redis is left from before and belongs to no group: remove it with" in done.stdout
     )

@@ -24,6 +24,7 @@ from testinfra.host import Host
 from tests.remote import fetch
 
 NO_VALUE = "\N{EN DASH}"
+NONE = "no service"
 PAGE = "/prometheus/consoles/status.html"
 # Screenshot of a fleet with faults; docs/status.png is a copy of one.
 SCREENSHOT = Path(__file__).resolve().parents[3] / ".lab/status.png"
@@ -131,16 +132,21 @@ def test_a_healthy_fleet_is_green(
 ) -> None:
     def is_whole(page: Page) -> bool:
         figures = [figure for _, _, *figures in page.rows("host") for figure in figures]
-        return page.texts("good") >= all_variables.keys() and NO_VALUE not in figures
+        good = {"answers", *all_variables}
+        return page.texts("good") >= good and NO_VALUE not in figures and page.rows("service")[0][0] != NONE
 
     # An earlier test may have disconnected a host for some scrapes.
     page = open_until(browse, is_whole)
     assert_complete(page)
     assert {name for name, *_ in page.rows("host")} == all_variables.keys()
+    services = next(iter(all_variables.values()))["services"]
+    assert [name for name, *_ in page.rows("service")] == list(services)
     for name, release, *figures in page.rows("host"):
         assert (release != NO_VALUE) == ("app" in all_variables[name]["group_names"])
         assert all(figure.removesuffix(" %").isdecimal() for figure in figures), figures
-    assert {"GET /health/ready", "GET /metrics"} <= {route for route, *_ in page.rows("route")}
+    (service,) = services
+    routes = {(route, owner) for route, owner, *_ in page.rows("route")}
+    assert {("GET /health/ready", service), ("GET /metrics", service)} <= routes
 
 
 @pytest.mark.on("edge_apart")
@@ -186,5 +192,6 @@ def test_faults_are_red(
     assert [(one["alertstate"], one["service"]) for one in pending] == [
         ("pending", home.removeprefix("/srv/"))
     ]
-    assert ["DeployFailed", "warning", failed.backend.hostname] in page.rows("alert")
+    service = home.removeprefix("/srv/")
+    assert ["DeployFailed", "warning", service, failed.backend.hostname] in page.rows("alert")
     assert SCREENSHOT.read_bytes().startswith(b"\x89PNG")

@@ -14,10 +14,12 @@ import itertools
 import logging
 import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+import gunicorn_app
 from gunicorn import systemd
 from gunicorn.config import validate_callable
 from gunicorn.glogging import Logger
@@ -90,12 +92,21 @@ class MetricsSlots:
 
 
 class AccessLogger(Logger):
-    """Gunicorn's logger, which builds the fields of an access line even if its level drops the line."""
+    """Gunicorn's logger without needless work and lines.
+
+    Gunicorn builds the fields of an access line even if its level drops the line, and logs an exception
+    again, without its request.
+    """
 
     @property
     def access_log_enabled(self) -> bool:
         """Whether access lines are written."""
         return bool(super().access_log_enabled) and self.access_log.isEnabledFor(logging.INFO)
+
+    def exception(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        """Log the exception that is being handled unless it has been reported."""
+        if sys.exception() is not gunicorn_app.reported.get():
+            super().exception(msg, *args, **kwargs)
 
 
 class Busy(asyncio.Protocol):
@@ -119,18 +130,25 @@ class Worker(ASGIWorker):
     notify_socket: str | None = None
     # Holds the name of the instance that has to probe itself.
     probe_file = Path("/nonexistent")
-    health_path = "/"
+    # Empty: the app has none.
+    health_path = ""
+    # The name by which clients know the service.
+    host = "localhost"
     # Empty adds no header.
     release_header = ""
+    # Exists once the instance stops without a successor.
+    shutdown_file = os.environ.get("SHUTDOWN_FILE", "")
 
     def load_wsgi(self) -> None:
         """Load the app."""
         super().load_wsgi()
         name = self.release_header.lower().encode()
-        self.asgi = with_headers(self.asgi, [(name, os.environ["RELEASE"].encode())] if name else [])
+        headers = [(name, os.environ["RELEASE"].encode())] if name else []
+        self.asgi = gunicorn_app.App(self.asgi, self.log, headers)
 
     def run(self) -> None:
         """Serve; the worker accepts connections once its startup probe has succeeded."""
+        gunicorn_app.watch_tasks(self.loop, self.asgi)
         create_server = self.loop.create_server
 
         async def listen(protocol: Callable[[], asyncio.Protocol], **options: Any) -> asyncio.Server:
@@ -148,57 +166,72 @@ class Worker(ASGIWorker):
 
     async def startup_probe(self, protocol: Callable[[], asyncio.Protocol]) -> None:
         """Wait until a new instance answers its own health check; until then the old one serves."""
+        said = ""
         with contextlib.suppress(OSError):
             while self.alive and self.probe_file.read_text() == os.environ["INSTANCE"]:
                 self.notify()
-                if await self.is_healthy(protocol):
+                found = await self.health_fault(protocol)
+                if not found:
                     return
+                if found != said:
+                    said = found
+                    self.log.warning("Startup probe: %s", found)
+                    self.notify_systemd(f"STATUS={found}")
                 await asyncio.sleep(0.1)
 
-    async def is_healthy(self, protocol: Callable[[], asyncio.Protocol]) -> bool:
-        """Return whether the app answers 200 on the health path, on a connection inside this process."""
+    async def health_fault(self, protocol: Callable[[], asyncio.Protocol]) -> str:
+        """Return what is wrong with the app's answer on a connection inside this process, or nothing.
+
+        The health path has to answer 200. Without one, any answer of `/` below 500 shows that the app works.
+        """
         theirs, ours = socket.socketpair()
         await self.loop.connect_accepted_socket(protocol, theirs)
         reader, writer = await asyncio.open_unix_connection(sock=ours)
-        request = f"GET {self.health_path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-        writer.write(request.encode())
+        path = self.health_path or "/"
+        head = (f"GET {path} HTTP/1.1", f"Host: {self.host}", "X-Forwarded-Proto: https", "Connection: close")
+        writer.write("\r\n".join([*head, "", ""]).encode())
         try:
-            line = await asyncio.wait_for(reader.readline(), self.cfg.timeout / 3)
-            return line.split()[1:2] == [b"200"]
+            words = (await asyncio.wait_for(reader.readline(), self.cfg.timeout / 3)).split()
         except (OSError, TimeoutError):
-            return False
+            words = []
         finally:
             writer.close()
+        if len(words) < 2:
+            return f"GET {path} was not answered"
+        status = int(words[1])
+        good = status == 200 if self.health_path else status < 500
+        return "" if good else f"GET {path} answered {status}"
 
     def report_ready(self) -> None:
         """Notify systemd once every worker accepts connections."""
         listening = Path(os.environ["RUNTIME_DIRECTORY"])
         (listening / f"{self.slots.number}.listens").touch()
-        if self.notify_socket and len(list(listening.glob("*.listens"))) >= self.cfg.workers:
+        if len(list(listening.glob("*.listens"))) >= self.cfg.workers:
+            self.notify_systemd("READY=1\nSTATUS=Serving")
+
+    def notify_systemd(self, state: str) -> None:
+        """Send systemd a state of the instance."""
+        if self.notify_socket:
             os.environ["NOTIFY_SOCKET"] = self.notify_socket
-            systemd.sd_notify("READY=1\nSTATUS=Serving", self.log, unset_environment=True)
+            systemd.sd_notify(state, self.log, unset_environment=True)
 
+    def close_code(self) -> int:
+        """Return the code with which WebSockets are closed."""
+        replaced = self.shutdown_file and not Path(self.shutdown_file).exists()
+        return gunicorn_app.SERVICE_RESTART if replaced else gunicorn_app.GOING_AWAY
 
-def with_headers(app: Any, added: list[tuple[bytes, bytes]]) -> Any:
-    """Return an ASGI app that adds headers to every response of another one.
-
-    Event streams get X-Accel-Buffering as well, without which Nginx holds events back.
-    """
-
-    async def with_headers_(scope: Any, receive: Any, send: Any) -> None:
-        async def send_with_headers(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                headers = [*message.get("headers", ()), *added]
-                own = {name.lower(): value for name, value in headers}
-                if own.get(b"content-type", b"").startswith(b"text/event-stream"):
-                    headers.append((b"x-accel-buffering", b"no"))
-                # A copy: an app may send the same message for every request.
-                message = {**message, "headers": headers}
-            await send(message)
-
-        await app(scope, receive, send_with_headers)
-
-    return with_headers_
+    async def _shutdown(self) -> None:
+        """Close WebSockets, and wait for calls that outlive their connections, such as background tasks."""
+        for server in self.servers:
+            server.close()
+        deadline = self.loop.time() + self.cfg.graceful_timeout
+        closing = self.loop.create_task(self.asgi.close_sockets(self.close_code()))
+        while (self.nr_conns or self.asgi.calls) and self.loop.time() < deadline:
+            if self._quick_shutdown:
+                break
+            await asyncio.sleep(0.05)
+        closing.cancel()
+        await super()._shutdown()
 
 
 def start_slots() -> MetricsSlots:
@@ -209,12 +242,15 @@ def start_slots() -> MetricsSlots:
     return slots
 
 
-def worker(slots: MetricsSlots, *, probe_file: str, health_path: str, release_header: str) -> type[Worker]:
+def worker(
+    slots: MetricsSlots, *, probe_file: str, health_path: str, host: str, release_header: str
+) -> type[Worker]:
     """Return the worker class of an instance, and take systemd's socket from Gunicorn."""
     Worker.slots = slots
     Worker.notify_socket = os.environ.pop("NOTIFY_SOCKET", None)
     Worker.probe_file = Path(probe_file)
     Worker.health_path = health_path
+    Worker.host = host
     Worker.release_header = release_header
     return Worker
 

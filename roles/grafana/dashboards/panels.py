@@ -124,6 +124,11 @@ def choice(name: str, label: str, metric: str, value: str) -> Any:
     return variable.current(VariableOption(selected=True, text="All", value="$__all"))
 
 
+def service_choice() -> Any:
+    """Return the dashboard variable that selects services; each has figures of the edge."""
+    return choice("service", "Service", "edge_requests_total", "service")
+
+
 @dataclass
 class Board:
     """A dashboard: rows of panels, variables and events."""
@@ -173,7 +178,7 @@ def complete(content: dict[str, Any]) -> None:
             variable.pop(name, None)
     for annotation in content["annotations"].get("list", []):
         annotation |= {"step": "15s", "useValueForTime": True, "titleFormat": annotation["name"]}
-        annotation["textFormat"] = "{{action}} {{release}} {{instance}}"
+        annotation["textFormat"] = "{{action}} {{service}} {{release}} {{instance}}"
     ids = [panel["id"] for panel in content["panels"]]
     references = [[target["refId"] for target in panel.get("targets", [])] for panel in content["panels"]]
     if len(set(ids)) != len(ids) or any(len(set(names)) != len(names) for names in references):

@@ -24,12 +24,13 @@ from typing import Any
 
 from files import write_atomically
 from service import ReleaseError, Service, answer, release_of, succeeds
+from workers import Workers
 
 # A token for the checks is reused for this long: a rollback often follows a deploy and must not wait for one.
 TOKEN_SECONDS = 600
 
 
-class Changes(Service):
+class Changes(Workers):
     """The changes from one release to another."""
 
     def switch(
@@ -39,7 +40,8 @@ class Changes(Service):
         began = time.monotonic()
         old = self.live
         if release_of(old) == release and not force and self.is_up_to_date(old):
-            return {"changed": self.ensure_enabled(), "instance": old, "release": release}
+            started = self.start_workers(old)
+            return {"changed": self.ensure_enabled() or started, "instance": old, "release": release}
         if self.canary:
             raise ReleaseError(f"{self.canary} is a canary: promote it or roll it back.")
         (self.srv / "releases" / release / "failed.json").unlink(missing_ok=True)
@@ -53,9 +55,12 @@ class Changes(Service):
                 write_atomically(self.run / "canary.json", json.dumps(metadata) + "\n")
                 self.replace_link(self.run / "canary", instance)
             else:
+                # Before the old ones are asked to stop, so that tasks never wait for a job.
+                self.start_workers(instance)
                 self.replace_link(self.srv / "current", instance)
         except (ReleaseError, OSError) as error:
             self.cancel_rollback()
+            self.stop_workers(instance)
             self.discard(instance)
             if isinstance(error, ReleaseError) and release != release_of(old):
                 self.mark_failed(release, str(error).partition("\n")[0])
@@ -75,7 +80,6 @@ class Changes(Service):
         if not promote_within:
             self.prune_instances()
             result["stop_seconds"] = round(time.monotonic() - ready, 2)
-            self.restart_workers()
             seconds = round(time.monotonic() - began, 2)
             self.record(metadata, release=release, previous=release_of(old), seconds=seconds, result="ok")
         return result
@@ -103,10 +107,6 @@ class Changes(Service):
         answer("systemctl", "enable", "--now", umbrella)
         return True
 
-    def restart_workers(self) -> None:
-        """Restart the always-on jobs, so that they run the current release."""
-        succeeds("systemctl", "try-restart", f"{self.name}-workers.target")
-
     def schedule_rollback(self, seconds: int, metadata: dict[str, Any]) -> None:
         """Roll back after this time unless the canary is promoted: the control node may be gone."""
         self.cancel_rollback()
@@ -127,11 +127,11 @@ class Changes(Service):
         if release_of(self.canary) != release:
             raise ReleaseError(f"{release} is no canary on this host: the host has rolled back already")
         old, new = self.current, self.canary
+        self.start_workers(new)
         self.cancel_rollback()
         self.replace_link(self.srv / "current", new)
         self.clear_canary()
         self.record(metadata, release=release, previous=release_of(old), result="ok")
-        self.restart_workers()
         # Only the next change on this host waits for the old instance's last answer. If the removal fails,
         # its unit stays behind as failed, and status.yml and an alert report it.
         answer(
@@ -158,6 +158,7 @@ class Changes(Service):
             if current:
                 self.start(current)
             self.clear_canary()
+            self.stop_workers(canary)
             self.discard(canary)
         if release != release_of(self.current):
             self.mark_failed(release, reason)
@@ -238,6 +239,8 @@ def parse() -> argparse.Namespace:
     announce = commands.add_parser("announce-shutdown", help="turn readiness off before the instance stops")
     announce.add_argument("instance")
     announce.add_argument("seconds", type=float)
+    stop = commands.add_parser("stop-workers", help="stop an old instance's jobs once they have finished")
+    stop.add_argument("instance")
     for name, text in {
         "switch": "replace the live release by another one",
         "promote": "make the canary the release that a boot starts",
@@ -254,7 +257,9 @@ def parse() -> argparse.Namespace:
         if name == "switch":
             command.add_argument("--promote-within", type=int, default=0, metavar="SECONDS")
             command.add_argument("--force", action="store_true", help="also if nothing has changed")
-            command.add_argument("--check", type=json.loads, metavar="JSON", help="the check that follows")
+            command.add_argument(
+                "--check", action="store_true", help="send the requests of the JSON on stdin"
+            )
         if name == "migrate":
             command.add_argument("--migrate", required=True, help="the command that migrates")
             command.add_argument("--plan", default="", help="the command that prints pending SQL")
@@ -283,14 +288,19 @@ def run_command(service: Changes, options: argparse.Namespace) -> dict[str, Any]
     if options.command == "announce-shutdown":
         service.announce_shutdown(options.instance, options.seconds)
         return {}
+    if options.command == "stop-workers":
+        service.stop_workers(options.instance)
+        return {}
     result: dict[str, Any] = {}
     with exclusive(service):
         if options.command == "switch":
             release, within = options.release, options.promote_within
-            token = service.start_token(release, options.check["token_arguments"]) if options.check else None
+            # Its requests may have passwords, which a command line would show.
+            check = json.load(sys.stdin) if options.check else None
+            token = service.start_token(release, check["token_arguments"]) if check else None
             result = service.switch(release, metadata, promote_within=within, force=options.force)
-            if options.check:
-                service.check(release, options.check, token)
+            if check:
+                service.check(release, check, token)
             return result
         if options.command == "prune":
             service.prune_instances()

@@ -19,6 +19,12 @@ from lint import rollback_barrier
 # An upgrade of the operating system brings another Python, with which no earlier release starts.
 PYTHON = "{}.{}".format(*sys.version_info)
 
+UNITS = Path("/etc/systemd/system")
+# Gunicorn's configuration and modules, of which each instance has copies.
+PROGRAMS = ("gunicorn.conf.py", "gunicorn_worker.py", "gunicorn_app.py")
+# Lines of the journal that a failure shows.
+JOURNAL_LINES = 15
+
 
 class ReleaseError(Exception):
     """A failure, as one sentence for the operator."""
@@ -178,18 +184,27 @@ class Service:
         """Return the text and mode of an instance's files, from the present configuration and secrets."""
 
         def text(name: str) -> str:
-            return (self.etc / name).read_text().replace("@RELEASE@", release_of(instance))
+            return self.for_release(read(self.etc / name), instance)
 
         home, unit = self.instances / instance, text("instance.service")
         return {
             home / "env": (text(f"{self.name}.env"), 0o600),
-            home / "gunicorn.conf.py": (text("gunicorn.conf.py"), 0o644),
-            home / "gunicorn_worker.py": (text("gunicorn_worker.py"), 0o644),
-            Path("/etc/systemd/system", self.unit(instance)): (unit, 0o644),
+            **{home / name: (text(name), 0o644) for name in PROGRAMS},
+            UNITS / self.unit(instance): (unit, 0o644),
         } | {
             home / "credentials" / name: (read(self.etc / "credentials" / name), 0o400)
             for name in re.findall(r"^LoadCredential=(\w+):", unit, re.MULTILINE)
         }
+
+    def for_release(self, text: str, instance: str) -> str:
+        """Return the text of a file of the configuration for an instance's release."""
+        release = release_of(instance)
+        home = self.srv / "releases" / release
+        return text.replace("@RELEASE@", release).replace("@CODE@", str(home / "code"))
+
+    def is_in_use(self, instance: str) -> bool:
+        """Return whether an instance serves."""
+        return instance in (self.current, self.canary)
 
     def is_up_to_date(self, instance: str) -> bool:
         """Return whether an instance is active with the present configuration and secrets."""
@@ -209,7 +224,7 @@ class Service:
                 " install it anew by deploy.yml, with the code it was built from in app_source"
             )
         number = 1
-        while f"{release}.{number}" in (self.current, self.canary):
+        while self.is_in_use(f"{release}.{number}"):
             number += 1
         instance = f"{release}.{number}"
         self.discard(instance)
@@ -218,7 +233,7 @@ class Service:
         (home / "credentials").mkdir(0o700)
         for path, (text, mode) in self.contents(instance).items():
             write_atomically(path, text, mode)
-        for name in ("venv", "release.json"):
+        for name in ("venv", "code", "release.json"):
             (home / name).symlink_to(Path("../../releases", release, name))
         # systemd finds a new unit without a reload, which takes as long as everything else here.
         asked = ("show", "--property=NeedDaemonReload", "--value", self.unit(instance))
@@ -235,13 +250,21 @@ class Service:
         try:
             answer("systemctl", "start", self.unit(instance))
         except ReleaseError:
-            lines = ("--since", f"@{since:.0f}", "--lines", "15", "--no-pager", "--output", "cat")
-            journal = answer("journalctl", "--unit", self.unit(instance), *lines)
-            raise ReleaseError(
-                f"{self.unit(instance)} did not get ready. Last lines of its journal:\n{journal}"
-            ) from None
+            unit = self.unit(instance)
+            # What the workers said of their startup probe.
+            found = answer("systemctl", "show", "--property=StatusText", "--value", unit)
+            reason = f" did not get ready: {found}" if found.startswith("GET ") else " did not get ready"
+            said = self.journal(unit, since)
+            raise ReleaseError(f"{unit}{reason}. Last lines of its journal:\n{said}") from None
         finally:
             probe.unlink(missing_ok=True)
+
+    def journal(self, unit: str, since: float) -> str:
+        """Return a unit's last lines since a time."""
+        # Debian 12 shows the first lines instead of the last ones of a range, so newest first.
+        lines = ("--reverse", "--lines", str(JOURNAL_LINES), "--no-pager", "--output", "cat")
+        newest = answer("journalctl", "--unit", unit, "--since", f"@{since:.0f}", *lines)
+        return "\n".join(reversed(newest.splitlines()))
 
     def retire(self, instance: str) -> None:
         """Stop an instance after its in-flight requests, without waiting for it."""
@@ -258,7 +281,7 @@ class Service:
         """Stop an instance and remove it; its release stays."""
         if not instance:
             return
-        unit = Path("/etc/systemd/system", self.unit(instance))
+        unit = UNITS / self.unit(instance)
         if unit.exists():
             answer("systemctl", "stop", self.unit(instance))
             unit.unlink()

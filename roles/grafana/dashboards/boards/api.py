@@ -1,51 +1,100 @@
-"""The service: rate, errors and duration by route, and time in its dependencies."""
+"""Services: figures of the edge; rate, errors and duration by route, and time in their dependencies."""
 
-from panels import Board, choice, heat, lines, listing
+from panels import Board, choice, heat, lines, listing, service_choice
 
-SCOPE = 'instance=~"$instance",route=~"$route"'
+SERVICE = 'service=~"$service"'
+HOST = f'{SERVICE},instance=~"$instance"'
+SCOPE = f'{HOST},route=~"$route"'
 WINDOW = "[$__rate_interval]"
 
 BOARD = Board(
     uid="api",
-    title="API",
-    text="Rate, errors and duration of each route, and time in Postgres and Redis.",
+    title="Services",
+    text="Rate, errors and duration at the edge; routes and dependencies of services with metrics.",
     variables=[
-        choice("instance", "Host", "app_build_info", "instance"),
+        service_choice(),
+        choice("instance", "Host", 'up{job="app"}', "instance"),
         choice("route", "Route", "http_requests_total", "route"),
     ],
-    events={"Release": "fastmetal_deploy_timestamp_seconds"},
+    events={"Release": f"fastmetal_deploy_timestamp_seconds{{{SERVICE}}}"},
     rows={
+        "At the edge": [
+            lines(
+                "Responses at the edge",
+                "Responses per second by status, of every service, with those that never reached it.",
+                (
+                    f"sum by (service, status) (rate(edge_requests_total{{{SERVICE}}}{WINDOW}))",
+                    "{{service}} {{status}}",
+                ),
+                unit="reqps",
+                width=8,
+                stacked=True,
+            ),
+            lines(
+                "Error ratio at the edge",
+                "Share of responses that are server errors (5xx) over five minutes.",
+                (f'slo:bad_requests:ratio{{slo="availability",window="5m",{SERVICE}}}', "{{service}}"),
+                unit="percentunit",
+                width=8,
+            ),
+            lines(
+                "Duration at the edge",
+                "95 % of the requests are faster.",
+                (
+                    "histogram_quantile(0.95, sum by (service, le)"
+                    f" (rate(edge_request_duration_seconds_bucket{{{SERVICE}}}{WINDOW})))",
+                    "{{service}}",
+                ),
+                unit="s",
+                width=8,
+            ),
+        ],
         "By route": [
             lines(
                 "Request rate",
                 "Requests per second over five minutes, on all hosts.",
-                ('route:http_requests:rate5m{route=~"$route"}', "{{method}} {{route}}"),
+                (
+                    f'route:http_requests:rate5m{{{SERVICE},route=~"$route"}}',
+                    "{{service}} {{method}} {{route}}",
+                ),
                 unit="reqps",
             ),
             lines(
                 "Error ratio",
                 "Share of responses that are server errors (5xx) over five minutes, on all hosts.",
-                ('route:http_errors:ratio_rate5m{route=~"$route"}', "{{method}} {{route}}"),
+                (
+                    f'route:http_errors:ratio_rate5m{{{SERVICE},route=~"$route"}}',
+                    "{{service}} {{method}} {{route}}",
+                ),
                 unit="percentunit",
             ),
             lines(
                 "p50 duration",
                 "50 % of the requests are faster.",
-                ('route:http_request_duration_seconds:p50_5m{route=~"$route"}', "{{method}} {{route}}"),
+                (
+                    f'route:http_request_duration_seconds:p50_5m{{{SERVICE},route=~"$route"}}',
+                    "{{service}} {{method}} {{route}}",
+                ),
                 unit="s",
                 width=8,
             ),
             lines(
                 "p95 duration",
                 "95 % of the requests are faster.",
-                ('route:http_request_duration_seconds:p95_5m{route=~"$route"}', "{{method}} {{route}}"),
+                (
+                    f'route:http_request_duration_seconds:p95_5m{{{SERVICE},route=~"$route"}}',
+                    "{{service}} {{method}} {{route}}",
+                ),
                 unit="s",
                 width=8,
             ),
             lines(
                 "p99 duration",
                 "99 % of the requests are faster.",
-                ('route:http_request_duration_seconds:p99_5m{route=~"$route"}', "{{method}} {{route}}"),
+                (
+                    f'route:http_request_duration_seconds:p99_5m{{{SERVICE},route=~"$route"}}',
+                    "{{service}} {{method}} {{route}}",
+                ),
                 unit="s",
                 width=8,
             ),
@@ -66,27 +115,33 @@ BOARD = Board(
             lines(
                 "In flight",
                 "Requests that the workers are processing.",
-                ('sum by (instance) (http_requests_in_flight{instance=~"$instance"})', "{{instance}}"),
+                (
+                    f"sum by (instance, service) (http_requests_in_flight{{{HOST}}})",
+                    "{{instance}} {{service}}",
+                ),
                 width=8,
             ),
             lines(
                 "CPU",
                 "Share of the host's CPUs that the workers use.",
-                ('instance:app_cpu:utilisation5m{instance=~"$instance"}', "{{instance}}"),
+                (f"instance_service:app_cpu:utilisation5m{{{HOST}}}", "{{instance}} {{service}}"),
                 unit="percentunit",
                 width=8,
             ),
             lines(
                 "Memory",
                 "Resident memory of the workers.",
-                ('app_resident_memory_bytes{instance=~"$instance"}', "{{instance}}"),
+                (f"app_resident_memory_bytes{{{HOST}}}", "{{instance}} {{service}}"),
                 unit="bytes",
                 width=8,
             ),
             lines(
                 "Response bytes",
                 "Bytes of response bodies per second.",
-                (f"sum by (instance) (rate(http_response_bytes_total{{{SCOPE}}}{WINDOW}))", "{{instance}}"),
+                (
+                    f"sum by (instance, service) (rate(http_response_bytes_total{{{SCOPE}}}{WINDOW}))",
+                    "{{instance}} {{service}}",
+                ),
                 unit="Bps",
                 width=8,
             ),
@@ -94,8 +149,8 @@ BOARD = Board(
                 "Connection pool",
                 "Connections to Postgres by state.",
                 (
-                    'sum by (instance, state) (database_pool_connections{instance=~"$instance"})',
-                    "{{instance}} {{state}}",
+                    f"sum by (instance, service, state) (database_pool_connections{{{HOST}}})",
+                    "{{instance}} {{service}} {{state}}",
                 ),
                 width=8,
             ),
@@ -103,7 +158,7 @@ BOARD = Board(
                 "Database errors",
                 "Failed statements per second.",
                 (
-                    f'sum(rate(database_errors_total{{instance=~"$instance"}}{WINDOW})) or vector(0)',
+                    f"sum(rate(database_errors_total{{{HOST}}}{WINDOW})) or vector(0)",
                     "failed",
                 ),
                 unit="ops",
@@ -116,7 +171,7 @@ BOARD = Board(
                 "p95 duration by kind of statement.",
                 (
                     "histogram_quantile(0.95, sum by (le, query)"
-                    f' (rate(database_query_duration_seconds_bucket{{instance=~"$instance"}}{WINDOW})))',
+                    f" (rate(database_query_duration_seconds_bucket{{{HOST}}}{WINDOW})))",
                     "{{query}}",
                 ),
                 unit="s",
@@ -127,7 +182,7 @@ BOARD = Board(
                 "p95 duration by kind of operation.",
                 (
                     "histogram_quantile(0.95, sum by (le, operation)"
-                    f' (rate(cache_operation_duration_seconds_bucket{{instance=~"$instance"}}{WINDOW})))',
+                    f" (rate(cache_operation_duration_seconds_bucket{{{HOST}}}{WINDOW})))",
                     "{{operation}}",
                 ),
                 unit="s",
@@ -137,8 +192,7 @@ BOARD = Board(
                 "Cache",
                 "Operations per second by result.",
                 (
-                    "sum by (operation, result)"
-                    f' (rate(cache_requests_total{{instance=~"$instance"}}{WINDOW}))',
+                    f"sum by (operation, result) (rate(cache_requests_total{{{HOST}}}{WINDOW}))",
                     "{{operation}} {{result}}",
                 ),
                 unit="ops",
@@ -149,8 +203,8 @@ BOARD = Board(
             listing(
                 "Live versions",
                 "One row per host and live release.",
-                'app_build_info{instance=~"$instance"}',
-                ["instance", "release", "version", "python"],
+                f"app_build_info{{{HOST}}}",
+                ["instance", "service", "release", "version", "python"],
             ),
         ],
     },

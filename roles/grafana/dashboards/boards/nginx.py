@@ -1,16 +1,28 @@
 """The edge: responses to clients, rate limits, connections and upstreams."""
 
-from panels import Board, choice, heat, lines, listing, number, truth, worse_above, worse_below
+from panels import (
+    Board,
+    choice,
+    heat,
+    lines,
+    listing,
+    number,
+    service_choice,
+    truth,
+    worse_above,
+    worse_below,
+)
 
 SCOPE = 'instance=~"$instance"'
+SERVICE = f'{SCOPE},service=~"$service"'
 WINDOW = "[$__rate_interval]"
 
 
 def share(status: str) -> str:
     """Return the share of the edge's responses whose status matches a regular expression."""
     return (
-        f'sum by (instance) (rate(edge_requests_total{{{SCOPE},status=~"{status}"}}{WINDOW}))'
-        f" / sum by (instance) (rate(edge_requests_total{{{SCOPE}}}{WINDOW}))"
+        f'sum by (instance, service) (rate(edge_requests_total{{{SERVICE},status=~"{status}"}}{WINDOW}))'
+        f" / sum by (instance, service) (rate(edge_requests_total{{{SERVICE}}}{WINDOW}))"
     )
 
 
@@ -18,7 +30,7 @@ BOARD = Board(
     uid="nginx",
     title="nginx and the edge",
     text="Responses to clients, rate limits, connections and upstreams.",
-    variables=[choice("instance", "Host", "nginx_up", "instance")],
+    variables=[choice("instance", "Host", "nginx_up", "instance"), service_choice()],
     rows={
         "Now": [
             truth(
@@ -28,13 +40,13 @@ BOARD = Board(
             ),
             truth(
                 "Site",
-                "Yes if every public name returns 200 over verified TLS.",
-                'min(probe_success{module="site"})',
+                "Yes if every public name answers over verified TLS with the expected status.",
+                'min(probe_success{module=~"site|reachable",service=~"$service"})',
             ),
             truth(
                 "HTTPS redirect",
                 "Yes if plain HTTP redirects to HTTPS on every public name.",
-                'min(probe_success{module="redirect"})',
+                'min(probe_success{module="redirect",service=~"$service"})',
             ),
             number(
                 "Certificate",
@@ -52,7 +64,7 @@ BOARD = Board(
             number(
                 "Upstream failures",
                 "Failed attempts to reach the service in the selected time range.",
-                f"sum(increase(edge_upstream_failures_total{{{SCOPE}}}[$__range]))",
+                f"sum(increase(edge_upstream_failures_total{{{SERVICE}}}[$__range]))",
                 steps=worse_above(1, 100),
             ),
         ],
@@ -60,33 +72,33 @@ BOARD = Board(
             lines(
                 "Responses by status",
                 "Responses per second.",
-                (f"sum by (status) (rate(edge_requests_total{{{SCOPE}}}{WINDOW}))", "{{status}}"),
+                (f"sum by (status) (rate(edge_requests_total{{{SERVICE}}}{WINDOW}))", "{{status}}"),
                 unit="reqps",
                 stacked=True,
             ),
             heat(
                 "Durations",
                 "Number of requests by duration, from the first byte received to the last byte sent.",
-                f"sum by (le) (increase(edge_request_duration_seconds_bucket{{{SCOPE}}}{WINDOW}))",
+                f"sum by (le) (increase(edge_request_duration_seconds_bucket{{{SERVICE}}}{WINDOW}))",
             ),
             lines(
                 "Error ratio",
                 "Share of responses with status 5xx.",
-                (share("5.."), "{{instance}}"),
+                (share("5.."), "{{instance}} {{service}}"),
                 unit="percentunit",
                 width=8,
             ),
             lines(
                 "Rate limited",
                 "Share of responses with status 429.",
-                (share("429"), "{{instance}}"),
+                (share("429"), "{{instance}} {{service}}"),
                 unit="percentunit",
                 width=8,
             ),
             lines(
                 "Upstream failures",
                 "Failed attempts per second to reach the service; nginx tries another host if it may.",
-                (f"rate(edge_upstream_failures_total{{{SCOPE}}}{WINDOW})", "{{instance}}"),
+                (f"rate(edge_upstream_failures_total{{{SERVICE}}}{WINDOW})", "{{instance}} {{service}}"),
                 unit="ops",
                 width=8,
             ),
@@ -123,7 +135,10 @@ BOARD = Board(
             lines(
                 "Phases of a request",
                 "Duration of each phase of the probe, by public name.",
-                ('probe_http_duration_seconds{module="site"}', "{{instance}} {{phase}}"),
+                (
+                    'probe_http_duration_seconds{module=~"site|reachable",service=~"$service"}',
+                    "{{instance}} {{phase}}",
+                ),
                 unit="s",
                 stacked=True,
             ),

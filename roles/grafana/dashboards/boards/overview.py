@@ -1,19 +1,22 @@
 """The first dashboard to open in an incident: is the site up, what is wrong, where to look next."""
 
-from panels import Board, lines, listing, number, truth, worse_above
+from panels import Board, lines, listing, number, service_choice, truth, worse_above
 
 SERIOUS = 'ALERTS{alertstate="firing",severity=~"critical|warning"}'
+
+SCOPE = 'service=~"$service"'
 
 BOARD = Board(
     uid="overview",
     title="Overview",
     text="Is the site up, what is wrong, and where to look next.",
+    variables=[service_choice()],
     rows={
         "Now": [
             truth(
                 "Site",
-                "Yes if every public name returns 200 over verified TLS.",
-                'min(probe_success{module="site"})',
+                "Yes if every public name answers over verified TLS with the expected status.",
+                f'min(probe_success{{module=~"site|reachable",{SCOPE}}})',
             ),
             number(
                 "Alerts",
@@ -30,21 +33,21 @@ BOARD = Board(
             number(
                 "Requests",
                 "Requests per second at the edge over five minutes.",
-                "slo:requests:rate5m",
+                f"sum(slo:requests:rate5m{{{SCOPE}}})",
                 unit="reqps",
                 steps=[(None, "blue")],
             ),
             number(
                 "Errors",
-                "Share of the edge's responses that are server errors (5xx) over five minutes.",
-                'slo:bad_requests:ratio{slo="availability",window="5m"}',
+                "Share of the edge's responses that are server errors (5xx), of the service with the most.",
+                f'max(slo:bad_requests:ratio{{slo="availability",window="5m",{SCOPE}}})',
                 unit="percentunit",
                 steps=worse_above(0.001, 0.05),
             ),
             number(
                 "Slow",
-                "Share of requests that took longer than 250 ms at the edge over five minutes.",
-                'slo:bad_requests:ratio{slo="latency",window="5m"}',
+                "Share of requests that took longer than 250 ms at the edge, of the service with the most.",
+                f'max(slo:bad_requests:ratio{{slo="latency",window="5m",{SCOPE}}})',
                 unit="percentunit",
                 steps=worse_above(0.01, 0.1),
             ),
@@ -54,7 +57,34 @@ BOARD = Board(
                 "Firing alerts",
                 "Each alert has a section in docs/runbooks. Watchdog always fires, as a test.",
                 'ALERTS{alertstate="firing"}',
-                ["alertname", "severity", "instance", "name", "route", "slo", "job"],
+                ["alertname", "severity", "service", "instance", "name", "route", "slo", "job"],
+            ),
+        ],
+        "Services": [
+            lines(
+                "Requests by service",
+                "Requests per second at the edge over five minutes.",
+                (f"slo:requests:rate5m{{{SCOPE}}}", "{{service}}"),
+                unit="reqps",
+                width=8,
+            ),
+            lines(
+                "Error ratio by service",
+                "Share of the edge's responses that are server errors (5xx) over five minutes.",
+                (f'slo:bad_requests:ratio{{slo="availability",window="5m",{SCOPE}}}', "{{service}}"),
+                unit="percentunit",
+                width=8,
+            ),
+            lines(
+                "p95 duration by service",
+                "At the edge; 95 % of the requests are faster.",
+                (
+                    "histogram_quantile(0.95, sum by (service, le)"
+                    f" (rate(edge_request_duration_seconds_bucket{{{SCOPE}}}[$__rate_interval])))",
+                    "{{service}}",
+                ),
+                unit="s",
+                width=8,
             ),
         ],
         "Clients": [
@@ -62,7 +92,7 @@ BOARD = Board(
                 "Responses by status",
                 "Responses per second at the edge by status class.",
                 (
-                    "sum by (class) (label_replace(rate(edge_requests_total[$__rate_interval]),"
+                    f"sum by (class) (label_replace(rate(edge_requests_total{{{SCOPE}}}[$__rate_interval]),"
                     ' "class", "${1}xx", "status", "(.).*"))',
                     "{{class}}",
                 ),
@@ -75,7 +105,7 @@ BOARD = Board(
                 *(
                     (
                         f"histogram_quantile({quantile}, sum by (le)"
-                        " (rate(edge_request_duration_seconds_bucket[$__rate_interval])))",
+                        f" (rate(edge_request_duration_seconds_bucket{{{SCOPE}}}[$__rate_interval])))",
                         f"p{quantile * 100:.0f}",
                     )
                     for quantile in (0.5, 0.95, 0.99)
@@ -114,15 +144,15 @@ BOARD = Board(
             ),
             lines(
                 "Redis memory",
-                "Used share of maxmemory; a full cache is normal.",
-                ("redis_memory_used_bytes / (redis_memory_max_bytes > 0)", "{{instance}}"),
+                "Used share of maxmemory; a full cache is normal, a full queue refuses writes.",
+                ("redis_memory_used_bytes / (redis_memory_max_bytes > 0)", "{{instance}} {{server}}"),
                 unit="percentunit",
                 width=8,
             ),
             lines(
                 "Workers",
-                "Share of each host's CPUs that the service uses.",
-                ("instance:app_cpu:utilisation5m", "{{instance}}"),
+                "Share of each host's CPUs that the workers of a service use.",
+                (f"instance_service:app_cpu:utilisation5m{{{SCOPE}}}", "{{instance}} {{service}}"),
                 unit="percentunit",
                 width=8,
             ),
@@ -131,7 +161,7 @@ BOARD = Board(
             listing(
                 "Live releases",
                 "The live release of each host.",
-                "fastmetal_release_info",
+                f"fastmetal_release_info{{{SCOPE}}}",
                 ["instance", "service", "release"],
                 width=12,
             ),

@@ -3,19 +3,23 @@
 from panels import Board, choice, lines, listing, number, truth, worse_above
 
 SCOPE = 'instance=~"$instance"'
+DATABASE = f'{SCOPE},datname=~"$datname"'
 WINDOW = "[$__rate_interval]"
 
 
 def per_second(metric: str) -> str:
-    """Return the rate of a counter of pg_stat_database, summed over the databases of each server."""
-    return f"sum by (instance) (rate(pg_stat_database_{metric}{{{SCOPE}}}{WINDOW}))"
+    """Return the rate of a counter of pg_stat_database, summed over the chosen databases of each server."""
+    return f"sum by (instance) (rate(pg_stat_database_{metric}{{{DATABASE}}}{WINDOW}))"
 
 
 BOARD = Board(
     uid="postgres",
     title="Postgres",
     text="Connections, throughput, locks, statements and growth.",
-    variables=[choice("instance", "Host", "pg_up", "instance")],
+    variables=[
+        choice("instance", "Host", "pg_up", "instance"),
+        choice("datname", "Database", "pg_database_size_bytes", "datname"),
+    ],
     rows={
         "Now": [
             truth(
@@ -45,8 +49,8 @@ BOARD = Board(
             ),
             number(
                 "Size",
-                "Size of all databases.",
-                f"sum(pg_database_size_bytes{{{SCOPE}}})",
+                "Size of the selected databases.",
+                f"sum(pg_database_size_bytes{{{DATABASE}}})",
                 unit="bytes",
                 steps=[(None, "blue")],
             ),
@@ -146,8 +150,9 @@ BOARD = Board(
             listing(
                 "Statements",
                 "Execution time of each statement in the selected time range, the most expensive first.",
-                f"topk(20, sum by (instance, text) (increase(db_statement_seconds{{{SCOPE}}}[$__range])))",
-                ["instance", "text"],
+                "topk(20, sum by (instance, datname, text)"
+                f" (increase(db_statement_seconds{{{DATABASE}}}[$__range])))",
+                ["instance", "datname", "text"],
                 unit="s",
             ),
         ],
@@ -155,13 +160,13 @@ BOARD = Board(
             lines(
                 "Largest tables",
                 "Size of the ten largest tables with their indexes.",
-                (f"topk(10, db_table_size_bytes{{{SCOPE}}})", "{{instance}} {{name}}"),
+                (f"topk(10, db_table_size_bytes{{{DATABASE}}})", "{{instance}} {{datname}} {{name}}"),
                 unit="bytes",
             ),
             lines(
                 "Dead rows",
                 "The ten tables with the most dead rows.",
-                (f"topk(10, db_table_dead_rows{{{SCOPE}}})", "{{instance}} {{name}}"),
+                (f"topk(10, db_table_dead_rows{{{DATABASE}}})", "{{instance}} {{datname}} {{name}}"),
             ),
         ],
     },

@@ -1,17 +1,20 @@
-"""Redis as a cache: hit ratio, memory, evictions and commands."""
+"""Redis for caches and queues: hit ratio, memory, evictions, waiting clients and commands."""
 
 from panels import Board, choice, lines, number, truth, worse_above
 
-SCOPE = 'instance=~"$instance"'
+SCOPE = 'instance=~"$instance",server=~"$server"'
 WINDOW = "[$__rate_interval]"
-HITS = f"sum by (instance) (rate(redis_keyspace_hits_total{{{SCOPE}}}{WINDOW}))"
-MISSES = f"sum by (instance) (rate(redis_keyspace_misses_total{{{SCOPE}}}{WINDOW}))"
+HITS = f"sum by (instance, server) (rate(redis_keyspace_hits_total{{{SCOPE}}}{WINDOW}))"
+MISSES = f"sum by (instance, server) (rate(redis_keyspace_misses_total{{{SCOPE}}}{WINDOW}))"
 
 BOARD = Board(
     uid="redis",
     title="Redis",
-    text="Hit ratio, memory, evictions and commands.",
-    variables=[choice("instance", "Host", "redis_up", "instance")],
+    text="Hit ratio, memory, evictions, waiting clients and commands of caches and queues.",
+    variables=[
+        choice("instance", "Host", "redis_up", "instance"),
+        choice("server", "Server", "redis_up", "server"),
+    ],
     rows={
         "Now": [
             truth(
@@ -20,7 +23,7 @@ BOARD = Board(
                 f"min(redis_up{{{SCOPE}}})",
             ),
             truth(
-                "Used by the service",
+                "Used by the services",
                 "Yes if every worker is connected to its cache.",
                 "min(cache_up)",
             ),
@@ -54,22 +57,22 @@ BOARD = Board(
             lines(
                 "Hits and misses",
                 "Reads per second.",
-                (HITS, "{{instance}} hits"),
-                (MISSES, "{{instance}} misses"),
+                (HITS, "{{instance}} {{server}} hits"),
+                (MISSES, "{{instance}} {{server}} misses"),
                 unit="ops",
                 width=8,
             ),
             lines(
                 "Hit ratio",
                 "Share of reads that found a key.",
-                (f"{HITS} / ({HITS} + {MISSES})", "{{instance}}"),
+                (f"{HITS} / ({HITS} + {MISSES})", "{{instance}} {{server}}"),
                 unit="percentunit",
                 width=8,
             ),
             lines(
                 "Commands",
                 "Commands per second.",
-                (f"rate(redis_commands_processed_total{{{SCOPE}}}{WINDOW})", "{{instance}}"),
+                (f"rate(redis_commands_processed_total{{{SCOPE}}}{WINDOW})", "{{instance}} {{server}}"),
                 unit="ops",
                 width=8,
             ),
@@ -78,25 +81,45 @@ BOARD = Board(
             lines(
                 "Memory",
                 "Used memory and maxmemory.",
-                (f"redis_memory_used_bytes{{{SCOPE}}}", "{{instance}} used"),
-                (f"redis_memory_max_bytes{{{SCOPE}}}", "{{instance}} maximum"),
+                (f"redis_memory_used_bytes{{{SCOPE}}}", "{{instance}} {{server}} used"),
+                (f"redis_memory_max_bytes{{{SCOPE}}}", "{{instance}} {{server}} maximum"),
                 unit="bytes",
                 width=8,
             ),
             lines(
                 "Removed keys",
                 "Keys per second that expired, or were evicted because memory was full.",
-                (f"rate(redis_expired_keys_total{{{SCOPE}}}{WINDOW})", "{{instance}} expired"),
-                (f"rate(redis_evicted_keys_total{{{SCOPE}}}{WINDOW})", "{{instance}} evicted"),
+                (f"rate(redis_expired_keys_total{{{SCOPE}}}{WINDOW})", "{{instance}} {{server}} expired"),
+                (f"rate(redis_evicted_keys_total{{{SCOPE}}}{WINDOW})", "{{instance}} {{server}} evicted"),
                 unit="ops",
                 width=8,
             ),
             lines(
                 "Network",
                 "Bytes per second.",
-                (f"rate(redis_net_input_bytes_total{{{SCOPE}}}{WINDOW})", "{{instance}} in"),
-                (f"rate(redis_net_output_bytes_total{{{SCOPE}}}{WINDOW})", "{{instance}} out"),
+                (f"rate(redis_net_input_bytes_total{{{SCOPE}}}{WINDOW})", "{{instance}} {{server}} in"),
+                (f"rate(redis_net_output_bytes_total{{{SCOPE}}}{WINDOW})", "{{instance}} {{server}} out"),
                 unit="Bps",
+                width=8,
+            ),
+        ],
+        "Queues": [
+            lines(
+                "Waiting clients",
+                "Clients that wait for a key, such as workers of a queue for a job.",
+                (f"redis_blocked_clients{{{SCOPE}}}", "{{instance}} {{server}}"),
+                width=8,
+            ),
+            lines(
+                "Keys",
+                "Keys in each database; a queue is one key, and so is each result.",
+                (f"redis_db_keys{{{SCOPE}}}", "{{instance}} {{server}} {{db}}"),
+                width=8,
+            ),
+            lines(
+                "Unsaved changes",
+                "Changes since the last snapshot; a cache without persistence saves none.",
+                (f"redis_rdb_changes_since_last_save{{{SCOPE}}}", "{{instance}} {{server}}"),
                 width=8,
             ),
         ],

@@ -1,0 +1,10 @@
+"""Write the four repositories: `python -m tests.apps DIRECTORY [PYTHON]`."""
+
+import sys
+from pathlib import Path
+
+from tests.apps import APPS, make_repository
+
+directory, *python = sys.argv[1:]
+for name in APPS:
+    make_repository(name, Path(directory), *python)

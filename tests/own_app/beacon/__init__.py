@@ -1,1 +1,0 @@
-"""An ASGI service that shares nothing with the one of this repository."""
