@@ -44,6 +44,7 @@ $(VENV)/.complete: requirements-bootstrap.txt requirements-dev.txt requirements-
 
 lock: ## Refresh the hash-pinned requirements from pyproject.toml
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements-app.txt
+	@uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate -c requirements-app.txt roles/app/files/server.in -o roles/app/files/server.txt
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group dev -c requirements-app.txt pyproject.toml -o requirements-dev.txt
 	@echo uv | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header - -o requirements-bootstrap.txt
 

@@ -114,7 +114,7 @@ def unreachable_application(host: Host, settings: dict[str, Any]) -> Iterator[No
 
     The reload closes the connections that nginx keeps open.
     """
-    (upstream,) = settings["nginx_upstreams"]
+    (upstream,) = settings["nginx_sites"]["api"]["upstreams"]
     path = shlex.quote(upstream.removeprefix("unix:"))
     with host.sudo():
         host.check_output(f"mv {path} {path}.hidden && systemctl reload nginx.service")
@@ -134,14 +134,26 @@ class StubEdge:
 
     directory = "/run/stub-edge"
 
-    def __init__(self, host: Host, site: Site, names: tuple[str, ...], variables: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        host: Host,
+        site: Site,
+        names: tuple[str, ...],
+        variables: dict[str, Any],
+        api: dict[str, Any] | None = None,
+        others: dict[str, dict[str, Any]] | None = None,
+    ) -> None:
+        """Take the role's variables, changes of the site api, which has all applications, and other sites."""
         self.host = host
+        self.sockets = [f"unix:{self.directory}/{name}.sock" for name in names]
         self.site = replace(site, port=18443, plain_port=18080)
         self.names = names
         self.variables = {
             "ansible_facts": {"distribution_release": host.system_info.codename},
-            "nginx_server_names": [site.name],
-            "nginx_upstreams": [f"unix:{self.directory}/{name}.sock" for name in names],
+            "nginx_sites": {
+                "api": {"names": [site.name], "upstreams": self.sockets, **(api or {})},
+                **(others or {}),
+            },
             "nginx_status_listen": "",
             "nginx_base_rate_limits": {"api": {"path": "/", "rate": "1000r/s", "burst": 1000}},
             "__nginx_cache": f"{self.directory}/cache",
@@ -194,9 +206,16 @@ class StubEdge:
 
 
 @contextmanager
-def stub_edge(host: Host, site: Site, *names: str, **variables: Any) -> Iterator[StubEdge]:
-    """Run a second edge with these variables of the role and one stub application per name."""
-    edge = StubEdge(host, site, names or ("one",), variables)
+def stub_edge(
+    host: Host,
+    site: Site,
+    *names: str,
+    api: dict[str, Any] | None = None,
+    others: dict[str, dict[str, Any]] | None = None,
+    **variables: Any,
+) -> Iterator[StubEdge]:
+    """Run a second edge with these variables of the role, sites and one stub application per name."""
+    edge = StubEdge(host, site, names or ("one",), variables, api, others)
     with host.sudo():
         edge.start()
         try:

@@ -49,6 +49,8 @@ async def answer(writer: asyncio.StreamWriter, target: str, headers: list[tuple[
             await stream(writer, query)
         case ["large"]:
             await respond(writer, 200, b"", {"X-Large": "x" * int(query["bytes"])})
+        case ["typed"]:
+            await respond(writer, 200, b"x" * 1000, {"Content-Type": query["type"]})
         case ["counted", *_]:
             await respond(
                 writer, 200, str(count).encode(), {"Vary": query["vary"]} if "vary" in query else {}

@@ -41,7 +41,8 @@ SERVICES = json.dumps(
                 "cache_prefix": "mail:",
                 "queue": True,
             },
-        }
+        },
+        "redis_instances": {"queue": {"maxmemory_mb": 32}},
     }
 )
 GROUPS = ("edge", "app", "postgres", "redis", "monitoring")

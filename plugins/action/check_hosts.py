@@ -47,7 +47,14 @@ MAGIC = {
         "item",
         "service",
         "service_name",
-        *("database", "owner", "cache", "queue", "service_key"),  # For templates of a service's entry.
+        *(
+            "database",
+            "owner",
+            "cache",
+            "queue",
+            "service_key",
+            "public_url",
+        ),  # Of templates of a service's entry.
     ),
 }
 # `make secrets` generates these besides secret_*.

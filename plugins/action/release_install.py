@@ -33,16 +33,21 @@ class ActionModule(ActionBase):
         """Copy what the host lacks, and install the release."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         _, args = self.validate_argument_spec(
-            {"directory": {"type": "str", "required": True}, "build": {"type": "dict", "required": True}}
+            {
+                "directory": {"type": "str", "required": True},
+                "build": {"type": "dict", "required": True},
+                "interpreter": {"type": "str", "default": ""},
+            }
         )
         try:
-            return result | self.install(PurePosixPath(args["directory"]), args["build"], task_vars)
+            return result | self.install(PurePosixPath(args["directory"]), args, task_vars)
         except AnsibleConnectionFailure as error:
             # An ordinary failure, so that the run rolls back every host that it can reach.
             return result | {"failed": True, "msg": f"The host cannot be reached: {error}"}
 
-    def install(self, directory: PurePosixPath, build: dict[str, Any], task_vars: Any) -> dict[str, Any]:
+    def install(self, directory: PurePosixPath, args: dict[str, Any], task_vars: Any) -> dict[str, Any]:
         """Return the module's result."""
+        build = args["build"]
         dependencies = build["dependencies_id"]
         # As release_artifact writes them. A release of another Python does not start: it is installed anew.
         words = {
@@ -67,7 +72,7 @@ class ActionModule(ActionBase):
             if done["rc"]:
                 return {"failed": True, "msg": f"{path} cannot be written: {done['stderr'].strip()}."}
             archives.append({"path": str(path), "checksum": hashlib.sha256(content).hexdigest()})
-        options = {"directory": str(directory), "build": {**build, "archives": archives}}
+        options = {**args, "build": {**build, "archives": archives}}
         answer: dict[str, Any] = self._execute_module(
             "fastmetal.metal.release_install", options, task_vars=task_vars
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ansible.module_utils.parsing.convert_bool import boolean
+from ansible_collections.fastmetal.metal.plugins.filter.nginx_sites import root_path
 from ansible_collections.fastmetal.metal.plugins.filter.services import service_hosts
 from ansible_collections.fastmetal.metal.plugins.filter.wiring import merge_entries
 
@@ -53,11 +54,8 @@ def redis_targets(hosts: Iterable[str], hostvars: Hostvars) -> list[Target]:
     return targets
 
 
-def service_probes(hosts: Iterable[str], hostvars: Hostvars, health_path: str = "") -> dict[str, Any]:
-    """Return the probes of all services through their names at some edges.
-
-    health_path: That of all services, if the environment has one.
-    """
+def service_probes(hosts: Iterable[str], hostvars: Hostvars) -> dict[str, Any]:
+    """Return the probes of all services through their names at some edges."""
     probes: dict[str, Any] = {}
 
     def add(kind: str, service: str, module: str, urls: Iterable[str]) -> None:
@@ -72,7 +70,7 @@ def service_probes(hosts: Iterable[str], hostvars: Hostvars, health_path: str = 
         variables = hostvars[host]
         for service, names in variables["__service_names"].items():
             entry = variables["__services"][service]
-            path = health_path or entry.get("health_path") or ""
+            path = entry.get("health_path") or ""
             seen = path and not is_private(path, entry)
             module, path = ("site", path) if seen else ("reachable", "/")
             redirecting = entry.get("redirect_names") or []
@@ -112,11 +110,6 @@ def service_states(
                 units.append(f"{name}-job-{job['name']}.timer")
         found.append({"name": name, "runs": True, "database": has_database, "units": units})
     return found
-
-
-def root_path(entry: Mapping[str, Any]) -> str:
-    """Return the path below which a service's public paths are, without the last slash."""
-    return str(entry.get("root_path", entry.get("path", "/").removesuffix("/")))
 
 
 def is_private(path: str, entry: Mapping[str, Any]) -> bool:

@@ -17,17 +17,18 @@ description:
   - The path C(/) has no entry, as the server's own limit covers it.
   - A path that ends with a slash has a second entry without it, which nginx would redirect otherwise.
 author: Fastmetal
-positional: cached_paths, quiet_paths, stream_paths
+positional: cached_paths, quiet_paths, stream_paths, exact_paths
 options:
   _input: {description: "Rate limits, each with path.", type: list, elements: dict, required: true}
   cached_paths: {description: "Caches, each with path.", type: list, elements: dict, required: true}
   quiet_paths: {description: Paths that are not logged., type: list, elements: str, required: true}
   stream_paths: {description: "Streams, each with path.", type: list, elements: dict, default: []}
+  exact_paths: {description: "Paths that are not logged themselves.", type: list, elements: str, default: []}
 """
 
 EXAMPLES = r"""
-__nginx_prefix_locations: >-
-  {{ __nginx_rate_limits | fastmetal.metal.nginx_locations(__nginx_cached_paths, nginx_quiet_paths) }}
+locations: >-
+  {{ nginx_rate_limits | fastmetal.metal.nginx_locations([], nginx_quiet_paths) }}
 """
 
 RETURN = r"""
@@ -54,13 +55,16 @@ def nginx_locations(
     cached_paths: Iterable[Mapping[str, Any]],
     quiet_paths: Iterable[str],
     stream_paths: Iterable[Mapping[str, Any]] = (),
+    exact_paths: Iterable[str] = (),
 ) -> list[dict[str, Any]]:
     """Return one location for each path, with everything that applies to it."""
     limits = [zone for zone in rate_limits if zone["path"] != "/"]
     caches, quiet, streams = list(cached_paths), list(quiet_paths), list(stream_paths)
+    silent = set(exact_paths)
     # A dictionary for its order: a set would change the file from run to run.
     paths = dict.fromkeys([*(entry["path"] for entry in [*limits, *caches, *streams]), *quiet])
-    exact = [path[:-1] for path in paths if path.endswith("/") and path[:-1] not in paths]
+    folders = [path[:-1] for path in paths if path.endswith("/") and path[:-1] not in paths]
+    exact = {path: path for path in exact_paths} | {path: f"{path}/" for path in folders}
     return [
         {
             "match": match,
@@ -68,11 +72,11 @@ def nginx_locations(
             "limit": longest_match(limits, as_folder),
             "cache": longest_match(caches, as_folder),
             "stream": longest_match(streams, as_folder),
-            "quiet": any(as_folder.startswith(prefix) for prefix in quiet),
+            "quiet": path in silent or any(as_folder.startswith(prefix) for prefix in quiet),
         }
         for match, path, as_folder in [
             *(("^~", path, path) for path in paths),
-            *(("=", path, f"{path}/") for path in exact),
+            *(("=", path, as_folder) for path, as_folder in exact.items()),
         ]
     ]
 
@@ -82,8 +86,8 @@ def nginx_literal(text: str) -> str:
     return "".join(chr(b) if chr(b) in PLAIN else f"\\x{b:02x}" for b in text.encode())
 
 
-def nginx_private_pattern(paths: Iterable[str]) -> str:
-    """Return a regular expression for $uri that matches the paths, what is below them, and their disguises.
+def nginx_private_pattern(paths: Iterable[str], service: str) -> str:
+    """Return an expression for "$service $uri" that matches paths, what is below them, and their disguises.
 
     A segment may end with parameters (";x"). An application may take a backslash for a slash, or ignore a
     character that names do not have. The expression has no quotes or backslashes but of \\xHH, so nginx
@@ -94,7 +98,7 @@ def nginx_private_pattern(paths: Iterable[str]) -> str:
     for path in paths:
         segments = [unquote(segment) for segment in path.split("/") if segment]
         patterns.append("".join(separator + nginx_literal(segment) for segment in segments))
-    return f"^(?:{'|'.join(patterns)})(?![A-Za-z0-9_.~-])"
+    return f"^{service} (?:{'|'.join(patterns)})(?![A-Za-z0-9_.~-])"
 
 
 class FilterModule:

@@ -106,18 +106,6 @@ def state_mounts(state: Iterable[Mapping[str, str]], home: str, code: str) -> li
     return [f"BindPaths={home}/{entry['name']}:{code}/{entry['path']}" for entry in state if entry["path"]]
 
 
-def state_commands(state: Iterable[Mapping[str, str]], home: str, user: str, web: str) -> list[str]:
-    """Return the commands that create the directories of the state; the web server reads those it serves."""
-    owned = f"/usr/bin/install --directory --owner={user}"
-    commands = [
-        f"{owned} --group={web} --mode=2750 {home}/{entry['name']}"
-        if entry["serve_at"]
-        else f"{owned} --group={user} --mode=0750 {home}/{entry['name']}"
-        for entry in state
-    ]
-    return [f"/usr/bin/install --directory --mode=0755 {home}", *commands] if commands else []
-
-
 def check_faults(requests: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return a sentence for each request of a check that cannot work."""
     found = []
@@ -207,7 +195,6 @@ class FilterModule:
                 worker_files,
                 state_entries,
                 state_mounts,
-                state_commands,
                 check_faults,
                 job_files,
                 job_units,

@@ -3,19 +3,14 @@
 
 from __future__ import annotations
 
-import compileall
-import concurrent.futures
 import fcntl
-import functools
 import hashlib
-import importlib.util
 import json
 import os
-import py_compile
 import shutil
+import subprocess
 import sys
 import tarfile
-import venv
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +32,10 @@ options:
     description: The result of M(fastmetal.metal.release_artifact). The action adds the archives on the host.
     type: dict
     required: true
+  interpreter:
+    type: path
+    default: ""
+    description: The Python of the release, such as its own; empty means the one that runs the module.
 """
 
 RETURN = r""" # """
@@ -55,10 +54,10 @@ def lock_releases(releases: Path) -> None:
     fcntl.flock(os.open(releases, os.O_RDONLY), fcntl.LOCK_EX)
 
 
-def is_installed(directory: Path) -> bool:
-    """Return whether a release is complete and of this Python, which an upgrade of the host changes."""
+def is_installed(directory: Path, python: str) -> bool:
+    """Return whether a release is complete and for this Python, which an upgrade of the host changes."""
     marker = directory / "release.json"
-    return marker.exists() and json.loads(marker.read_text())["python"] == "{}.{}".format(*sys.version_info)
+    return marker.exists() and json.loads(marker.read_text())["python"] == python
 
 
 def share_dependencies(directory: Path, dependencies: str) -> None:
@@ -67,27 +66,31 @@ def share_dependencies(directory: Path, dependencies: str) -> None:
         if json.loads(marker.read_text()).get("dependencies") == dependencies:
             packages = next(marker.parent.glob("venv/lib/python*"))
             target = directory / packages.relative_to(marker.parent)
-            shutil.copytree(packages, target, copy_function=os.link)
+            # A release has its own app.pth, and its own commands.
+            own = shutil.ignore_patterns("app.pth")
+            shutil.copytree(packages, target, copy_function=os.link, dirs_exist_ok=True, ignore=own)
             return
     raise OSError(f"no release has its dependencies {dependencies} any more: run again")
 
 
-def compile_sources(directory: Path) -> None:
+def compile_sources(directory: Path, interpreter: str, python: str) -> None:
     """Compile the sources that were not linked with their byte code."""
-    sources = [path for top in ("code", "venv/lib") for path in (directory / top).rglob("*.py")]
-    fresh = [path for path in sources if not Path(importlib.util.cache_from_source(str(path))).exists()]
+    sources = [path for top in ("code", "local", "venv/lib") for path in (directory / top).rglob("*.py")]
+    tag = f"cpython-{python.replace('.', '')}.pyc"
+    fresh = [path for path in sources if not (path.parent / f"__pycache__/{path.stem}.{tag}").exists()]
     # Unchecked byte code needs no look at its source at import; without paths it is the same on every host.
-    compile_one = functools.partial(
-        compileall.compile_file,
-        quiet=2,
-        stripdir=str(directory),
-        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    options = ["-qq", "--invalidation-mode=unchecked-hash", "-s", str(directory), "-j", "0", "-i", "-"]
+    # A template or a test may be no Python of this version, and does not matter until it is imported.
+    subprocess.run(  # noqa: S603 - the arguments are ours
+        [interpreter, "-m", "compileall", *options],
+        input="\n".join(map(str, fresh)),
+        text=True,
+        check=False,
+        capture_output=True,
     )
-    with concurrent.futures.ProcessPoolExecutor() as pool:
-        list(pool.map(compile_one, fresh, chunksize=20))
 
 
-def install(archives: list[Path], directory: Path, dependencies: str) -> None:
+def install(archives: list[Path], directory: Path, build: dict[str, Any], interpreter: str) -> None:
     """Install a release from its archives; release.json comes last."""
     # The record of its migration survives a new installation.
     plan = directory / "migration.sql"
@@ -104,12 +107,23 @@ def install(archives: list[Path], directory: Path, dependencies: str) -> None:
             tree.extractall(directory)  # noqa: S202 - the checksum says it is ours
     marker = directory / "release.json"
     partial = marker.rename(directory / "release.json.partial")
-    if not (directory / "venv").exists():
-        share_dependencies(directory, dependencies)
-    venv.create(directory / "venv", symlinks=True)
-    compile_sources(directory)
+    if len(archives) == 1:
+        share_dependencies(directory, build["dependencies_id"])
+    create = [interpreter, "-m", "venv", "--without-pip", "--symlinks", str(directory / "venv")]
+    done = subprocess.run(create, capture_output=True, text=True, check=False)  # noqa: S603 - ours
+    if done.returncode:
+        raise OSError((done.stderr or done.stdout).strip())
+    compile_sources(directory, interpreter, build["python"])
     os.sync()
     partial.rename(marker)
+
+
+def announce(directory: Path) -> None:
+    """Point the link `next` beside the releases to one, so that Nginx finds its files before it is live."""
+    fresh = directory.parent.parent / ".next.new"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(directory)
+    fresh.replace(directory.parent.parent / "next")
 
 
 def main() -> None:
@@ -118,24 +132,28 @@ def main() -> None:
         argument_spec={
             "directory": {"type": "path", "required": True},
             "build": {"type": "dict", "required": True},
+            "interpreter": {"type": "path", "default": ""},
         },
         supports_check_mode=True,
     )
     directory = Path(module.params["directory"])
     build: dict[str, Any] = module.params["build"]
     os.umask(0o022)
-    changed = not is_installed(directory)
+    python, interpreter = build["python"], module.params["interpreter"] or sys.executable
+    changed = not is_installed(directory, python)
     try:
         if changed and not module.check_mode:
             lock_releases(directory.parent)
-        if not is_installed(directory) and not module.check_mode:
+        if not is_installed(directory, python) and not module.check_mode:
             for archive in build["archives"]:
                 if hashlib.sha256(Path(archive["path"]).read_bytes()).hexdigest() != archive["checksum"]:
                     module.fail_json(msg=f"{archive['path']} is not the archive that was built: run again.")
             archives = [Path(archive["path"]) for archive in build["archives"]]
-            install(archives, directory, build["dependencies_id"])
+            install(archives, directory, build, interpreter)
             for path in archives:
                 path.unlink()
+        if not module.check_mode:
+            announce(directory)
     except (OSError, tarfile.TarError) as error:
         module.fail_json(msg=f"The release could not be installed in {directory}: {error}.")
     module.exit_json(changed=changed)

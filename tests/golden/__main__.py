@@ -32,6 +32,7 @@ INVENTORIES = {
     "single": ROOT / "inventories/staging",
     "split": ROOT / "inventories/production",
     "monitoring_apart": GOLDEN / "monitoring_apart",
+    "several": GOLDEN / "several",
     "apps": ROOT / "molecule/apps/inventory",
 }
 # Values that the files of a running lab have.
@@ -92,7 +93,8 @@ def resolve(inventory: Path, **changes: Any) -> dict[str, dict[str, Any]]:
     specs = check_hosts.load_specs()
     for host, variables, templar in hosts(inventory, **changes):
         roles = templar.template(variables["preflight_roles"])
-        if faults := [*check_hosts.variable_faults(roles, specs, variables, templar, [])]:
+        own = templar.template(variables.get("preflight_own_variables", []))
+        if faults := [*check_hosts.variable_faults(roles, specs, variables, templar, own)]:
             raise SystemExit("\n".join(f"{host}: {fault}" for fault in faults))
         prefixes = tuple(f"{role}_" for role in roles)
         names = (name for name in sorted(variables) if name in SHARED or name.startswith(prefixes))

@@ -21,7 +21,7 @@ VARIABLES = {
     name: yaml.safe_dump(value) for text in FILES.values() for name, value in yaml.safe_load(text).items()
 }
 # For templates in a service's entry; other variables use these words, but not these variables.
-OBJECTS = {"database", "owner", "cache", "queue", "service_key"}
+OBJECTS = {"database", "owner", "cache", "queue", "service_key", "public_url"}
 GROUND = {name for file in ("main", "services", "topology") for name in yaml.safe_load(FILES[file])}
 
 

@@ -293,7 +293,7 @@ def test_valid_hosts_pass(environment: Path) -> None:
     own = {"preflight_own_variables": ["own_*"], "own_thing": 1}
     computed = {
         "app_workers": "{{ ansible_facts['processor_vcpus'] * 2 }}",
-        "base_packages": "{{ nginx_base_headers | list }}",
+        "base_packages": "{{ nginx_page_policies | list }}",
     }
     main = environment / "group_vars/all/main.yml"
     main.write_text(main.read_text() + yaml.safe_dump(own | computed))

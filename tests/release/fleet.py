@@ -228,7 +228,7 @@ class Fleet:
 
     def drain_unit(self, host: str) -> str:
         """Return the edge's unit that drains a host while it runs."""
-        return f"nginx-drain@{self.lab.state['hosts'][host]['address'].replace('.', '-')}-8443.service"
+        return f"nginx-drain@api-{self.lab.state['hosts'][host]['address'].replace('.', '-')}-8443.service"
 
     def runs(self, host: str, version: str) -> bool:
         """Return whether a host runs a version and nothing else."""

@@ -92,7 +92,7 @@ def test_the_role_judges_the_operators_files(tmp_path: Path) -> None:
     console = {"grafana": {"path": "/", "address": "127.0.0.1:3000", "server_name": "grafana.test"}}
     variables: dict[str, Any] = {
         "ansible_facts": {"distribution_release": "trixie"},
-        "nginx_upstreams": ["unix:/run/api/api.sock"],
+        "nginx_sites": {"api": {"upstreams": ["unix:/run/api/api.sock"]}},
         "nginx_tls_certificate_source": str(tmp_path / "shop.crt"),
         "nginx_tls_key_source": str(tmp_path / "shop.key"),
     }

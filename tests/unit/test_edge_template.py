@@ -10,23 +10,27 @@ import pytest
 from plugins.filter.nginx import nginx_private_pattern
 from tests.roles import Role
 
-SITE: dict[str, Any] = {
-    "ansible_facts": {"distribution_release": "trixie"},
-    "nginx_server_names": ["www.example.com"],
-    "nginx_upstreams": ["unix:/run/api/api.sock"],
+SITE: dict[str, Any] = {"ansible_facts": {"distribution_release": "trixie"}}
+API: dict[str, Any] = {
+    "names": ["www.example.com"],
+    "upstreams": ["unix:/run/api/api.sock"],
+    "quiet_paths": ["/health/"],
+    "auth_paths": ["/api/v1/auth/"],
 }
 
-DEFAULT_ZONES = {"api": "50r/s", "preflights": "50r/s"}
+DEFAULT_ZONES = {"site_api": "50r/s", "preflights_api": "50r/s"}
 
 
-def render(**variables: Any) -> str:
-    """Return the nginx.conf for these variables."""
-    return Role("nginx", **SITE | variables).render("nginx.conf.j2")
+def render(api: dict[str, Any] | None = None, **variables: Any) -> str:
+    """Return the nginx.conf for these variables, with the site api or changes of it."""
+    sites = {"nginx_sites": {"api": API | (api or {})}}
+    return Role("nginx", **SITE | sites | variables).render("nginx.conf.j2")
 
 
 def locations(configuration: str) -> dict[str, list[str]]:
     """Return the directives of each prefix location, by path; a path with two locations fails."""
-    found = re.findall(r"^ *location \^~ (\S+) {\n(.*?)^ *}$", configuration, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"^( *)location \^~ (\S+) {\n(.*?)^\1}$", configuration, re.MULTILINE | re.DOTALL)
+    found = [(path, body) for _, path, body in found]
     paths = [path for path, _ in found if path != "/etc/nginx/maintenance/"]
     assert len(set(paths)) == len(paths), paths
     return {path: [line.strip() for line in body.splitlines()] for path, body in found}
@@ -34,7 +38,7 @@ def locations(configuration: str) -> dict[str, list[str]]:
 
 def zones(configuration: str) -> dict[str, str]:
     """Return the rate of each zone."""
-    return dict(re.findall(r"limit_req_zone \S+ zone=(\w+):\d+m rate=(\S+);", configuration))
+    return dict(re.findall(r"limit_req_zone \S+ zone=([\w-]+):\d+m rate=(\S+);", configuration))
 
 
 def test_without_ipv6_nginx_listens_on_ipv4_only() -> None:
@@ -49,16 +53,16 @@ def test_without_ipv6_nginx_listens_on_ipv4_only() -> None:
 def test_a_new_zone_keeps_the_default_ones() -> None:
     search = {"path": "/api/v1/search", "rate": "5r/s", "burst": 20}
     configuration = render(nginx_rate_limits={"search": search})
-    assert zones(configuration) == DEFAULT_ZONES | {"route_auth": "1r/s", "route_search": "5r/s"}
+    assert zones(configuration) == DEFAULT_ZONES | {"route_api_auth": "1r/s", "route_api_search": "5r/s"}
     found = locations(configuration)
-    assert "limit_req zone=route_search burst=20 nodelay;" in found["/api/v1/search"]
-    assert "limit_req zone=route_auth burst=5 nodelay;" in found["/api/v1/auth/"]
+    assert "limit_req zone=route_api_search burst=20 nodelay;" in found["/api/v1/search"]
+    assert "limit_req zone=route_api_auth burst=5 nodelay;" in found["/api/v1/auth/"]
 
 
 def test_a_zone_is_changed_by_field_and_removed_by_null() -> None:
     configuration = render(nginx_rate_limits={"api": {"burst": 7}, "auth": None})
     assert zones(configuration) == DEFAULT_ZONES
-    assert "limit_req zone=api burst=7 nodelay;" in configuration
+    assert "limit_req zone=site_api burst=7 nodelay;" in configuration
     assert "/api/v1/auth/" not in locations(configuration)
 
 
@@ -68,10 +72,10 @@ def test_a_path_has_a_limit_and_a_cache_in_one_location() -> None:
         nginx_cached_paths={"/api/v1/products": {"seconds": 2}},
     )
     directives = locations(configuration)["/api/v1/products"]
-    assert "limit_req zone=route_products burst=3 nodelay;" in directives
+    assert "limit_req zone=route_api_products burst=3 nodelay;" in directives
     assert "set $retry_after 2;" in directives
     assert "proxy_cache_valid 200 2s;" in directives
-    assert directives.count("proxy_pass http://application;") == 1
+    assert directives.count("proxy_pass http://service_api;") == 1
 
 
 def test_a_longer_path_keeps_the_limit_and_the_cache_of_a_shorter_one() -> None:
@@ -82,15 +86,15 @@ def test_a_longer_path_keeps_the_limit_and_the_cache_of_a_shorter_one() -> None:
             nginx_quiet_paths=["/api/v1/products/ping"],
         )
     )
-    assert "limit_req zone=route_products burst=3 nodelay;" in found["/api/v1/products"]
+    assert "limit_req zone=route_api_products burst=3 nodelay;" in found["/api/v1/products"]
     ping = found["/api/v1/products/ping"]
     assert {
         "access_log off;",
-        "limit_req zone=route_products burst=3 nodelay;",
+        "limit_req zone=route_api_products burst=3 nodelay;",
         "proxy_cache_valid 200 2s;",
     } <= set(ping)
     assert "access_log off;" not in found["/api/v1/products"]
-    assert "limit_req zone=route_auth burst=5 nodelay;" in found["/api/v1/auth/"]
+    assert "limit_req zone=route_api_auth burst=5 nodelay;" in found["/api/v1/auth/"]
     assert not any("limit_req" in line for line in found["/health/"])
 
 
@@ -104,8 +108,8 @@ def test_own_headers_and_paths_add_to_the_default_ones() -> None:
     assert "add_header X-Content-Type-Options " in configuration
     assert "X-Frame-Options" not in configuration
     assert {"/ping", "/health/"} <= set(locations(configuration))
-    for path in ("/admin", "/metrics", "/health/detail"):
-        assert nginx_private_pattern([path])[4:-25] in configuration
+    for path in ("/admin", "/metrics"):
+        assert nginx_private_pattern([path], "api")[8:-25] in configuration
 
 
 def test_a_path_with_a_slash_is_not_redirected_without_it() -> None:
@@ -132,11 +136,14 @@ def test_a_path_with_a_slash_is_not_redirected_without_it() -> None:
     ],
 )
 def test_private_pattern(private: str, path: str, *, matches: bool) -> None:
-    pattern = nginx_private_pattern(["/other", private])
-    assert bool(re.search(pattern, path, re.IGNORECASE)) is matches
+    pattern = nginx_private_pattern(["/other", private], "shop")
+    assert bool(re.search(pattern, f"shop {path}", re.IGNORECASE)) is matches
+    assert not re.search(pattern, f"api {path}", re.IGNORECASE)
 
 
-def test_the_limit_of_sign_ins_follows_the_prefix_of_the_api() -> None:
-    found = locations(render(nginx_api_prefix="/shop/v2"))
-    assert "limit_req zone=route_auth burst=5 nodelay;" in found["/shop/v2/auth/"]
+def test_the_limit_of_sign_ins_covers_the_auth_paths() -> None:
+    found = locations(render({"auth_paths": ["/login", "/token"]}))
+    for path in ("/login", "/token"):
+        assert "limit_req zone=route_api_auth burst=5 nodelay;" in found[path]
     assert "/api/v1/auth/" not in found
+    assert zones(render({"auth_paths": []})) == DEFAULT_ZONES

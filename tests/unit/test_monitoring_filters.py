@@ -100,11 +100,6 @@ def test_a_health_path_that_edges_refuse_is_not_probed(private: str) -> None:
     assert (probe["module"], probe["urls"]) == ("reachable", ["https://a.example/"])
 
 
-def test_a_health_path_of_the_environment_is_that_of_all_services() -> None:
-    probes = monitoring.service_probes(["web1"], HOSTVARS, "/ok")
-    assert probes["site-notes"]["urls"] == ["https://notes.example/ok"]
-
-
 def states(host: str, app_hosts: list[str], *, database: bool = False, **jobs: Any) -> dict[str, Any]:
     """Return {service: its state for status.yml} of a host."""
     services: dict[str, dict[str, Any]] = {

@@ -216,5 +216,5 @@ def test_the_roles_of_one_host_serve_loopback() -> None:
 
 def test_the_roles_of_other_hosts_do_not() -> None:
     users = "[redis_base_users | list, redis_base_instances.queue.users | list, redis_loopback]"
-    found = template("split", "api", names, group="redis")
+    found = template("split", "api", users, group="redis")
     assert found == [["api", "shop", "exporter"], ["shop", "exporter"], False]

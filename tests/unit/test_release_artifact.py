@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
+import subprocess
+import sys
 import tarfile
-import zipfile
+import venv
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.fastmetal.metal.plugins.module_utils import release_build
+from ansible_collections.fastmetal.metal.plugins.module_utils.release_build import Build
+from ansible_collections.fastmetal.metal.plugins.module_utils.uv import BuildError, FaultsError
 
-from plugins.modules import release_artifact
-from plugins.modules.release_artifact import Build, BuildError
+from tests.unit.release_sources import locked, make_sdist, make_wheel, source_files, write
 
 SITE = "venv/lib/python3.13/site-packages"
 PROJECT = """
@@ -29,32 +32,6 @@ dependencies = ["alpha"]
 [tool.setuptools]
 packages = ["service"]
 """
-
-
-def make_wheel(folder: Path, name: str, *, tag: str = "py3-none-any", requires: str = "") -> Path:
-    """Write a wheel with a module, a script and a header."""
-    info = f"{name}-1.0.dist-info"
-    files = {
-        f"{name}/__init__.py": f"NAME = '{name} {tag}'\n",
-        f"{name}-1.0.data/scripts/{name}-run": "#!python\n",
-        f"{name}-1.0.data/headers/{name}.h": "\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
-        + (f"Requires-Dist: {requires}\n" if requires else ""),
-        f"{info}/WHEEL": f"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: {tag}\n",
-    }
-    files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
-    wheel = folder / f"{name}-1.0-{tag}.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for path, text in files.items():
-            archive.writestr(path, text)
-    return wheel
-
-
-def locked(*wheels: Path, marker: str = "") -> str:
-    """Return the lock's line of a package with these wheels."""
-    name = wheels[0].name.partition("-")[0]
-    hashes = (f" --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}" for wheel in wheels)
-    return f"{name}==1.0{f' ; {marker}' if marker else ''}{''.join(hashes)}\n"
 
 
 @pytest.fixture
@@ -84,13 +61,18 @@ def app(tmp_path: Path) -> Path:
     return make_wheel(tmp_path, "service", requires="alpha")
 
 
-def parameters(source: Path, cache: str = "cache", **changes: str) -> dict[str, Any]:
-    """Return the module's parameters, for Python 3.13 on x86_64."""
+def request(source: Path, cache: str = "cache", **changes: Any) -> dict[str, Any]:
+    """Return the module's request, for Python 3.13 on x86_64."""
     return {
         "source": str(source),
-        "files": ["pyproject.toml", "service"],
+        "subdirectory": "",
+        "files": [],
+        "include": [],
         "requirements": str(source.parent / "requirements.txt"),
+        "server": str(source.parent / "server.txt"),
+        "indexes": {},
         "version": "",
+        "commit": "",
         "python_version": "3.13.5",
         "architecture": "x86_64",
         "cache": str(source.parent / cache),
@@ -98,13 +80,12 @@ def parameters(source: Path, cache: str = "cache", **changes: str) -> dict[str, 
     }
 
 
-def build(source: Path, lock: str, cache: str = "cache", **changes: str) -> Build:
+def build(source: Path, lock: str, cache: str = "cache", **changes: Any) -> Build:
     """Build a release."""
-    (source.parent / cache).mkdir(exist_ok=True)
     (source.parent / "requirements.txt").write_text(lock)
-    made = Build(parameters(source, cache, **changes))
-    if not made.is_built:
-        made.run()
+    (source.parent / "server.txt").touch()
+    made = Build(request(source, cache, **changes))
+    made.run()
     return made
 
 
@@ -123,9 +104,11 @@ def read(archive: Path, name: str) -> str:
 def test_archives_hold_the_code_and_the_dependencies_without_scripts(wheels: Path, source: Path) -> None:
     made = build(source, locked(make_wheel(wheels, "alpha")))
     assert names(made.dependencies) == {
-        f"{SITE}/app.pth",
         f"{SITE}/alpha/__init__.py",
-        *(f"{SITE}/alpha-1.0.dist-info/{name}" for name in ("METADATA", "RECORD", "WHEEL")),
+        *(
+            f"{SITE}/alpha-1.0.dist-info/{name}"
+            for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt")
+        ),
     }
     assert "alpha-run" not in read(made.dependencies, f"{SITE}/alpha-1.0.dist-info/RECORD")
     assert {"release.json", "code/service/__init__.py"} <= names(made.app)
@@ -164,16 +147,16 @@ def test_wheels_and_markers_are_those_of_the_target(wheels: Path, app: Path) -> 
     lock += locked(new, marker="platform_machine == 'aarch64'")
     made = build(app, lock)
     assert "manylinux_2_28_x86_64" in read(made.dependencies, f"{SITE}/alpha/__init__.py")
-    assert json.loads(made.packages.read_text()) == ["alpha==1.0"]
+    assert json.loads(made.listed.read_text())["packages"] == ["alpha==1.0"]
     made = build(app, lock, architecture="aarch64", python_version="3.13.4")
     assert "manylinux_2_28_aarch64" in read(made.dependencies, f"{SITE}/alpha/__init__.py")
-    assert json.loads(made.packages.read_text()) == ["alpha==1.0", "beta==1.0", "gamma==1.0"]
+    assert json.loads(made.listed.read_text())["packages"] == ["alpha==1.0", "beta==1.0", "gamma==1.0"]
 
 
-def test_a_requirement_without_a_hash_is_refused(wheels: Path, app: Path) -> None:
+def test_a_requirement_without_a_hash_is_refused_beside_others_that_have_one(wheels: Path, app: Path) -> None:
     make_wheel(wheels, "alpha")
     with pytest.raises(BuildError, match=r"has no hash for alpha==1.0: lock it with hashes\.$"):
-        build(app, "alpha==1.0\n")
+        build(app, "alpha==1.0\n" + locked(make_wheel(wheels, "beta")))
 
 
 def test_another_wheel_than_the_locked_one_is_refused(wheels: Path, app: Path) -> None:
@@ -200,11 +183,12 @@ def test_a_wheel_is_released_as_it_is(wheels: Path, app: Path) -> None:
 
 
 def test_only_the_listed_files_make_the_release(wheels: Path, source: Path) -> None:
+    (source.parent / "server.txt").touch()
     lock = source.parent / "requirements.txt"
     lock.write_text(locked(make_wheel(wheels, "alpha")))
 
     def release() -> str:
-        return Build(parameters(source)).release
+        return Build(request(source, files=["pyproject.toml", "service"])).release
 
     first = release()
     (source / "notes.txt").write_text("not listed\n")
@@ -217,8 +201,283 @@ def test_only_the_listed_files_make_the_release(wheels: Path, source: Path) -> N
 
 
 def test_old_archives_are_removed(wheels: Path, app: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(release_artifact, "KEEP", 1)
+    monkeypatch.setattr(release_build, "KEEP", 1)
     lock = locked(make_wheel(wheels, "alpha"))
     first, second = build(app, lock), build(app, lock, version="2")
     assert not first.app.exists()
     assert second.is_built
+
+
+# --- dependencies
+
+
+def packages(made: Build) -> list[str]:
+    return list(json.loads(read(made.app, "release.json"))["packages"])
+
+
+def test_requirements_without_hashes_are_resolved_once(wheels: Path, source: Path) -> None:
+    make_wheel(wheels, "alpha", requires="beta")
+    make_wheel(wheels, "beta")
+    first = build(source, "alpha  # direct\n")
+    assert packages(first) == ["alpha==1.0", "beta==1.0"]
+    assert "beta==1.0 --hash=sha256:" in read(first.app, "requirements.lock")
+    assert first.lock.is_resolved
+    make_wheel(wheels, "beta", version="2.0")
+    second = build(source, "alpha\n")
+    assert second.release == first.release
+    assert packages(build(source, "alpha\n", "other")) == ["alpha==1.0", "beta==2.0"]
+
+
+def test_included_files_and_constraints_count(wheels: Path, source: Path) -> None:
+    make_wheel(wheels, "alpha", requires="beta")
+    for version in ("1.0", "2.0"):
+        make_wheel(wheels, "beta", version=version)
+    write(source.parent, {"base.txt": "alpha\n", "limits.txt": "beta<2\n"})
+    made = build(source, "-r base.txt\n-c limits.txt\n")
+    assert packages(made) == ["alpha==1.0", "beta==1.0"]
+    write(source.parent, {"limits.txt": "beta>1\n"})
+    assert packages(build(source, "-r base.txt\n-c limits.txt\n")) == ["alpha==1.0", "beta==2.0"]
+
+
+def test_a_uv_workspace_is_built_from_its_lock_without_a_file_in_it(wheels: Path, tmp_path: Path) -> None:
+    """For a newer Python than that of the control node, with a path dependency and another one for tests."""
+    root = workspace(wheels, tmp_path, ">=3.99")
+    before = sorted(root.rglob("*"))
+    made = build(root, "", subdirectory="backend", requirements="", python_version="3.99.1")
+    assert packages(made) == ["alpha==1.0"]
+    inside = names(made.app)
+    assert {"code/shop/__init__.py", "code/migrations/env.py", "local/common.py"} <= inside
+    assert read(made.app, "venv/lib/python3.99/site-packages/app.pth").split() == [
+        "../../../../code",
+        "../../../../local",
+    ]
+    assert sorted(root.rglob("*")) == before
+    first = made.release
+    write(root, {"libs/common/common.py": "NAME = 'changed'\n"})
+    changed = build(root, "", subdirectory="backend", requirements="", python_version="3.99.1")
+    assert changed.release != first
+
+
+SETUPTOOLS = '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+
+
+def workspace(wheels: Path, folder: Path, python: str) -> Path:
+    """Write a monorepo with a lock whose Python the control node lacks."""
+    make_wheel(wheels, "alpha")
+    make_wheel(wheels, "beta")
+    root = write(
+        folder / "mono",
+        {
+            "pyproject.toml": '[tool.uv.workspace]\nmembers = ["backend", "libs/common"]\n',
+            "backend/pyproject.toml": f"""{SETUPTOOLS}
+[project]
+name = "shop"
+version = "3.1"
+requires-python = ">=3.11"
+dependencies = ["alpha", "common"]
+[dependency-groups]
+dev = ["beta"]
+[tool.uv.sources]
+common = {{ workspace = true }}
+[tool.setuptools]
+packages = ["shop"]
+""",
+            "backend/shop/__init__.py": "",
+            "backend/migrations/env.py": "",
+            "libs/common/pyproject.toml": f"""{SETUPTOOLS}
+[project]
+name = "common"
+version = "1.0"
+requires-python = ">=3.11"
+[tool.setuptools]
+py-modules = ["common"]
+""",
+            "libs/common/common.py": "NAME = 'common'\n",
+        },
+    )
+    command = [sys.executable, "-m", "uv", "lock", "--quiet", f"--python={sys.executable}"]
+    subprocess.run(command, cwd=root, check=True)
+    for path in (root / "uv.lock", *root.glob("**/pyproject.toml")):
+        path.write_text(path.read_text().replace(">=3.11", python))
+    return root
+
+
+def test_a_pylock_is_installed(wheels: Path, source: Path) -> None:
+    wheel = make_wheel(wheels, "alpha")
+    hashed = locked(wheel).rpartition(":")[2].strip()
+    lock = f"""lock-version = "1.0"
+created-by = "test"
+requires-python = ">=3.99"
+
+[[packages]]
+name = "alpha"
+version = "1.0"
+wheels = [{{ path = "{wheel.name}", hashes = {{ sha256 = "{hashed}" }} }}]
+"""
+    write(wheels, {"pylock.toml": lock})
+    made = build(source, "", requirements=str(wheels / "pylock.toml"), python_version="3.99.1")
+    assert packages(made) == ["alpha==1.0"]
+    with pytest.raises(
+        BuildError, match=r"pylock.toml is for Python >=3.99, and the release runs with 3.13.5"
+    ):
+        build(source, "", requirements=str(wheels / "pylock.toml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("poetry.lock", "poetry export --format requirements.txt --output requirements.lock"),
+        ("pdm.lock", "pdm export --prod --format requirements --output requirements.lock"),
+        ("Pipfile.lock", "pipenv requirements --hash > requirements.lock"),
+    ],
+)
+def test_the_command_that_exports_another_lock_is_named(source: Path, name: str, command: str) -> None:
+    write(source, {name: ""})
+    with pytest.raises(BuildError) as refused:
+        build(source, "", requirements="")
+    assert f"{source / name} is no lock that uv reads: export it in {source} by `{command}`" in str(
+        refused.value
+    )
+
+
+def test_an_app_without_a_list_of_dependencies_is_refused(source: Path) -> None:
+    (source / "pyproject.toml").unlink()
+    with pytest.raises(
+        BuildError, match=r"has none of uv.lock, pylock.toml, requirements.lock, requirements.txt"
+    ):
+        build(source, "", requirements="")
+
+
+def test_what_the_worker_needs_is_added_or_renewed(wheels: Path, source: Path) -> None:
+    server = locked(make_wheel(wheels, "worker", version="2.0")) + locked(make_wheel(wheels, "loop"))
+    lock = locked(make_wheel(wheels, "alpha")) + locked(make_wheel(wheels, "worker", version="1.9"))
+    (source.parent / "server.txt").write_text(server)
+    made = build(source, lock, server=str(write(source.parent, {"pins.txt": server}) / "pins.txt"))
+    assert packages(made) == ["alpha==1.0", "loop==1.0", "worker==2.0"]
+    newer = lock.replace("1.9", "2.1").partition("worker")[0] + locked(
+        make_wheel(wheels, "worker", version="2.1")
+    )
+    made = build(source, newer, server=str(source.parent / "pins.txt"))
+    assert packages(made) == ["alpha==1.0", "loop==1.0", "worker==2.1"]
+
+
+def test_a_dependency_that_refuses_the_workers_version_is_named(wheels: Path, source: Path) -> None:
+    server = (
+        write(source.parent, {"pins.txt": locked(make_wheel(wheels, "worker", version="2.0"))}) / "pins.txt"
+    )
+    lock = locked(make_wheel(wheels, "alpha", requires="worker<2"))
+    with pytest.raises(
+        BuildError, match=r"alpha 1.0 in .*requirements.txt needs worker<2, and the service runs"
+    ):
+        build(source, lock, server=str(server))
+
+
+def test_a_pure_source_distribution_is_built(wheels: Path, app: Path) -> None:
+    lock = locked(make_sdist(wheels, "alpha"))
+    made = build(app, lock)
+    assert read(made.dependencies, f"{SITE}/alpha.py") == "NAME = 'alpha'\n"
+
+
+def test_all_packages_that_cannot_be_installed_are_named_at_once(wheels: Path, app: Path) -> None:
+    compiled = make_sdist(
+        wheels, "alpha", tag=f"cp3{sys.version_info[1]}-cp3{sys.version_info[1]}-linux_x86_64"
+    )
+    broken = make_sdist(
+        wheels, "beta", fault="raise RuntimeError('cc is missing')\n    print('a later line')"
+    )
+    other = make_wheel(wheels, "gamma", tag="cp311-cp311-manylinux_2_28_x86_64")
+    lock = "".join(map(locked, (compiled, broken, other)))
+    with pytest.raises(FaultsError) as refused:
+        build(app, lock, python_version="3.13.5")
+    text = str(refused.value)
+    assert len(refused.value.sentences) == 3
+    assert "alpha==1.0 has no wheel for Python 3.13 on x86_64, and its source is not pure Python" in text
+    assert "pure Python (RuntimeError: cc is missing): lock a version that has one" in text
+    assert "gamma==1.0 has no wheel for Python 3.13 on x86_64: lock another version." in text
+
+
+def test_a_compiled_package_is_refused_though_this_python_is_the_targets(wheels: Path, app: Path) -> None:
+    minor = sys.version_info[1]
+    lock = locked(make_sdist(wheels, "alpha", tag=f"cp3{minor}-cp3{minor}-linux_x86_64"))
+    with pytest.raises(BuildError, match=r"^alpha==1.0 has no wheel .* its source is not pure Python"):
+        build(app, lock, python_version=f"3.{minor}.1")
+
+
+def test_a_dependency_from_a_repository_is_built_at_its_commit(wheels: Path, source: Path) -> None:
+    repository = write(source.parent / "delta", source_files("delta"))
+    author = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
+    for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "First"]):
+        subprocess.run(["git", *author, *words], cwd=repository, check=True)
+    alpha = locked(make_wheel(wheels, "alpha"))
+    with pytest.raises(BuildError, match=r"names no commit of delta @ git.*: lock it"):
+        build(source, f"{alpha}delta @ git+{repository.as_uri()}\n")
+    made = build(source, f"alpha\ndelta @ git+{repository.as_uri()}\n")
+    assert packages(made) == ["alpha==1.0", "delta==1.0"]
+    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=repository, text=True).strip()
+    assert f"delta @ git+{repository.as_uri()}@{commit}" in read(made.app, "requirements.lock")
+
+
+# --- the app
+
+
+def test_an_app_that_is_no_package_is_copied_as_a_tree(wheels: Path, tmp_path: Path) -> None:
+    make_wheel(wheels, "alpha")
+    files = {"main.py": "", "templates/page.html": "", "alembic.ini": "", "requirements.txt": "alpha\n"}
+    private = {".env": "SECRET=1", "node_modules/x/y.js": "", "venv/pyvenv.cfg": "", "__pycache__/x.pyc": ""}
+    tree = write(tmp_path / "notes", files | private)
+    (tree / "current").symlink_to("templates")
+    made = build(tree, "", requirements="", commit="0123456789ab")
+    assert {n for n in names(made.app) if n.startswith("code/")} == {
+        *(f"code/{name}" for name in files),
+        "code/current",
+    }
+    assert made.release.startswith("0123456789ab-")
+
+
+def test_files_that_git_ignores_stay_out_but_for_built_assets(wheels: Path, source: Path) -> None:
+    ignored = {"dist/index.html": "", "dist/assets/app.js": "", "notes/secret": ""}
+    write(source, {".gitignore": "dist/\nnotes/\n", **ignored})
+    subprocess.run(["git", "init", "--quiet"], cwd=source, check=True)
+    lock = locked(make_wheel(wheels, "alpha"))
+    inside = names(build(source, lock, include=["dist/assets"]).app)
+    assert {"code/dist/assets/app.js", "code/dist/index.html"} <= inside
+    assert "code/notes/secret" not in inside
+
+
+def test_a_package_below_src_is_imported_from_its_tree(wheels: Path, tmp_path: Path) -> None:
+    project = PROJECT.replace('packages = ["service"]', 'packages.find = {where = ["src"]}')
+    tree = write(
+        tmp_path / "app", {"pyproject.toml": project, "src/service/__init__.py": "", "alembic.ini": ""}
+    )
+    made = build(tree, locked(make_wheel(wheels, "alpha")))
+    inside = names(made.app)
+    assert {
+        "code/src/service/__init__.py",
+        "code/alembic.ini",
+        "code/service-1.2.dist-info/METADATA",
+    } <= inside
+    assert "code/service/__init__.py" not in inside
+    assert read(made.app, f"{SITE}/app.pth") == "../../../../code/src\n../../../../code\n"
+
+
+def test_commands_run_with_the_python_beside_them(wheels: Path, source: Path) -> None:
+    python = "{}.{}.{}".format(*sys.version_info)
+    made = build(source, locked(make_wheel(wheels, "alpha")), python_version=python)
+    home = source.parent / "else where"
+    for archive in (made.app, made.dependencies):
+        with tarfile.open(archive) as tree:
+            tree.extractall(home, filter="data")
+    venv.create(home / "venv", symlinks=True)
+    for name, said in {"alpha": "alpha py3-none-any\n", "alpha-run": "run\n"}.items():
+        done = subprocess.run([home / "venv/bin" / name], capture_output=True, text=True)
+        assert done.stdout == said, done.stderr
+
+
+def test_the_first_error_of_a_build_is_shown(source: Path) -> None:
+    write(source, {"pyproject.toml": PROJECT.replace('["service"]', '["missing"]')})
+    with pytest.raises(BuildError) as refused:
+        build(source, "")
+    assert (
+        str(refused.value)
+        == f"{source} could not be built: error: package directory 'missing' does not exist"
+    )

@@ -16,7 +16,6 @@ from plugins.filter.release import (
     load_credentials,
     release_of_link,
     shell_words,
-    state_commands,
     state_entries,
     state_mounts,
     unit_words,
@@ -83,17 +82,11 @@ def test_a_command_keeps_its_words_in_a_unit_and_in_a_shell() -> None:
     assert [is_command(text) for text in ("a b", "", "a 'b", "a\nb")] == [True, False, False, False]
 
 
-def test_state_is_served_and_mounted_where_the_entry_says() -> None:
+def test_state_is_mounted_where_the_entry_says() -> None:
     state = state_entries(["data", {"name": "media", "path": "static/up", "serve_at": "/media/"}])
     assert state_mounts(state, "/var/lib/shop", "@CODE@") == [
         "BindPaths=/var/lib/shop/media:@CODE@/static/up"
     ]
-    assert state_commands(state, "/var/lib/shop", "shop", "www-data") == [
-        "/usr/bin/install --directory --mode=0755 /var/lib/shop",
-        "/usr/bin/install --directory --owner=shop --group=shop --mode=0750 /var/lib/shop/data",
-        "/usr/bin/install --directory --owner=shop --group=www-data --mode=2750 /var/lib/shop/media",
-    ]
-    assert state_commands([], "/var/lib/shop", "shop", "www-data") == []
 
 
 def test_a_timer_starts_the_service_of_its_job() -> None:

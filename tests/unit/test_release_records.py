@@ -6,6 +6,7 @@ import argparse
 import errno
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -127,3 +128,21 @@ def test_a_release_of_another_python_is_neither_started_nor_a_rollback_target(ch
     with pytest.raises(Exception, match=f"1.1-new was installed for Python 3.0, and this host has {OURS}"):
         changes.prepare("1.1-new")
     assert changes.candidates() == ["1.0-old"]
+
+
+def test_files_of_the_release_before_are_kept(changes: Any) -> None:
+    """Also after a rollback: a page of the newer release may be open."""
+    assert not (changes.srv / "previous").exists()
+    changes.replace_link(changes.srv / "current", "1.1-new.1")
+    assert (changes.srv / "previous").resolve().name == "1.0-old"
+    changes.replace_link(changes.srv / "current", "1.1-new.2")
+    assert (changes.srv / "previous").resolve().name == "1.0-old"
+    changes.replace_link(changes.srv / "current", "1.0-old.1")
+    assert (changes.srv / "previous").resolve().name == "1.1-new"
+    (changes.srv / "next").symlink_to(changes.srv / "releases/1.2-next")
+    for number, release in enumerate(("1.2-next", "0.9-older")):
+        home = changes.srv / "releases" / release
+        home.mkdir()
+        os.utime(home, (number, number))
+    changes.prune_releases(1)
+    assert {home.name for home in (changes.srv / "releases").iterdir()} == {"1.0-old", "1.1-new", "1.2-next"}

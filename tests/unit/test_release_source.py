@@ -82,7 +82,7 @@ def test_the_repository_of_a_hook_is_another_one(tmp_path: Path, monkeypatch: py
     run_git(tmp_path / "checkout", "commit", "--quiet", "--message", "First")
     commit = run_git(tmp_path / "checkout", "rev-parse", "--short=12", "HEAD")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "other"))
-    assert find(str(tmp_path / "checkout"), tmp_path, tmp_path)[1] == commit
+    assert find(str(tmp_path / "checkout"), "", tmp_path, tmp_path)[1] == commit
 
 
 def test_a_ref_is_its_commit_without_the_work_tree(tmp_path: Path) -> None:
@@ -99,16 +99,66 @@ def test_a_ref_is_its_commit_without_the_work_tree(tmp_path: Path) -> None:
     (checkout / "app/settings.txt").write_text("CHANGED\n")
     commit = git("rev-parse", "--short=12", "HEAD")
     cache = checkout / ".artifacts"
-    tree, found = find("v1", checkout, cache)
+    tree, found, _ = find("v1", "", checkout, cache)
     assert found == commit
     assert (tree / "app/settings.txt").read_text() == SETTINGS
-    assert find(str(checkout), checkout, cache)[1] == f"{commit}+"
-    with pytest.raises(SourceError, match="is no directory, wheel or git ref of"):
-        find("v9", checkout, cache)
+    assert find(str(checkout), "", checkout, cache)[1] == f"{commit}+"
+    with pytest.raises(SourceError, match="is no directory, wheel, address of a repository or git ref of"):
+        find("v9", "", checkout, cache)
     with pytest.raises(SourceError, match=r"cannot be read: .*too long"):
-        find("v" * 300, checkout, cache)
+        find("v" * 300, "", checkout, cache)
     (checkout / "out").symlink_to("/" + "far/" * 50)
     git("add", "out")
     git("commit", "--quiet", "--message", "A link out of the tree")
     with pytest.raises(SourceError, match=r"cannot be read: .*out"):
-        find("HEAD", checkout, cache)
+        find("HEAD", "", checkout, cache)
+
+
+def repository(path: Path) -> str:
+    """Make a repository with an app in backend and the tag v1; return its commit."""
+    make_tree(path / "backend")
+    run_git(path, "init", "--quiet", "--initial-branch=trunk")
+    run_git(path, "add", "--all")
+    run_git(path, "commit", "--quiet", "--message", "First")
+    run_git(path, "tag", "--annotate", "v1", "--message", "First")
+    return run_git(path, "rev-parse", "--short=12", "HEAD")
+
+
+def test_a_ref_of_the_apps_own_repository(tmp_path: Path) -> None:
+    """By its address, the path of a checkout, or a path below it; the newest commit without a ref."""
+    origin = tmp_path / "origin"
+    first = repository(origin)
+    cache = tmp_path / "cache"
+    address = f"file://{origin}"
+    found = run_action(source=address, ref="v1", subdirectory="backend", cache=str(cache))
+    assert (found["metadata"]["commit"], found["subdirectory"]) == (first, "backend")
+    assert Path(found["tree"], "backend/app/settings.txt").read_text() == SETTINGS
+    (origin / "backend/app/settings.txt").write_text("NEW\n")
+    run_git(origin, "commit", "--quiet", "--all", "--message", "Second")
+    second = run_git(origin, "rev-parse", "--short=12", "HEAD")
+    for arguments in (
+        {"source": address},
+        {"source": address, "ref": "trunk"},
+        {"source": address, "ref": second},
+        {"source": str(origin), "ref": "trunk"},
+    ):
+        found = run_action(cache=str(cache), **arguments)
+        assert found["metadata"]["commit"] == second, arguments
+        assert Path(found["tree"], "backend/app/settings.txt").read_text() == "NEW\n"
+    found = run_action(source=str(origin / "backend"), ref="v1", cache=str(cache))
+    assert (found["metadata"]["commit"], found["subdirectory"]) == (first, "backend")
+    assert Path(found["tree"], "backend/app/settings.txt").read_text() == SETTINGS
+
+
+def test_a_repository_or_ref_that_cannot_be_had_is_named(tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    missing = run_action(source=f"file://{tmp_path}/none", cache=cache)
+    assert missing["msg"].startswith(
+        f"git cannot fetch app_source file://{tmp_path}/none: fatal: '{tmp_path}/none'"
+    )
+    repository(tmp_path / "origin")
+    for ref in ("v9", "--output=x"):
+        refused = run_action(source=f"file://{tmp_path}/origin", ref=ref, cache=cache)
+        assert f"app_ref '{ref}' is no branch, tag or commit of" in refused["msg"]
+    refused = run_action(source="https://me:password@git.example.com/x.git", cache=cache)
+    assert refused["msg"].startswith("app_source has a password, which the history would show")

@@ -33,12 +33,22 @@ def make_ca(days: int) -> dict[str, str]:
 
 CA = make_ca(3650)
 FACTS = {"distribution_release": "bookworm", "memtotal_mb": 4000, "installed_packages": []}
+SITE: dict[str, Any] = {
+    "names": ["www.example.com"],
+    "upstreams": ["unix:/run/api/api.sock"],
+    "auth_paths": ["/login"],
+}
+
+
+def sites(site: dict[str, Any], **others: Any) -> dict[str, Any]:
+    """Return the variables of a role nginx with changes of the site api, and with other sites."""
+    more = {name: {"upstreams": [f"unix:/run/{name}.sock"]} | other for name, other in others.items()}
+    return {"nginx_sites": {"api": SITE | site, **more}}
+
+
 SOUND: dict[str, dict[str, Any]] = {
     "base": {"base_admin_authorized_keys": ["ssh-ed25519 AAAAC3NzaC1 ops"]},
-    "nginx": {
-        "nginx_server_names": ["www.example.com"],
-        "nginx_upstreams": ["unix:/run/api/api.sock"],
-    },
+    "nginx": {"nginx_sites": {"api": SITE}},
     "postgresql": {
         "postgresql_base_roles": {"api_owner": {"password": SECRET}, "api": {"password": SECRET}},
         "postgresql_base_databases": {"api": {"owner": "api_owner", "app_role": "api"}},
@@ -207,18 +217,18 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "nginx",
-        {"nginx_server_names": []},
-        "nginx_server_names is empty: list the host names that the public site",
+        sites({"names": []}),
+        "services.api: names is empty: list the host names that the site answers to.",
     ),
     (
         "nginx",
-        {"nginx_upstreams": []},
-        "nginx_upstreams is empty: list the sockets or addresses of the application.",
+        sites({"upstreams": []}),
+        "nginx_sites is empty: give each service that the edge serves its names and upstreams.",
     ),
     (
         "nginx",
-        {"nginx_upstreams": ["10.1.2.3:8443"]},
-        "nginx_upstream_tls_name is empty: set it to the name in the",
+        sites({"upstreams": ["10.1.2.3:8443", "unix:/run/api.sock"]}),
+        "services.api: use only sockets or only host:port as upstreams, not both.",
     ),
     (
         "nginx",
@@ -228,7 +238,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "nginx",
         {"nginx_headers": {"x-frame-options": "SAMEORIGIN"}},
-        "Write the keys of nginx_headers as nginx_base_headers does: ",
+        "services.api: headers has X-Frame-Options, x-frame-options in two spellings: write it once.",
     ),
     (
         "nginx",
@@ -238,7 +248,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "nginx",
         {"nginx_static_directory": "/home/me/static"},
-        "Give nginx_static_directory and nginx_media_directory as absolute paths without a slash at the end,",
+        "services.api: give directories of files as paths of letters, digits, dots and dashes without",
     ),
     (
         "nginx",
@@ -246,22 +256,22 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
             "nginx_media_directory": "/srv/media",
             "nginx_rate_limits": {"media": {"path": "/media/", "rate": "5r/s", "burst": 5}},
         },
-        "/media/ is in nginx_consoles or nginx_private_paths, or is a directory of files,",
+        "services.api: /media/ is in private_paths or nginx_consoles, or is a directory of files, and",
     ),
     (
         "nginx",
         {"nginx_stream_paths": {"/ws/": {"idle_seconds": 0}}},
-        "Start each path of nginx_stream_paths with a slash, name more than the root, and give 1 to 86400",
+        "services.api: give each of stream_paths 1 to 86400 idle_seconds.",
     ),
     (
         "nginx",
         {"nginx_stream_paths": {"/x": {"idle_seconds": 5}}, "nginx_cached_paths": {"/x": {"seconds": 5}}},
-        "A path cannot be in nginx_stream_paths and in nginx_cached_paths,",
+        "services.api: /x is in stream_paths and cached_paths: a cache would hold the stream back.",
     ),
     (
         "nginx",
         {"nginx_cors_origins": ["https://shop.example/path"]},
-        "Write each entry of nginx_cors_origins as an origin without a path,",
+        "services.api: write each of cors_origins as an origin without a path, such as https://shop.example,",
     ),
     (
         "nginx",
@@ -275,8 +285,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "nginx",
-        {"nginx_rate_limits": {"route_x": {"path": "/x", "rate": "5r/s", "burst": 5}}},
-        "Name the zones of nginx_rate_limits in lower case letters, without route_ in front,",
+        {"nginx_rate_limits": {"Upper": {"path": "/x", "rate": "5r/s", "burst": 5}}},
+        "services.api: name the zones of rate_limits in lower case letters, not Upper.",
     ),
     (
         "nginx",
@@ -296,28 +306,72 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "nginx",
         {"nginx_rate_limits": {"api": {"rate": "5"}}},
-        "Write each rate of nginx_rate_limits as 10r/s or 30r/m.",
+        "services.api: write each rate of rate_limits as 10r/s or 30r/m, not 5.",
     ),
     (
         "nginx",
         {"nginx_rate_limits": {"second": {"path": "/", "rate": "5r/s", "burst": 5}}},
-        "nginx_rate_limits has two zones for one path: merge them, or set one to null.",
-    ),
-    (
-        "nginx",
-        {"nginx_rate_limits": {"connections": {"path": "/x", "rate": "5r/s", "burst": 5}}},
-        "and none of them answers, application, connections, guesses, preflights, tls.",
+        "services.api: rate_limits has two zones for /: merge them, or set one to null.",
     ),
     (
         "nginx",
         {"nginx_cached_paths": {"/metrics": {"seconds": 2}}},
-        "/metrics is in nginx_consoles or nginx_private_paths, or is a directory of files, and also in"
-        " nginx_rate_limits, nginx_cached_paths, nginx_quiet_paths or nginx_stream_paths: remove it from one",
+        "services.api: /metrics is in private_paths or nginx_consoles, or is a directory of files, and also"
+        " in rate_limits, cached_paths, quiet_paths or stream_paths: remove it from one of them.",
     ),
     (
         "nginx",
         {"nginx_cached_paths": {"/x": {"seconds": 3601}}},
-        "name more than the root, and give 1 to 3600 seconds.",
+        "services.api: give each of cached_paths 1 to 3600 seconds.",
+    ),
+    (
+        "nginx",
+        sites({"path": "shop"}),
+        "services.api: write path as / or with a slash at both ends, such as /shop/, not shop.",
+    ),
+    (
+        "nginx",
+        sites({"rate_limits": {"search": {"path": "/search", "rate": "5r/s"}}}),
+        "services.api.rate_limits.search.burst is missing: set it to a whole number.",
+    ),
+    (
+        "nginx",
+        sites({}, shop={"names": ["www.example.com"]}),
+        "services.api and services.shop both serve www.example.com/: give one of them another name or path.",
+    ),
+    (
+        "nginx",
+        sites({}, shop={"names": ["shop.example"], "redirect_names": ["www.example.com"]}),
+        "services.shop.redirect_names has www.example.com, which is also served: remove it from one of them.",
+    ),
+    (
+        "nginx",
+        sites(
+            {"redirect_names": ["a.example"]},
+            shop={"names": ["shop.example"], "redirect_names": ["a.example"]},
+        ),
+        "a.example cannot be redirected to both www.example.com and shop.example: remove it from one",
+    ),
+    (
+        "nginx",
+        sites({"names": ["*.example.com"], "redirect_names": ["example.com"]}),
+        "services.api: redirect_names lead to the first of names, *.example.com: put a whole name first.",
+    ),
+    (
+        "nginx",
+        sites({"static": [{"path": "../etc", "serve_at": "/static/"}], "socket": "/run/api/api.sock"}),
+        "services.api: give directories of files as paths of letters, digits, dots and dashes",
+    ),
+    (
+        "nginx",
+        sites({"static": [{"path": "static", "serve_at": "/static"}], "socket": "/run/api/api.sock"}),
+        "services.api: write each serve_at with a slash at both ends, not /static.",
+    ),
+    (
+        "nginx",
+        sites({"path": "/grafana/"})
+        | {"nginx_consoles": {"grafana": {"path": "/grafana/", "address": "a:3000"}}},
+        "services.api: path /grafana/ is also that of an operators' tool in nginx_consoles: give it another.",
     ),
 ]
 

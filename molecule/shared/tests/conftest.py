@@ -47,7 +47,7 @@ TESTS = {
 
 # Internal variables: entries of the environment merged with those of the roles.
 MERGED = (
-    *("__nginx_cached_paths", "__nginx_own_headers", "__nginx_private_paths", "__nginx_rate_limits"),
+    *("__nginx_own_headers", "__nginx_sites"),
     *("__postgresql_databases", "__postgresql_roles", "__redis_users"),
 )
 FACTS = ["!all", "!min", "distribution", "hardware", "platform", "python", "service_mgr"]

@@ -105,7 +105,7 @@ def test_clients_get_503_operators_pass_and_edge_yml_keeps_maintenance(
         connection.close()
         return response, body
 
-    headers = variables["__nginx_own_headers"]
+    headers = variables["__nginx_sites"][0]["headers"]
     for method in ("GET", "POST", "DELETE"):
         answer, body = request(PATH, method)
         assert answer.status == 503
@@ -122,7 +122,7 @@ def test_clients_get_503_operators_pass_and_edge_yml_keeps_maintenance(
     # The service stays alive but not ready, and private files stay private.
     assert request("/health/live")[0].status == 200
     assert request("/health/ready")[0].status == 503
-    assert request("/etc/nginx/maintenance/on")[0].status == 404
+    assert request("/etc/nginx/maintenance/api/on")[0].status == 404
     # Operators reach their tools, which ask for a password.
     assert request("/prometheus/")[0].status == 401
     assert request("/grafana/")[0].status != 503
@@ -148,4 +148,4 @@ def test_other_values_are_refused(host: Host, ansible: Run, words: list[str]) ->
     done = ansible("ansible-playbook", "playbooks/maintenance.yml", "--limit", host.backend.hostname, *words)
     assert done.returncode != 0
     assert "Say -e maintenance=on or -e maintenance=off" in done.stdout
-    assert not host.file("/etc/nginx/maintenance/on").exists
+    assert not host.file("/etc/nginx/maintenance/api/on").exists

@@ -40,7 +40,7 @@ class Readers:
 
 @pytest.fixture
 def readers(host: Host, site: Site) -> Readers:
-    (route,) = site.settings["__nginx_cached_paths"]
+    (route,) = site.settings["__nginx_sites"][0]["cached_paths"]
     # Nginx counts whole seconds.
     return Readers(host, site, f"{route['path']}?category={uuid.uuid4()}", route["seconds"] + 1.1)
 

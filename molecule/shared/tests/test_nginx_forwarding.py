@@ -43,11 +43,9 @@ def edge(request: pytest.FixtureRequest, host: Host, site: Site) -> Iterator[Stu
     if request.param == "private listener":
         listener = f"{site.address}:18445"
         variables |= {
-            "nginx_upstreams": [listener],
-            "nginx_upstream_tls_name": site.settings["nginx_upstream_tls_name"],
+            "api": {"upstreams": [listener], "socket": f"{StubEdge.directory}/one.sock"},
             "nginx_backend": True,
             "nginx_backend_listen": [listener],
-            "nginx_backend_socket": f"{StubEdge.directory}/one.sock",
         }
     with stub_edge(host, site, "one", **variables) as edge:
         yield edge

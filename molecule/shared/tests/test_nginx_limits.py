@@ -14,7 +14,8 @@ from tests.edge import Site, assert_headers, log_lines
 
 @pytest.mark.on("edge")
 def test_rate_limit_responds_429(site: Site) -> None:
-    zone = min(site.settings["__nginx_rate_limits"], key=lambda zone: zone["burst"])
+    (found,) = site.settings["__nginx_sites"]
+    zone = min(found["zones"], key=lambda zone: zone["burst"])
     answers = [site.request(f"{zone['path']}{uuid.uuid4()}") for _ in range(zone["burst"] + 5)]
     refused = [answer for answer in answers if answer.status == 429]
     assert answers[0].status != 429
@@ -91,5 +92,5 @@ def test_passwords_are_guessed_at_most_once_a_second(host: Host, site: Site) -> 
 def test_the_sites_limit_applies_to_consoles(host: Host) -> None:
     with host.sudo():
         configuration = host.file("/etc/nginx/nginx.conf").content_string
-    consoles = re.findall(r"location \^~ /(?:grafana|prometheus|alertmanager)/ {\n(.*)", configuration)
-    assert consoles.count("            limit_req zone=api burst=500 nodelay;") == 3
+    consoles = re.findall(r"location \^~ /(?:grafana|prometheus|alertmanager)/ {\n.*\n(.*)", configuration)
+    assert consoles.count("            limit_req zone=site_api burst=500 nodelay;") == 3

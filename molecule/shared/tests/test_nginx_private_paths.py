@@ -145,7 +145,7 @@ def test_no_disguise_passes_over_http2(edge: StubEdge) -> None:
 
 @pytest.mark.on("edge")
 def test_the_services_private_paths_are_private(site: Site) -> None:
-    for path in site.settings["__nginx_private_paths"]:
+    for path in site.settings["__nginx_sites"][0]["private_paths"]:
         for disguise in (path, f"{path}%0a", f"{path}/", f"/{path}", f"{path};x"):
             answer = site.send_path(disguise.encode())
             assert answer.status in {400, 404}, disguise

@@ -129,9 +129,9 @@ def test_preflights_do_not_count_in_the_zone_of_their_route(edge: StubEdge) -> N
 
 
 def test_maintenance_is_readable_to_allowed_origins_and_lets_preflights_pass(edge: StubEdge) -> None:
-    directory, site = f"{edge.directory}/maintenance", edge.site
+    directory, site = f"{edge.directory}/maintenance/api", edge.site
     edge.host.check_output(
-        f"mkdir {directory} && echo '{{}}' > {directory}/problem.json && touch {directory}/on"
+        f"mkdir -p {directory} && echo '{{}}' > {directory}/problem.json && touch {directory}/on"
     )
     answer = site.request("/x", headers={"Origin": ORIGIN})
     preflight = site.request("/x", "OPTIONS", {"Origin": ORIGIN, "Access-Control-Request-Method": "POST"})

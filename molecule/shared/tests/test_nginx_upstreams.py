@@ -57,7 +57,7 @@ def test_requests_are_served_at_once_after_all_servers_have_failed(edge: StubEdg
 
 
 def test_a_drained_server_gets_requests_only_if_all_others_fail(edge: StubEdge) -> None:
-    drain = f"/run/nginx-drain/unix-{edge.directory[1:].replace('/', '-')}-one-sock"
+    drain = f"/run/nginx-drain/api-unix-{edge.directory[1:].replace('/', '-')}-one-sock"
     edge.host.check_output(f"mkdir -p {drain}")
     try:
         assert served(edge, "/") == {(200, "two"): 12}

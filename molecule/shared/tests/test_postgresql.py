@@ -129,11 +129,30 @@ def test_the_app_role_changes_rows_but_not_tables(server: Server, table: str) ->
         assert "permission denied" in answer.stderr or "must be owner" in answer.stderr
 
 
+def test_the_app_role_uses_what_a_migration_creates_in_any_schema(server: Server) -> None:
+    """And keeps what a migration has revoked."""
+    names = f"CREATE SCHEMA {PROBE}; CREATE TABLE {PROBE}.rows (id serial PRIMARY KEY, name text);"
+    names += f"CREATE VIEW {PROBE}.names AS SELECT name FROM {PROBE}.rows"
+    assert server.query(server.owner, names).succeeded
+    try:
+        rows = server.query(
+            server.app,
+            f"INSERT INTO {PROBE}.rows (name) VALUES ('a'); CREATE TEMPORARY TABLE mine AS"
+            f" SELECT * FROM {PROBE}.names; SELECT name FROM mine",
+        )
+        assert rows.stdout.split() == ["a"], rows.stderr
+        assert server.query(server.owner, f"REVOKE SELECT ON {PROBE}.rows FROM {server.app}").succeeded
+        answer = server.query(server.app, f"SELECT 1 FROM {PROBE}.rows")
+        assert "permission denied for table rows" in answer.stderr
+    finally:
+        assert server.query(server.owner, f"DROP SCHEMA {PROBE} CASCADE").succeeded
+
+
 @pytest.mark.on("complete")
-def test_the_app_role_has_timeouts(server: Server) -> None:
-    for setting, value in server.variables["postgresql_app_role_settings"].items():
-        assert server.query(server.app, f"SHOW {setting}").stdout.strip() == str(value)
-        assert server.query(server.owner, f"SHOW {setting}").stdout.strip() == "0"
+def test_roles_that_serve_and_roles_that_migrate_have_their_timeouts(server: Server) -> None:
+    for role, kind in ((server.app, "app"), (server.owner, "migration")):
+        for setting, value in server.variables[f"postgresql_{kind}_role_settings"].items():
+            assert server.query(role, f"SHOW {setting}").stdout.strip() == str(value)
     ended = server.query(server.app, "SET statement_timeout = 50; SELECT pg_sleep(5)")
     assert "canceling statement due to statement timeout" in ended.stderr
 

@@ -92,7 +92,9 @@ class Changes(Workers):
         try:
             return Migration(self, release, options).run()
         except ReleaseError as error:
-            self.mark_failed(release, str(error))
+            # A release that serves works with the database as it is.
+            if release != release_of(self.live):
+                self.mark_failed(release, str(error))
             raise
 
     def ensure_enabled(self) -> bool:
@@ -212,8 +214,10 @@ class Changes(Workers):
             raise ReleaseError(f"The release's check failed: {wrong}.")
 
     def prune_releases(self, keep: int) -> None:
-        """Remove all but the newest releases; never the live one or the one before it."""
-        needed = [release_of(self.live), self.previous()]
+        """Remove all but the newest releases; never the live one, the one before, or one that pages use."""
+        links = [self.srv / name for name in ("previous", "next")]
+        served = [link.resolve().name for link in links if link.exists()]
+        needed = [release_of(self.live), self.previous(), *served]
         homes = sorted((self.srv / "releases").iterdir(), key=lambda home: home.stat().st_mtime, reverse=True)
         others = [home for home in homes if home.name not in needed]
         for home in others[max(0, keep - len(set(filter(None, needed)))) :]:

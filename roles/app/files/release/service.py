@@ -26,6 +26,14 @@ PROGRAMS = ("gunicorn.conf.py", "gunicorn_worker.py", "gunicorn_app.py")
 JOURNAL_LINES = 15
 
 
+def point(link: Path, target: Path) -> None:
+    """Point a link to a directory, atomically."""
+    fresh = link.with_name(f".{link.name}.new")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.replace(link)
+
+
 class ReleaseError(Exception):
     """A failure, as one sentence for the operator."""
 
@@ -231,8 +239,10 @@ class Service:
         home = self.instances / instance
         home.mkdir(parents=True)
         (home / "credentials").mkdir(0o700)
-        for path, (text, mode) in self.contents(instance).items():
+        contents = self.contents(instance)
+        for path, (text, mode) in contents.items():
             write_atomically(path, text, mode)
+        self.prepare_state(contents[UNITS / self.unit(instance)][0])
         for name in ("venv", "code", "release.json"):
             (home / name).symlink_to(Path("../../releases", release, name))
         # systemd finds a new unit without a reload, which takes as long as everything else here.
@@ -240,6 +250,13 @@ class Service:
         if answer("systemctl", *asked) == "yes":
             answer("systemctl", "daemon-reload")
         return instance
+
+    def prepare_state(self, unit: str) -> None:
+        """Create the directories of the state, and those in the code on which a unit mounts them."""
+        if (state := Path(f"/etc/tmpfiles.d/{self.name}.conf")).exists():
+            answer("systemd-tmpfiles", "--create", str(state))
+        for path in re.findall(r"^BindPaths=\S+?:(\S+)$", unit, re.MULTILINE):
+            Path(path).mkdir(parents=True, exist_ok=True)
 
     def start(self, instance: str) -> None:
         """Start an instance; it takes traffic once its startup probe has succeeded."""
@@ -263,7 +280,7 @@ class Service:
         """Return a unit's last lines since a time."""
         # Debian 12 shows the first lines instead of the last ones of a range, so newest first.
         lines = ("--reverse", "--lines", str(JOURNAL_LINES), "--no-pager", "--output", "cat")
-        newest = answer("journalctl", "--unit", unit, "--since", f"@{since:.0f}", *lines)
+        newest = answer("journalctl", "--unit", unit, "--since", f"@{int(since)}", *lines)
         return "\n".join(reversed(newest.splitlines()))
 
     def retire(self, instance: str) -> None:
@@ -297,10 +314,11 @@ class Service:
 
     def replace_link(self, link: Path, instance: str) -> None:
         """Point a link to an instance, atomically and durably."""
-        fresh = link.with_name(f".{link.name}.new")
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(self.instances / instance)
-        fresh.replace(link)
+        before = release_of(self.current)
+        point(link, self.instances / instance)
+        if link.name == "current" and before not in ("", release_of(instance)):
+            # Nginx finds the files of a page that was loaded before the release.
+            point(self.srv / "previous", self.srv / "releases" / before)
         os.sync()
 
     # --- the lock of a run, on every host of the fleet
