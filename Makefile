@@ -18,7 +18,7 @@ export LC_ALL := C.UTF-8
 # Set in the caller's shell, they would override ansible.cfg, and where uv installs.
 unexport ANSIBLE_INVENTORY VIRTUAL_ENV
 
-.PHONY: help venv lock lab demo demo-down secrets reference check lint-ansible lint-python test test-unit test-lab test-app test-demo test-preflight \
+.PHONY: help venv lock lab demo demo-down import-env secrets reference check lint-ansible lint-python test test-unit test-lab test-app test-demo test-preflight \
   image buildah chromium dev dev-servers dev-down soak bench clean
 
 help: ## Show this list
@@ -68,6 +68,9 @@ demo-down: ## Remove the demo
 
 # --- environments ---------------------------------------------------------------
 
+import-env: venv ## Sort an .env file into variables and the vault: make import-env SERVICE=shop FILE=.env ENV=production
+	@ansible-playbook playbooks/import_env.yml -e env=$(ENV) -e service=$(SERVICE) -e file=$(abspath $(FILE))
+
 secrets: venv ## Generate the missing secrets of an environment: make secrets ENV=production
 	@ansible-playbook playbooks/secrets.yml -e env=$(ENV)
 
@@ -115,7 +118,7 @@ lint-python: venv
 	ruff check .
 	ruff format --check .
 	mypy --explicit-package-bases plugins
-	mypy app tests roles/lab/files roles/exporter/files roles/logs/files inventories docs
+	mypy --explicit-package-bases app tests roles/lab/files roles/exporter/files roles/logs/files inventories docs
 	mypy bin/fastmetal
 	@for folder in $(MYPY_FOLDERS); do mypy $$folder; done
 	shellcheck .ci/run

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,3 +154,17 @@ def host_variables(inventory: Path, host: str) -> dict[str, Any]:
     done = subprocess.run(command, cwd=ROOT, env=clean_environment(), capture_output=True, check=True)
     values: dict[str, Any] = json.loads(done.stdout)
     return values
+
+
+def wait_until(seconds: float, holds: Callable[[], object]) -> None:
+    """Wait until a condition holds; the failure is its last AssertionError."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            assert holds()
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.3)
+        else:
+            return

@@ -34,7 +34,17 @@ from ansible_collections.fastmetal.metal.plugins.plugin_utils.specs import (
 
 # Variables that Ansible itself or a playbook sets.
 MAGIC = {
-    *("ansible_*", "__*", "molecule_*", "group_names", "groups", "hostvars", "inventory_*", "omit"),
+    *(
+        "ansible_*",
+        "__*",
+        "imported_*",
+        "molecule_*",
+        "group_names",
+        "groups",
+        "hostvars",
+        "inventory_*",
+        "omit",
+    ),
     *(
         "play_hosts",
         "playbook_dir",
@@ -62,7 +72,7 @@ GENERATED = {"tls_ca_certificate", "tls_ca_key"}
 # The groups that playbooks and the wiring know.
 GROUPS = {"edge", "app", "postgres", "redis", "monitoring"}
 # Those of lab hosts and of hosts without a function.
-OTHER_GROUPS = {"lab", "ungrouped"}
+OTHER_GROUPS = {"lab", "ungrouped", "service_hosts"}  # fleet.yml makes the last one.
 # What the owners of a host are judged by, as arguments of ownership_faults.
 WANTED = {
     "environment": "environment_name",
@@ -278,7 +288,7 @@ class ActionModule(ActionBase):
         templar = Templar(self._loader, {**defaults, **variables, "hostvars": hostvars})
 
         def value(name: str) -> Any:
-            return templar.template(variables.get(name, defaults.get(name)))
+            return evaluate(name, variables.get(name, defaults.get(name)), templar)
 
         if "{{" not in str(own_name := variables["service_name"]):  # A variable of 0.1.0.
             yield f"service_name is {own_name}: remove it, and set services to {{{own_name}: {{}}}}"

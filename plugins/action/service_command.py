@@ -61,6 +61,8 @@ class ActionModule(ActionBase):
                 "owner": {"type": "bool", "default": False},
             }
         )
+        if not args["command"].strip():
+            return result | {"failed": True, "msg": 'Give the command: -e "command=python -m shop.cleanup".'}
         try:
             words = command_line(args)
         except ValueError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,6 +27,7 @@ description:
   - Refuses a playbook none of whose plays has a host.
   - Refuses C(--tags) and C(--start-at-task) for the playbooks of this checkout.
   - Their tasks have no tags, and each relies on those before it.
+  - Takes the words of C(-e "command=…") of run.yml as one command.
   - Converts flags and numbers that C(-e name=value) passes as strings to the types of the argument specs.
   - ansible.cfg enables it.
 author: Fastmetal
@@ -86,12 +88,22 @@ class CallbackModule(CallbackBase):
             if name and not name.startswith("@") and not self.inventory.get_hosts(name, ignore_limits=True):
                 known = [*self.inventory.groups, *self.inventory.hosts]
                 self.refuse(f"--limit has {name}, which is no host or group.{did_you_mean(name, known)}")
+        if self.path.name == "run.yml":
+            self.keep_command(variables.extra_vars)
         texts = {name: value for name, value in variables.extra_vars.items() if isinstance(value, str)}
         if texts:
             options = (entry for role in load_specs().values() for entry in role.items())
             kinds = {name: option["type"] for name, option in options}
             for name, value in texts.items():
                 variables.extra_vars[name] = convert(kinds.get(name, "str"), value)
+
+    def keep_command(self, given: dict[str, Any]) -> None:
+        """Take the words of `-e "command=…"` as one command; Ansible takes them for further variables."""
+        for text in context.CLIARGS.get("extra_vars") or ():
+            name, _, command = text.partition("=")
+            if name.strip() == "command":
+                quoted = command.startswith(("'", '"'))
+                given.update(command=shlex.split(command)[0] if quoted else command)
 
     def check_source(self, source: str) -> None:
         """Refuse a path that does not exist; a list of hosts has a comma."""

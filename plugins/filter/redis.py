@@ -17,7 +17,7 @@ INSTANCE = {
     "persistence": "str",
     "databases": "int",
     "loopback": "bool",
-    "users": "dict!",
+    "users": "dict",
 }
 USER = {"password": "str!", "keys": "list!", "channels": "list", "commands": "list"}
 # Databases of an instance for services that have one each, as the wiring sets it.

@@ -106,6 +106,15 @@ def state_mounts(state: Iterable[Mapping[str, str]], home: str, code: str) -> li
     return [f"BindPaths={home}/{entry['name']}:{code}/{entry['path']}" for entry in state if entry["path"]]
 
 
+def check_requests(requests: Iterable[Mapping[str, Any]], health_path: str) -> list[Mapping[str, Any]]:
+    """Return the requests that check a service, its health path first.
+
+    If it has neither, any answer but a server error shows that it works.
+    """
+    given = [*([{"path": health_path}] if health_path else []), *requests]
+    return given or [{"path": "/", "status": [*range(100, 500)]}]
+
+
 def check_faults(requests: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return a sentence for each request of a check that cannot work."""
     found = []
@@ -195,6 +204,7 @@ class FilterModule:
                 worker_files,
                 state_entries,
                 state_mounts,
+                check_requests,
                 check_faults,
                 job_files,
                 job_units,

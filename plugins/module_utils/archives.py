@@ -8,8 +8,9 @@ import gzip
 import io
 import os
 import tarfile
+import zlib
 from collections.abc import Collection, Iterator
-from configparser import ConfigParser
+from importlib import metadata
 from pathlib import Path, PurePath
 
 EPOCH = 315532800  # 1980, the earliest time of a zip archive
@@ -48,7 +49,9 @@ def packing(archive: Path, work: Path) -> Iterator[tarfile.TarFile]:
 def add(tree: tarfile.TarFile, name: str, content: bytes, mode: int = 0o644) -> None:
     """Add a file to an archive."""
     entry = tarfile.TarInfo(name)
-    entry.size, entry.mode, entry.mtime = len(content), mode, EPOCH
+    entry.size, entry.mode = len(content), mode
+    # Nginx and Starlette make an ETag of time and size, which another content must change.
+    entry.mtime = EPOCH + (zlib.crc32(content) >> 2)
     tree.addfile(entry, io.BytesIO(content))
 
 
@@ -110,12 +113,10 @@ def scripts(target: Path, python: str) -> dict[str, str]:
             found[path.name] = PROGRAM.format(python=python, name=path.name)
     # Those that uv has written name the control node's Python, in a form that depends on its path.
     for entries in sorted(target.glob("*.dist-info/entry_points.txt")):
-        parser = ConfigParser(delimiters=("=",), interpolation=None)
-        parser.optionxform = str  # type: ignore[method-assign,assignment]
-        parser.read_string(entries.read_text())
-        for command, place in (
-            parser.items("console_scripts") if parser.has_section("console_scripts") else ()
-        ):
-            module, _, name = place.partition("[")[0].strip().partition(":")
-            found[command] = SHEBANG + SCRIPT.format(module=module, first=name.partition(".")[0], name=name)
+        points = metadata.Distribution.at(entries.parent).entry_points
+        for command in points.select(group="console_scripts"):
+            first = command.attr.partition(".")[0]
+            found[command.name] = SHEBANG + SCRIPT.format(
+                module=command.module, first=first, name=command.attr
+            )
     return found

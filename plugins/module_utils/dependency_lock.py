@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -98,6 +99,11 @@ def read(path: Path) -> str:
     return path.read_text() if path.is_file() else ""
 
 
+def digest(path: Path) -> str:
+    """Return a hash of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def config(tree: Path) -> dict[str, Any]:
     """Return the pyproject.toml of a tree."""
     try:
@@ -106,7 +112,7 @@ def config(tree: Path) -> dict[str, Any]:
         raise BuildError(f"{tree / 'pyproject.toml'} cannot be read: {error}.") from None
 
 
-def read_lock(path: Path, tree: Path, uv: Uv, python: str, cache: Path) -> Lock:
+def read_lock(path: Path, tree: Path, root: Path, uv: Uv, python: str, cache: Path) -> Lock:
     """Return the locked dependencies in a file; resolve them once if the file has no hashes."""
     lock = Lock(path)
     if path.name == "uv.lock":
@@ -115,13 +121,14 @@ def read_lock(path: Path, tree: Path, uv: Uv, python: str, cache: Path) -> Lock:
         read_pylock(lock, path.read_text())
     else:
         is_list = path.suffix not in (".toml", ".whl")
-        lines = split_lines(lock, list(logical_lines(path) if is_list else [str(path)]))
+        given = list(logical_lines(path) if is_list else [str(path)])
+        lines = split_lines(lock, given)
         if any("--hash=" in line for line in lines):
             if moving := [line for line in lock.vcs if not re.search(r"@[0-9a-f]{40}\b", line)]:
                 raise BuildError(f"{path} names no commit of {moving[0]}: lock it with one.")
             lock.text = "".join(f"{line}\n" for line in lines)
-        elif lines or lock.local or lock.vcs:
-            resolve(lock, lines, uv, python, cache)
+        elif given:
+            resolve(lock, given, root, uv, python, cache)
     return lock
 
 
@@ -129,7 +136,7 @@ def export(lock: Lock, tree: Path, uv: Uv) -> None:
     """Read a uv.lock, that of the tree or of the workspace above it."""
     folder = lock.path.parent
     # The addresses in the lock are those of the index that it was made with; a mirror has its own.
-    lock.is_pylock = "UV_DEFAULT_INDEX" not in uv.settings
+    lock.is_pylock = not {"UV_DEFAULT_INDEX", "UV_INDEX_URL"} & {*uv.settings, *os.environ}
     output = uv(
         *("export", "--frozen", "--no-default-groups", "--no-header", "--no-annotate", f"--project={tree}"),
         f"--format={'pylock.toml' if lock.is_pylock else 'requirements.txt'}",
@@ -177,7 +184,8 @@ def join_lines(text: str, folder: Path) -> Iterator[str]:
         if option in ("-f", "--find-links", "-c", "--constraint") and "://" not in value:
             yield f"{option} {folder / value.strip()}"
         elif path := local_path(line, folder):
-            yield f"{path}"
+            extras = re.search(r"\[[\w,\s-]+\]$", line)
+            yield f"{path}{extras[0] if extras else ''}"
         elif line:
             yield line
 
@@ -185,9 +193,11 @@ def join_lines(text: str, folder: Path) -> Iterator[str]:
 def logical_lines(path: Path) -> Iterator[str]:
     """Yield the logical lines of a requirements file and of those that it includes."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise BuildError(f"{path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise BuildError(f"{path} is no text in UTF-8: save it as such.") from None
     for line in join_lines(text, path.parent):
         if found := re.match(r"(?:-r|--requirement)[\s=]+(.+)", line):
             yield from logical_lines(path.parent / found[1])
@@ -213,7 +223,7 @@ def split_lines(lock: Lock, lines: Sequence[str]) -> list[str]:
     kept = []
     for line in lines:
         if line.startswith("/"):
-            lock.local.append(Path(line))
+            lock.local.append(Path(re.sub(r"\[[\w,\s-]+\]$", "", line)))
         elif "git+" in line:
             lock.vcs.append(re.sub(r"^(?:-e|--editable)\s+", "", line))
         else:
@@ -221,23 +231,22 @@ def split_lines(lock: Lock, lines: Sequence[str]) -> list[str]:
     return kept
 
 
-def resolve(lock: Lock, lines: Sequence[str], uv: Uv, python: str, cache: Path) -> None:
+def resolve(lock: Lock, lines: Sequence[str], root: Path, uv: Uv, python: str, cache: Path) -> None:
     """Choose a version of each package and its hashes; a later build with the same lines takes the same."""
     lock.is_resolved = True
-    inputs = [*lines, *lock.vcs, *map(str, lock.local)]
-    content = [*inputs, *map(str, sorted(uv.settings.items()))]
-    content += [read(path) for path in constraints(lines)]
+    content = [*lines, *map(str, sorted(uv.settings.items())), *map(read, constraints(lines))]
     content += [
-        read(path if path.is_file() else path / "pyproject.toml")
-        for path in lock.local
-        if path.suffix != ".whl"
+        digest(path) if path.suffix == ".whl" else read(path / "pyproject.toml") for path in lock.local
     ]
-    digest = hashlib.sha256("\n".join(content).encode()).hexdigest()[:24]
-    kept = cache / f"resolved-{digest}.txt"
+    if lock.path.name == "pyproject.toml":
+        content.append(read(lock.path))
+    # Each commit of a repository has a tree of its own.
+    anywhere = "\n".join(content).replace(str(root), "@SOURCE@")
+    kept = cache / f"resolved-{hashlib.sha256(anywhere.encode()).hexdigest()[:24]}.txt"
     if not kept.exists():
         cache.mkdir(parents=True, exist_ok=True)
         source, fresh = kept.with_suffix(".in"), kept.with_suffix(".new")
-        source.write_text("".join(f"{line}\n" for line in inputs))
+        source.write_text("".join(f"{line}\n" for line in lines))
         given = lock.path if lock.path.name == "pyproject.toml" else source
         target = tuple(map(int, python.split(".")[:2]))
         try:
@@ -248,11 +257,12 @@ def resolve(lock: Lock, lines: Sequence[str], uv: Uv, python: str, cache: Path) 
                 raise
             compile_lock(uv, given, fresh, target, lock.path)
         source.unlink()
+        fresh.write_text(fresh.read_text().replace(str(root), "@SOURCE@"))
         fresh.replace(kept)
     options = [line for line in lines if line.startswith("-") and not line.startswith("-c")]
-    lock.vcs, lock.local = [], [path for path in lock.local if path != lock.path]
-    named = split_lines(lock, list(join_lines(kept.read_text(), lock.path.parent)))
-    lock.local = list(dict.fromkeys(lock.local))
+    lock.vcs, lock.local = [], []
+    text = kept.read_text().replace("@SOURCE@", str(root))
+    named = split_lines(lock, list(join_lines(text, lock.path.parent)))
     lock.text = "".join(f"{line}\n" for line in (*options, *(line for line in named if "--hash=" in line)))
 
 

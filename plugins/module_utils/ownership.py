@@ -13,7 +13,7 @@ Marks = Mapping[str, Mapping[str, Any]]  # {role: its mark}
 # Units by which a role is recognised; {} is the service's name.
 UNITS = {
     "alertmanager": ("prometheus-alertmanager.service",),
-    "app": ("{}.socket", "{}@*.service", "{}-job-*"),
+    "app": ("{}.socket", "{}@*.service", "{}-job-*", "{}-worker-*"),
     "exporter": ("prometheus-*-exporter.service",),
     "grafana": ("grafana-server.service",),
     "logs": ("systemd-journal-remote.socket", "fastmetal-receive-logs.service"),

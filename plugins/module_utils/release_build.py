@@ -58,6 +58,7 @@ SPEC = {
     "version": {"type": "str", "default": ""},
     "commit": {"type": "str", "default": ""},
     "python_version": {"type": "str", "required": True},
+    "python_id": {"type": "str", "default": ""},
     "architecture": {"type": "str", "required": True},
     "cache": {"type": "path", "required": True},
 }
@@ -103,7 +104,7 @@ class Build:
         self.commit: str = options["commit"]
         # The app is among its own path dependencies in the lock of a workspace.
         self.local = [path for path in self.lock.local if path.resolve() != self.tree.resolve()]
-        text = public_text(self.lock) + server
+        text = public_text(self.lock) + server + options.get("python_id", "")
         self.release = re.sub(r"[^A-Za-z0-9._]", ".", self.version) + "-" + self.digest(text)
         target = f"py{python}-{architecture}"
         self.dependencies_id = f"{hashlib.sha256((FORMAT + text).encode()).hexdigest()[:12]}-{target}"
@@ -138,12 +139,10 @@ class Build:
 
     def find_lock(self, wanted: str, uv: Uv, python: str) -> Lock:
         """Return the locked dependencies."""
-        if self.is_wheel and not wanted:
-            path = self.source
-        else:
-            folder = self.source.parent if self.is_wheel else self.source
-            path = find_lock(folder if self.is_wheel else self.tree, folder, wanted)
-        return read_lock(path, self.tree, uv, python, self.cache)
+        root = self.source.parent if self.is_wheel else self.source
+        tree = root if self.is_wheel else self.tree
+        path = self.source if self.is_wheel and not wanted else find_lock(tree, root, wanted)
+        return read_lock(path, tree, root, uv, python, self.cache)
 
     def declared_version(self) -> str:
         """Return the version that the wheel or the project declares, or nothing."""
@@ -247,7 +246,8 @@ class Build:
                 faults.append(
                     f"{self.lock.path} lacks {requirement.name}, which the app needs: lock it anew."
                 )
-            elif not accepts(requirement, locked[name]):
+            # A uv.lock may override what its packages ask for.
+            elif self.lock.path.name != "uv.lock" and not accepts(requirement, locked[name]):
                 faults.append(
                     f"{self.lock.path} has {requirement.name} {locked[name]}, and the app needs"
                     f" {requirement.name}{requirement.specifier}: lock it anew."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,6 @@ from pathlib import Path
 
 from ansible_collections.fastmetal.metal.plugins.module_utils.dependency_lock import Lock, join_lines, normal
 from ansible_collections.fastmetal.metal.plugins.module_utils.uv import (
-    NO_COMPILER,
     FaultsError,
     UnreachableError,
     Uv,
@@ -19,6 +19,22 @@ from ansible_collections.fastmetal.metal.plugins.module_utils.uv import (
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
+# A build that needs one of them fails at once: its result would be for the control node's Python and glibc.
+COMPILERS = (
+    "cc",
+    "c++",
+    "gcc",
+    "g++",
+    "clang",
+    "clang++",
+    "cmake",
+    "cargo",
+    "rustc",
+    "rustup",
+    "gfortran",
+    "go",
+)
+NO_COMPILER = "#!/bin/sh\necho 'error: needs a compiler ('${0##*/}')' >&2\nexit 1\n"
 UNUSABLE = re.compile(
     r"Because (\S+) has no(?: usable)? wheels|[Pp]ackage `([^`]+)` can't be installed because"
     r"|Distribution `([^`]+)` can't be installed because"
@@ -44,6 +60,12 @@ class Installer:
         self, target: Path, sources: list[str], what: str, environment: Mapping[str, str] | None = None
     ) -> None:
         """Install packages, and nothing else, into a directory; raise UvError."""
+        tools = target.parent / "compilers"
+        for name in COMPILERS if not tools.exists() else ():
+            tools.mkdir(exist_ok=True)
+            (tools / name).write_text(NO_COMPILER)
+            (tools / name).chmod(0o755)
+        given = {"PATH": f"{tools}:{os.environ['PATH']}", "CC": "cc", "CXX": "c++"}
         # The oldest glibc among the supported Debian releases is 2.36 (Debian 12).
         self.uv(
             *("pip", "install", "--preview-features=pylock", f"--python={sys.executable}"),
@@ -51,7 +73,7 @@ class Installer:
             *(f"--python-platform={self.arch}-manylinux_2_36", "--no-deps", "--no-compile-bytecode"),
             *("--no-python-downloads", *sources),
             what=what,
-            environment={**NO_COMPILER, **(environment or {})},
+            environment={**given, **(environment or {})},
         )
 
     def install_locked(self, target: Path, work: Path) -> None:
@@ -176,7 +198,7 @@ def compiled(target: Path) -> Iterator[str]:
     """Yield the packages that were compiled here, for the control node's Python."""
     for wheel in sorted(target.glob("*.dist-info/WHEEL")):
         # uv writes it if it has built the package.
-        if (wheel.parent / "uv_build.json").exists() or (wheel.parent / "direct_url.json").exists():
+        if (wheel.parent / "uv_build.json").exists():
             tags = re.findall(r"^Tag: (\S+)", wheel.read_text(), re.MULTILINE)
             if not all(tag.endswith("-none-any") for tag in tags):
                 name, _, version = wheel.parent.name.removesuffix(".dist-info").partition("-")

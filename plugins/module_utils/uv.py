@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-# A build that needs a compiler fails at once: its result would be for the control node's Python and glibc.
-NO_COMPILER = dict.fromkeys(("CC", "CXX", "FC", "CARGO"), "no-compiler")
 UNREACHABLE = re.compile(r"error sending request|dns error|Network connectivity is disabled|timed out")
 FIRST_ERROR = re.compile(
     r"^(?:[\w.]+(?:Error|Exception|NotFound)|error|fatal error|fatal)\b:? .+", re.IGNORECASE

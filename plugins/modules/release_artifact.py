@@ -49,6 +49,7 @@ options:
       version: {type: str, default: "", description: "The version; empty means the project's own."}
       commit: {type: str, default: "", description: "The version of a project that declares none."}
       python_version: {type: str, required: true, description: "The target's full Python version."}
+      python_id: {type: str, default: "", description: "The Python that the release brings, if it does."}
       architecture: {type: str, required: true, description: "The target's machine architecture."}
       cache: {type: path, required: true, description: "The directory of archives and resolved locks."}
 """

@@ -43,9 +43,10 @@ found: {type: list, returned: always, description: "What there is, as words for 
 
 ROOT = Path("/")
 # {} is the service's name.
-UNITS = ("{}.service", "{}.socket", "{}@*.service", "{}-job-*", "{}-workers.target")
+UNITS = ("{}.service", "{}.socket", "{}@*.service", "{}-job-*", "{}-worker-*", "{}-workers.target")
 PATHS = (
-    *("etc/{}", "srv/{}", "var/lib/{}", "run/{}", "usr/local/lib/{}-release"),
+    *("etc/{}", "etc/tmpfiles.d/{}.conf", "srv/{}", "var/lib/{}", "run/{}", "usr/local/lib/{}-release"),
+    "etc/systemd/system/{}-workers.target.wants",
     *("usr/local/sbin/{}-manage", "usr/local/sbin/{}-release", "usr/local/sbin/{}-run"),
 )
 UNIT_FILES = "etc/systemd/system"

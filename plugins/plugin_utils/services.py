@@ -10,7 +10,10 @@ from ansible_collections.fastmetal.metal.plugins.filter.redis import DATABASES, 
 from ansible_collections.fastmetal.metal.plugins.plugin_utils.specs import service_keys
 
 # Certificates name an app host <service>.internal, and Redis and Postgres have users of their own.
-TAKEN = {"exporter", "grafana", "host", "localhost", "postgres", "prometheus", "public", "redis", "root"}
+TAKEN = {
+    *("exporter", "grafana", "host", "localhost", "nginx", "postgres", "postgresql", "prometheus"),
+    *("public", "redis", "root", "ssh", "www-data"),
+}
 
 # {key of an entry: the group whose hosts have that server}
 SERVERS = {"database": "postgres", "cache": "redis", "queue": "redis"}

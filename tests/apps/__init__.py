@@ -9,29 +9,32 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+import tarfile
+import tempfile
 from pathlib import Path
+
+from tests.standalone_python import standalone_python
 
 APPS = ("board", "chat", "jobs", "notes")
 HERE = Path(__file__).parent
-LOCKS = {
-    "board": "lock",
-    "jobs": "pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes -o pylock.toml",
-}
 
 
-def make_repository(name: str, directory: Path, python: str = "") -> Path:
+def make_repository(name: str, directory: Path) -> Path:
     """Copy an application into `directory`, lock and commit it, and return its path.
 
-    Args:
-        name: one of APPS.
-        directory: the parent of the new repository.
-        python: an interpreter of 3.12 or newer, which `board` needs for its lock; by default the one that uv finds.
+    `board` needs Python 3.12 or newer for its lock, which this machine may lack.
     """
     tree = directory / name
     shutil.copytree(HERE / name, tree, ignore=shutil.ignore_patterns("__pycache__"))
-    if name in LOCKS:
-        options = [f"--python={python}"] if python and name == "board" else []
-        run("uv", *LOCKS[name].split(), *options, "--quiet", cwd=tree)
+    if name == "board":
+        with tempfile.TemporaryDirectory() as scratch:
+            with tarfile.open(standalone_python("trixie").archive) as archive:
+                archive.extractall(scratch, filter="fully_trusted")
+            run("uv", "lock", "--quiet", f"--python={scratch}/python/bin/python3", cwd=tree)
+    elif name == "jobs":
+        options = ["--universal", "--python-version=3.11", "--generate-hashes", "--output-file=pylock.toml"]
+        run("uv", "pip", "compile", "--quiet", "pyproject.toml", *options, cwd=tree)
     run("git", "init", "--quiet", "--initial-branch=main", cwd=tree)
     commit(tree, "Start")
     return tree
@@ -46,7 +49,8 @@ def commit(tree: Path, subject: str) -> None:
 
 def run(*command: str, cwd: Path) -> None:
     """Run a command with the certificates of this machine; raise its error output if it fails."""
-    environment = {**os.environ, "UV_SYSTEM_CERTS": "true"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "UV_SYSTEM_CERTS": "true"}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{cwd.name}: {' '.join(command)}: {done.stderr.strip()}")

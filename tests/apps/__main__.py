@@ -1,10 +1,10 @@
-"""Write the four repositories: `python -m tests.apps DIRECTORY [PYTHON]`."""
+"""Write the four repositories: `python -m tests.apps DIRECTORY`."""
 
 import sys
 from pathlib import Path
 
 from tests.apps import APPS, make_repository
 
-directory, *python = sys.argv[1:]
+(directory,) = sys.argv[1:]
 for name in APPS:
-    make_repository(name, Path(directory), *python)
+    make_repository(name, Path(directory))

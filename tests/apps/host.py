@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from tests.edge import Answer, Site
-from tests.lab import ROOT, Lab, Run, host_variables, play
+from tests.lab import ROOT, Lab, Run, host_variables, play, wait_until
 from tests.load.background import Load, loaded
 
 HOST = "apps1"
@@ -101,7 +101,7 @@ class Apps:
         seconds = time.time() - begun
         assert run.status == 0, run.output
         # The old instance finishes its last requests.
-        self.wait(30, lambda: self.release(service) != before)
+        wait_until(30, lambda: self.release(service) != before)
         return seconds
 
     @contextmanager
@@ -125,15 +125,3 @@ class Apps:
                 for service, plan in plans.items()
             }
 
-    def wait(self, seconds: float, holds: Callable[[], object]) -> None:
-        """Wait until a condition holds; the failure is its last AssertionError."""
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                assert holds()
-            except AssertionError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.3)
-            else:
-                return

@@ -52,7 +52,7 @@ def stub_secrets(*folders: Path) -> dict[str, str]:
     """Return a value for every secret that the files of some folders name, and for the CA."""
     files = (path for folder in folders for path in folder.glob("*.yml") if path.exists())
     names = {name for path in files for name in re.findall(r"\bsecret_\w+", path.read_text())}
-    return {name: f"stub of {name}" for name in {*names, *CA}}
+    return {name: name.removeprefix("secret_").removesuffix("_password") for name in {*names, *CA}}
 
 
 def hosts(inventory: Path, **changes: Any) -> Iterator[tuple[str, dict[str, Any], Templar]]:
@@ -89,8 +89,9 @@ def resolve(inventory: Path, **changes: Any) -> dict[str, dict[str, Any]]:
     resolved = {}
     # Not before init_plugin_loader, or no filter of the collection would be found.
     from plugins.action import check_hosts
+    from plugins.plugin_utils.specs import load_specs
 
-    specs = check_hosts.load_specs()
+    specs = load_specs()
     for host, variables, templar in hosts(inventory, **changes):
         roles = templar.template(variables["preflight_roles"])
         own = templar.template(variables.get("preflight_own_variables", []))

@@ -220,12 +220,9 @@ APP: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "no connections": (
         {"postgresql_max_connections": 13},
-        "and its share of postgresql_max_connections is 0: raise postgresql_max_connections, or lower",
+        "and its share of postgresql_max_connections is 1: raise postgresql_max_connections, or lower",
     ),
-    "fewer than none": (
-        {"postgresql_max_connections": 10},
-        "and its share of postgresql_max_connections is -3: raise postgresql_max_connections, or lower",
-    ),
+    "health path": ({"app_health_path": "ready"}, "app_health_path 'ready' is not a path: start it with"),
     "log level": (
         {"app_settings": {"LOG_LEVEL": "info"}},
         "The app refuses its settings: LOG_LEVEL: Input should be 'DEBUG', 'INFO', 'WARNING' or 'ERROR'.",
@@ -274,7 +271,8 @@ def test_refuses_invalid_variables_of_the_app(tmp_path: Path, cases: tuple[str, 
 @pytest.mark.usefixtures("unchanged")
 def test_refuses_a_python_older_than_the_app_requires(environment: Path, tmp_path: Path) -> None:
     tree = tmp_path / "app"
-    tree.mkdir()
+    shutil.copytree(ROOT / "app", tree / "app", ignore=shutil.ignore_patterns("__pycache__"))
+    (tree / "requirements-app.txt").write_text((ROOT / "requirements-app.txt").read_text())
     text = (ROOT / "pyproject.toml").read_text()
     (tree / "pyproject.toml").write_text(
         text.replace('requires-python = ">=3.11"', 'requires-python = ">=3.12"')
@@ -283,7 +281,7 @@ def test_refuses_a_python_older_than_the_app_requires(environment: Path, tmp_pat
     assert [sentence.partition(".")[0] for sentence in run.sentences] == ["The app needs Python >=3"], (
         run.output
     )
-    assert ">=3.12 and db12 has 3.11" in run.sentences[0]
+    assert ">=3.12, and db12 has 3.11" in run.sentences[0]
     assert not any(run.changed.values())
 
 

@@ -281,9 +281,12 @@ def test_the_image_has_the_release_and_nothing_else(
         *("subuid", "subuid-", "subgid", "subgid-", "api", "secrets", "log"),
     }
     own = {path.name for path in (root / "srv/api").iterdir()}
-    assert own == {"code", "venv", "release.json", "gunicorn.conf.py", "gunicorn_worker.py", "__pycache__"}
+    assert own == {
+        *("code", "venv", "release.json", "requirements.lock"),
+        *("gunicorn.conf.py", "gunicorn_app.py", "gunicorn_worker.py", "__pycache__"),
+    }
     code = {path.name.split("-")[0] for path in (root / "srv/api/code").iterdir()}
-    assert code == {"app", "fastmetal_api"}
+    assert code == {"app", "fastmetal_api", "pyproject.toml"}
     folders = [root / name for name in ("usr/bin", "usr/local/bin", "srv/api/venv/bin")]
     assert [tool for tool in BUILD_TOOLS if any((folder / tool).exists() for folder in folders)] == []
     assert list((root / "run/secrets").iterdir()) == []

@@ -110,7 +110,7 @@ def test_a_stopped_server_is_unreachable() -> None:
 
 
 def test_the_driver_connects_to_an_address_under_another_name() -> None:
-    names = set()
+    names: set[str] = set()
 
     async def serve(head: str, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         names.update(line for line in head.splitlines() if line.startswith("Host:"))

@@ -8,14 +8,14 @@ import shlex
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tests.lab import ROOT, Lab, Run, host_variables, play
+from tests.lab import ROOT, Lab, Run, host_variables, play, wait_until
 from tests.load.background import Load, loaded
 from tests.load.report import OK, Report
 from tests.release.variant import make
@@ -211,20 +211,7 @@ class Fleet:
 
     def wait_until_live(self, seconds: float) -> None:
         """Wait until every host runs the expected release and nothing else."""
-        self.wait_until(seconds, lambda: set(self.live().values()) == {self.versions[-1]})
-
-    def wait_until(self, seconds: float, holds: Callable[[], bool]) -> None:
-        """Wait until a condition holds; the failure is its last AssertionError."""
-        deadline = time.monotonic() + seconds
-        while True:
-            try:
-                assert holds()
-            except AssertionError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.3)
-            else:
-                return
+        wait_until(seconds, lambda: set(self.live().values()) == {self.versions[-1]})
 
     def drain_unit(self, host: str) -> str:
         """Return the edge's unit that drains a host while it runs."""

@@ -39,7 +39,7 @@ PLAYBOOKS = [
 ]
 
 
-FLEET = {"all": {"children": {"service_hosts": {"children": {"app": {}}}}}}
+FLEET: dict[str, Any] = {"all": {"children": {"service_hosts": {"children": {"app": {}}}}}}
 
 
 def probes(level: str) -> str:

@@ -38,6 +38,7 @@ def test_every_name_of_ours_exists(row: list[list[str]]) -> None:
     variables = {name for role in ROLES for name in spec(role)}
     role = yaml.safe_load((ROOT / "roles/app/vars/main.yml").read_text())
     variables |= {f"app_gunicorn.{name}" for name in role["__app_gunicorn_names"]}
+    variables.add("services")
     settings = {name.upper() for name in Settings.model_fields}
     # Remarks may also quote values.
     quoted = [name for name in row[2] if re.match(r"(app|nginx|postgresql|secret|environment)_", name)]

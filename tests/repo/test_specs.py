@@ -133,6 +133,13 @@ def test_every_secret_is_generated_and_declared() -> None:
 
 
 @each_role
+def test_no_description_is_a_template(role: str) -> None:
+    """Ansible resolves the whole specification with a task's variables before it validates arguments."""
+    lines = (ROOT / "roles" / role / "meta/argument_specs.yml").read_text().splitlines()
+    assert [line for line in lines if "{{" in line and not line.strip().startswith("default:")] == []
+
+
+@each_role
 def test_lists_keep_their_order(role: str) -> None:
     """The filter `union` returns another order in each run, so a file made from it would change each time."""
     for path in own_files(f"roles/{role}/*.yml", f"roles/{role}/*.j2"):

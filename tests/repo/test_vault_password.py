@@ -21,9 +21,9 @@ PASSWORD_VARIABLE = "FASTMETAL_VAULT_PASSWORD"
 
 def make_tree(root: Path) -> Path:
     """Copy the files that the client and the playbook need, with two environments without secrets."""
-    (root / "playbooks").mkdir()
-    for file in ("ansible.cfg", "inventories/vault-password.py", "playbooks/secrets.yml"):
-        (root / file).parent.mkdir(exist_ok=True)
+    shutil.copytree(REPOSITORY / "playbooks", root / "playbooks")
+    for file in ("ansible.cfg", "inventories/vault-password.py"):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / file, root / file)
     for environment in ("lab", "production"):
         (root / "inventories" / environment / "group_vars/all").mkdir(parents=True)

@@ -99,7 +99,20 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"ansible_facts": FACTS | {"python_version": "3.9.2"}},
-        "The app needs Python >=3.11 and web1 has 3.9.2: use a host with a newer release",
+        "The app needs Python >=3.11, and web1 has 3.9.2: set python to a version that the app accepts.",
+    ),
+    (
+        {"app_python": "3.10", "__app_found_python": {"version": "3.10.4", "id": "3.10.4-0"}},
+        "The app needs Python >=3.11, and python brings 3.10.4: set python to a version that",
+    ),
+    (
+        {"app_python": "three", "__app_found_python": {"version": "3.14.0"}},
+        'python is three: write a version such as "3.14" or "3.14.0", or nothing',
+    ),
+    ({"app_python_archive": "/x.tar.gz"}, "python_archive or python_checksum is set without python"),
+    (
+        {"app_python": "3.14", "__app_found_python": {"fault": "It is broken.", "version": "3.14"}},
+        "It is broken.",
     ),
     (
         {"app_worker_connections": 9, "app_connections_limit": 35},
@@ -227,3 +240,38 @@ def test_hosts_that_disagree_need_a_named_release() -> None:
     made.faults = made.templar.available_variables["__app_target_faults"]
     (sentence,) = made.refusals()
     assert sentence.endswith("name it with -e app_rollback_release=.")
+
+
+@pytest.mark.parametrize(
+    ("variables", "network"),
+    [
+        ({}, {"PrivateNetwork=yes", "IPAddressDeny=any"}),
+        (
+            {"app_egress": "none", "app_allowed_addresses": ["192.0.2.9"]},
+            {"PrivateNetwork=yes", "IPAddressDeny=any"},
+        ),
+        (
+            {
+                "app_base_addresses": ["192.0.2.1"],
+                "app_egress": "none",
+                "app_allowed_addresses": ["192.0.2.9"],
+            },
+            {"PrivateNetwork=no", "IPAddressDeny=any", "IPAddressAllow=192.0.2.1"},
+        ),
+        (
+            {"app_base_addresses": ["192.0.2.1"], "app_allowed_addresses": ["192.0.2.9"]},
+            {
+                "PrivateNetwork=no",
+                "IPAddressDeny=any",
+                "IPAddressAllow=192.0.2.1",
+                "IPAddressAllow=192.0.2.9",
+            },
+        ),
+        ({"app_egress": "internet"}, {"PrivateNetwork=no"}),
+    ],
+)
+def test_egress_has_one_meaning_with_and_without_remote_servers(
+    variables: dict[str, Any], network: set[str]
+) -> None:
+    properties = value("__app_properties", **variables)
+    assert {item for item in properties if item.startswith(("PrivateNetwork=", "IPAddress"))} == network

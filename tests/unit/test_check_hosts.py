@@ -9,6 +9,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
 from plugins.action import check_hosts
+from plugins.plugin_utils import specs
 
 USERS = {
     "type": "list",
@@ -43,7 +44,7 @@ VALUES = [
 
 @pytest.mark.parametrize(("option", "value", "sentences"), VALUES)
 def test_values(option: dict[str, Any], value: Any, sentences: list[str]) -> None:
-    assert sorted(check_hosts.value_faults("x", option, value)) == sorted(sentences)
+    assert sorted(specs.value_faults("x", option, value)) == sorted(sentences)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_values(option: dict[str, Any], value: Any, sentences: list[str]) -> Non
     ],
 )
 def test_bounds(name: str, value: Any, fits: bool) -> None:
-    assert (list(check_hosts.value_faults(name, {"type": "int"}, value)) == []) is fits
+    assert (list(specs.value_faults(name, {"type": "int"}, value)) == []) is fits
 
 
 SPECS: dict[str, dict[str, Any]] = {
@@ -85,7 +86,7 @@ def judge(*roles: str, own: tuple[str, ...] = (), **variables: Any) -> list[str]
 def test_variables() -> None:
     assert judge("web", web_names=["a"], web_port="{{ 8000 + 80 }}") == []
     assert judge("all", where="{{ web_port }} is a role's default") == []
-    inventory = str(check_hosts.ROLES.parent / "inventories/shop")
+    inventory = str(specs.ROLES.parent / "inventories/shop")
     assert judge("all", inventory_dir=inventory) == [
         "where is not set: set it in inventories/shop/group_vars/all/main.yml (Where it is)"
     ]
@@ -185,5 +186,5 @@ def test_addresses(address: str, public: bool, part: str | None) -> None:
 
 def test_what_a_role_has_by_default_is_within_its_bounds() -> None:
     option = {"type": "int", "default": 0}
-    assert list(check_hosts.value_faults("a_workers", option, 0)) == []
-    assert list(check_hosts.value_faults("a_workers", {"type": "int"}, 0))
+    assert list(specs.value_faults("a_workers", option, 0)) == []
+    assert list(specs.value_faults("a_workers", {"type": "int"}, 0))

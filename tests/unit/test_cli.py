@@ -54,7 +54,13 @@ def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def fleet(cli: ModuleType, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Replace the look-up of connections by four hosts of the service shop."""
-    common = {"user": "ops", "arguments": "-o ProxyJump=gate", "service": "shop", "database_port": 5432}
+    common = {
+        "user": "ops",
+        "arguments": "-o ProxyJump=gate",
+        "service": "shop",
+        "services": ["shop"],
+        "database_port": 5432,
+    }
     hosts = {name: {**common, **host, "consoles": CONSOLES} for name, host in HOSTS.items()}
     monkeypatch.setattr(cli, "connections", lambda _: hosts)
     return hosts
@@ -102,8 +108,8 @@ def command_of(cli: ModuleType, line: str) -> str:
             """ -e '{"command": "python -m shop.clean '"'"'two words'"'"'"}'""",
         ),
         (
-            "run -e production --host web2 -- python",
-            "playbooks/run.yml -e command=python --limit web2",
+            "run -e production --host web2 --owner -- python",
+            "playbooks/run.yml -e command=python -e run_as_owner=true --limit web2",
         ),
     ],
 )
@@ -152,8 +158,7 @@ def test_an_interactive_verb_takes_a_terminal_if_there_is_one(
     assert command_of(cli, "console --owner").endswith("'sudo /usr/local/sbin/shop-run --owner python'")
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     assert command_of(cli, "console --host web2") == (
-        "ssh -o ProxyJump=gate -t -i /keys/web -p 2222 ops@192.0.2.12"
-        " 'sudo /usr/local/sbin/shop-run --terminal python'"
+        "ssh -o ProxyJump=gate -t -i /keys/web -p 2222 ops@192.0.2.12 'sudo /usr/local/sbin/shop-run python'"
     )
     assert " --pty " in command_of(cli, "psql")
 
@@ -164,6 +169,18 @@ def test_a_host_outside_the_group_is_refused(cli: ModuleType) -> None:
         cli.FaultError, match="data1 is no host of the group app: give --host with one of web1, web2"
     ):
         command_of(cli, "console --host data1")
+
+
+def test_a_choice_among_services_is_needed(cli: ModuleType, fleet: dict[str, Any]) -> None:
+    with pytest.raises(cli.FaultError, match="There is no service nope: give -s with one of shop"):
+        command_of(cli, "psql -s nope")
+    for host in fleet.values():
+        host["services"] = ["api", "shop"]
+    for line in ("console", "psql"):
+        with pytest.raises(cli.FaultError, match="There are several services: give -s with one of api, shop"):
+            command_of(cli, line)
+    assert "shop-run" in command_of(cli, "console -s shop")
+    assert "9090" in command_of(cli, "tunnel prometheus")
 
 
 def test_a_group_without_hosts_is_refused(cli: ModuleType, fleet: dict[str, Any]) -> None:

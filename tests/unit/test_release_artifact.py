@@ -182,6 +182,17 @@ def test_a_wheel_is_released_as_it_is(wheels: Path, app: Path) -> None:
     assert "code/service/__init__.py" in names(made.app)
 
 
+def test_the_dependencies_of_a_wheel_without_a_lock_are_resolved(
+    wheels: Path, tmp_path: Path, app: Path
+) -> None:
+    make_wheel(wheels, "alpha")
+    make_wheel(wheels, "beta")
+    assert packages(build(app, "", requirements="")) == ["alpha==1.0"]
+    make_wheel(tmp_path, "service", requires="beta")
+    made = build(app, "", requirements="")
+    assert (packages(made), made.local) == (["beta==1.0"], [])
+
+
 def test_only_the_listed_files_make_the_release(wheels: Path, source: Path) -> None:
     (source.parent / "server.txt").touch()
     lock = source.parent / "requirements.txt"
@@ -215,28 +226,42 @@ def packages(made: Build) -> list[str]:
     return list(json.loads(read(made.app, "release.json"))["packages"])
 
 
-def test_requirements_without_hashes_are_resolved_once(wheels: Path, source: Path) -> None:
+def test_requirements_without_hashes_are_resolved_once(wheels: Path, app: Path) -> None:
     make_wheel(wheels, "alpha", requires="beta")
     make_wheel(wheels, "beta")
-    first = build(source, "alpha  # direct\n")
+    first = build(app, "alpha  # direct\n")
     assert packages(first) == ["alpha==1.0", "beta==1.0"]
     assert "beta==1.0 --hash=sha256:" in read(first.app, "requirements.lock")
     assert first.lock.is_resolved
     make_wheel(wheels, "beta", version="2.0")
-    second = build(source, "alpha\n")
+    second = build(app, "alpha\n")
     assert second.release == first.release
-    assert packages(build(source, "alpha\n", "other")) == ["alpha==1.0", "beta==2.0"]
+    assert packages(build(app, "alpha\n", "other")) == ["alpha==1.0", "beta==2.0"]
 
 
-def test_included_files_and_constraints_count(wheels: Path, source: Path) -> None:
+def test_extras_and_path_dependencies_are_those_of_each_tree(wheels: Path, tmp_path: Path) -> None:
+    """Each commit of a repository is unpacked to another directory, and takes the versions of the first."""
+    project = PROJECT.replace('dependencies = ["alpha"]', 'optional-dependencies = {fast = ["beta"]}')
+    for version in ("1.0", "2.0"):
+        make_wheel(wheels, "beta", version=version)
+        tree = write(tmp_path / f"tree-{version}", {"pyproject.toml": project, "service/__init__.py": ""})
+        write(tree, {f"libs/gamma/{name}": text for name, text in source_files("gamma").items()})
+        write(tree, {"requirements.txt": "-e .[fast]\n./libs/gamma\n"})
+        made = build(tree, "", requirements="")
+        assert packages(made) == ["beta==1.0"]
+        assert made.local == [tree / "libs/gamma"]
+        assert "local/gamma.py" in names(made.app)
+
+
+def test_included_files_and_constraints_count(wheels: Path, app: Path) -> None:
     make_wheel(wheels, "alpha", requires="beta")
     for version in ("1.0", "2.0"):
         make_wheel(wheels, "beta", version=version)
-    write(source.parent, {"base.txt": "alpha\n", "limits.txt": "beta<2\n"})
-    made = build(source, "-r base.txt\n-c limits.txt\n")
+    write(app.parent, {"base.txt": "alpha\n", "limits.txt": "beta<2\n"})
+    made = build(app, "-r base.txt\n-c limits.txt\n")
     assert packages(made) == ["alpha==1.0", "beta==1.0"]
-    write(source.parent, {"limits.txt": "beta>1\n"})
-    assert packages(build(source, "-r base.txt\n-c limits.txt\n")) == ["alpha==1.0", "beta==2.0"]
+    write(app.parent, {"limits.txt": "beta>1\n"})
+    assert packages(build(app, "-r base.txt\n-c limits.txt\n")) == ["alpha==1.0", "beta==2.0"]
 
 
 def test_a_uv_workspace_is_built_from_its_lock_without_a_file_in_it(wheels: Path, tmp_path: Path) -> None:
@@ -302,7 +327,7 @@ py-modules = ["common"]
     return root
 
 
-def test_a_pylock_is_installed(wheels: Path, source: Path) -> None:
+def test_a_pylock_is_installed(wheels: Path, app: Path) -> None:
     wheel = make_wheel(wheels, "alpha")
     hashed = locked(wheel).rpartition(":")[2].strip()
     lock = f"""lock-version = "1.0"
@@ -315,12 +340,12 @@ version = "1.0"
 wheels = [{{ path = "{wheel.name}", hashes = {{ sha256 = "{hashed}" }} }}]
 """
     write(wheels, {"pylock.toml": lock})
-    made = build(source, "", requirements=str(wheels / "pylock.toml"), python_version="3.99.1")
+    made = build(app, "", requirements=str(wheels / "pylock.toml"), python_version="3.99.1")
     assert packages(made) == ["alpha==1.0"]
     with pytest.raises(
         BuildError, match=r"pylock.toml is for Python >=3.99, and the release runs with 3.13.5"
     ):
-        build(source, "", requirements=str(wheels / "pylock.toml"))
+        build(app, "", requirements=str(wheels / "pylock.toml"))
 
 
 @pytest.mark.parametrize(
@@ -348,28 +373,26 @@ def test_an_app_without_a_list_of_dependencies_is_refused(source: Path) -> None:
         build(source, "", requirements="")
 
 
-def test_what_the_worker_needs_is_added_or_renewed(wheels: Path, source: Path) -> None:
+def test_what_the_worker_needs_is_added_or_renewed(wheels: Path, app: Path) -> None:
     server = locked(make_wheel(wheels, "worker", version="2.0")) + locked(make_wheel(wheels, "loop"))
     lock = locked(make_wheel(wheels, "alpha")) + locked(make_wheel(wheels, "worker", version="1.9"))
-    (source.parent / "server.txt").write_text(server)
-    made = build(source, lock, server=str(write(source.parent, {"pins.txt": server}) / "pins.txt"))
+    (app.parent / "server.txt").write_text(server)
+    made = build(app, lock, server=str(write(app.parent, {"pins.txt": server}) / "pins.txt"))
     assert packages(made) == ["alpha==1.0", "loop==1.0", "worker==2.0"]
     newer = lock.replace("1.9", "2.1").partition("worker")[0] + locked(
         make_wheel(wheels, "worker", version="2.1")
     )
-    made = build(source, newer, server=str(source.parent / "pins.txt"))
+    made = build(app, newer, server=str(app.parent / "pins.txt"))
     assert packages(made) == ["alpha==1.0", "loop==1.0", "worker==2.1"]
 
 
-def test_a_dependency_that_refuses_the_workers_version_is_named(wheels: Path, source: Path) -> None:
-    server = (
-        write(source.parent, {"pins.txt": locked(make_wheel(wheels, "worker", version="2.0"))}) / "pins.txt"
-    )
+def test_a_dependency_that_refuses_the_workers_version_is_named(wheels: Path, app: Path) -> None:
+    server = write(app.parent, {"pins.txt": locked(make_wheel(wheels, "worker", version="2.0"))}) / "pins.txt"
     lock = locked(make_wheel(wheels, "alpha", requires="worker<2"))
     with pytest.raises(
         BuildError, match=r"alpha 1.0 in .*requirements.txt needs worker<2, and the service runs"
     ):
-        build(source, lock, server=str(server))
+        build(app, lock, server=str(server))
 
 
 def test_a_pure_source_distribution_is_built(wheels: Path, app: Path) -> None:
@@ -382,9 +405,8 @@ def test_all_packages_that_cannot_be_installed_are_named_at_once(wheels: Path, a
     compiled = make_sdist(
         wheels, "alpha", tag=f"cp3{sys.version_info[1]}-cp3{sys.version_info[1]}-linux_x86_64"
     )
-    broken = make_sdist(
-        wheels, "beta", fault="raise RuntimeError('cc is missing')\n    print('a later line')"
-    )
+    call = "import subprocess; subprocess.run(['cargo', 'metadata'], check=True)"
+    broken = make_sdist(wheels, "beta", fault=call)
     other = make_wheel(wheels, "gamma", tag="cp311-cp311-manylinux_2_28_x86_64")
     lock = "".join(map(locked, (compiled, broken, other)))
     with pytest.raises(FaultsError) as refused:
@@ -392,7 +414,7 @@ def test_all_packages_that_cannot_be_installed_are_named_at_once(wheels: Path, a
     text = str(refused.value)
     assert len(refused.value.sentences) == 3
     assert "alpha==1.0 has no wheel for Python 3.13 on x86_64, and its source is not pure Python" in text
-    assert "pure Python (RuntimeError: cc is missing): lock a version that has one" in text
+    assert "pure Python (error: needs a compiler (cargo)): lock a version that has one" in text
     assert "gamma==1.0 has no wheel for Python 3.13 on x86_64: lock another version." in text
 
 
@@ -403,15 +425,15 @@ def test_a_compiled_package_is_refused_though_this_python_is_the_targets(wheels:
         build(app, lock, python_version=f"3.{minor}.1")
 
 
-def test_a_dependency_from_a_repository_is_built_at_its_commit(wheels: Path, source: Path) -> None:
-    repository = write(source.parent / "delta", source_files("delta"))
+def test_a_dependency_from_a_repository_is_built_at_its_commit(wheels: Path, app: Path) -> None:
+    repository = write(app.parent / "delta", source_files("delta"))
     author = ["-c", "user.name=t", "-c", "user.email=t@example.com"]
     for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "First"]):
         subprocess.run(["git", *author, *words], cwd=repository, check=True)
     alpha = locked(make_wheel(wheels, "alpha"))
     with pytest.raises(BuildError, match=r"names no commit of delta @ git.*: lock it"):
-        build(source, f"{alpha}delta @ git+{repository.as_uri()}\n")
-    made = build(source, f"alpha\ndelta @ git+{repository.as_uri()}\n")
+        build(app, f"{alpha}delta @ git+{repository.as_uri()}\n")
+    made = build(app, f"alpha\ndelta @ git+{repository.as_uri()}\n")
     assert packages(made) == ["alpha==1.0", "delta==1.0"]
     commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=repository, text=True).strip()
     assert f"delta @ git+{repository.as_uri()}@{commit}" in read(made.app, "requirements.lock")
@@ -460,10 +482,10 @@ def test_a_package_below_src_is_imported_from_its_tree(wheels: Path, tmp_path: P
     assert read(made.app, f"{SITE}/app.pth") == "../../../../code/src\n../../../../code\n"
 
 
-def test_commands_run_with_the_python_beside_them(wheels: Path, source: Path) -> None:
+def test_commands_run_with_the_python_beside_them(wheels: Path, app: Path) -> None:
     python = "{}.{}.{}".format(*sys.version_info)
-    made = build(source, locked(make_wheel(wheels, "alpha")), python_version=python)
-    home = source.parent / "else where"
+    made = build(app, locked(make_wheel(wheels, "alpha")), python_version=python)
+    home = app.parent / "else where"
     for archive in (made.app, made.dependencies):
         with tarfile.open(archive) as tree:
             tree.extractall(home, filter="data")

@@ -9,6 +9,7 @@ import pytest
 
 from plugins.filter.release import (
     UNITS,
+    check_requests,
     failure_message,
     is_command,
     job_files,
@@ -80,6 +81,15 @@ def test_a_command_keeps_its_words_in_a_unit_and_in_a_shell() -> None:
     assert unit_words(command) == r'''celery -A "my app" --queues=a,b "50%% of $$HOME" "a \"b\" \\c" ""'''
     assert shlex.split(shell_words(command)) == shlex.split(command)
     assert [is_command(text) for text in ("a b", "", "a 'b", "a\nb")] == [True, False, False, False]
+
+
+def test_a_check_without_requests_accepts_any_answer_but_a_server_error() -> None:
+    assert check_requests([{"path": "/me"}], "/health") == [{"path": "/health"}, {"path": "/me"}]
+    assert check_requests([{"path": "/me"}], "") == [{"path": "/me"}]
+    (wanted,) = check_requests([], "")
+    assert wanted["path"] == "/"
+    assert 404 in wanted["status"]
+    assert 500 not in wanted["status"]
 
 
 def test_state_is_mounted_where_the_entry_says() -> None:

@@ -8,7 +8,7 @@ import http.server
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import MagicMock
 
 import pytest
@@ -25,7 +25,7 @@ PASSWORD = "kmQ7-not-shown"
 class Index(http.server.SimpleHTTPRequestHandler):
     """A package index that asks for a login and looks for the password among all processes."""
 
-    shown: list[str] = []  # noqa: RUF012 - the test's own
+    shown: ClassVar[list[str]] = []
 
     def do_GET(self) -> None:
         """Answer with a page or a file."""
@@ -33,7 +33,7 @@ class Index(http.server.SimpleHTTPRequestHandler):
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 texts = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
-                self.shown += [str(process) for text in texts if PASSWORD.encode() in text]
+                self.shown.extend(str(process) for text in texts if PASSWORD.encode() in text)
         if self.headers["Authorization"] == f"Basic {login}":
             super().do_GET()
         else:
@@ -106,6 +106,15 @@ def test_an_index_gets_its_login_without_showing_it(tmp_path: Path, index: str) 
         assert PASSWORD.encode() not in (path.read_bytes() if path.is_file() else b"")
 
 
+def test_a_directory_of_wheels_is_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    (tmp_path / "app/wheels").mkdir(parents=True)
+    make_wheel(tmp_path / "app/wheels", "alpha")
+    assert judge(request(tmp_path, find_links=["wheels"]))["faults"] == []
+    (fault,) = judge(request(tmp_path))["faults"]
+    assert "alpha" in fault
+
+
 def test_a_login_that_an_index_refuses_is_a_fault(tmp_path: Path, index: str) -> None:
     (fault,) = judge(request(tmp_path, index_url=index, index_credentials=login("wrong-one")))["faults"]
     assert "The versions of" in fault
@@ -123,6 +132,8 @@ def test_a_login_without_a_password_is_named(tmp_path: Path) -> None:
 def test_an_index_that_does_not_answer_stops_the_build_only(tmp_path: Path) -> None:
     wanted = request(tmp_path, index_url="http://127.0.0.1:9/simple")
     assert judge(wanted)["faults"] == []
+    locked = write(tmp_path, {"locked.txt": f"alpha==1.0 --hash=sha256:{'0' * 64}\n"}) / "locked.txt"
+    assert judge(wanted | {"requirements": str(locked)})["faults"] == []
     with pytest.raises(BuildError, match=r"The versions of .* cannot be chosen: .*127.0.0.1:9"):
         Build(
             {"subdirectory": "", "files": [], "include": [], "requirements": "", "version": "", "commit": ""}

@@ -175,7 +175,7 @@ def test_a_mail_is_not_sent_without_tls(mail_server: MailServer) -> None:
 
 
 def test_receivers_choose_events(receiver: Receiver) -> None:
-    entries = [
+    entries: list[dict[str, Any]] = [
         {"name": "all", "url": receiver.url("/all")},
         {"name": "failures", "url": receiver.url("/failures"), "events": ["rolled_back"]},
     ]

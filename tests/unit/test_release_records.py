@@ -146,3 +146,35 @@ def test_files_of_the_release_before_are_kept(changes: Any) -> None:
         os.utime(home, (number, number))
     changes.prune_releases(1)
     assert {home.name for home in (changes.srv / "releases").iterdir()} == {"1.0-old", "1.1-new", "1.2-next"}
+
+
+@pytest.fixture
+def pythons(changes: Any) -> Path:
+    """A release that brings its Python, and one that was installed for another Python of the host."""
+    folder: Path = changes.srv / "pythons"
+    for name, target in (("own", folder / "3.1.4-0/bin/python3"), ("hosts", Path("/usr/bin/python3"))):
+        home = changes.srv / "releases" / name
+        (home / "venv/bin").mkdir(parents=True)
+        (home / "venv/bin/python3").symlink_to(target)
+        (home / "release.json").write_text(json.dumps({"python": "3.1"}))
+    for name in ("3.1.4-0", "3.1.5-0"):
+        (folder / name).mkdir(parents=True)
+    return folder
+
+
+def test_a_release_with_its_own_python_survives_an_upgrade_of_the_host(changes: Any, pythons: Path) -> None:
+    assert changes.is_candidate("own")
+    assert not changes.is_candidate("hosts")
+    (pythons / "3.1.4-0").rmdir()
+    assert not changes.is_candidate("own")
+
+
+def test_a_python_is_removed_with_its_last_release(changes: Any, pythons: Path) -> None:
+    changes.prune_releases(9)
+    assert {path.name for path in pythons.iterdir()} == {"3.1.4-0", "3.1.5-0"}  # a run may be using it
+    for python in pythons.iterdir():
+        os.utime(python, (0, 0))
+    changes.prune_releases(9)
+    assert {path.name for path in pythons.iterdir()} == {"3.1.4-0"}
+    changes.prune_releases(0)
+    assert list(pythons.iterdir()) == []

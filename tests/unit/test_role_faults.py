@@ -32,6 +32,7 @@ def make_ca(days: int) -> dict[str, str]:
 
 
 CA = make_ca(3650)
+QUEUE = {"port": 6380, "users": {"shop": {"password": SECRET, "keys": ["*"]}}}
 FACTS = {"distribution_release": "bookworm", "memtotal_mb": 4000, "installed_packages": []}
 SITE: dict[str, Any] = {
     "names": ["www.example.com"],
@@ -207,6 +208,51 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "redis",
+        {"redis_instances": {"queue": {"port": 6380}}},
+        "queue has no users, and the default user is off: add at least one",
+    ),
+    (
+        "redis",
+        {"redis_instances": {"queue": QUEUE | {"users": {"shop": {"keys": ["*"]}}}}},
+        "redis_instances.queue.users.shop.password is missing: set it to a string.",
+    ),
+    (
+        "redis",
+        {"redis_instances": {"queue": QUEUE | {"port": 6379}}},
+        "Instances of Redis have the same port: give redis_port and each port in redis_instances",
+    ),
+    (
+        "redis",
+        {"redis_instances": {"queue": QUEUE | {"maxmemory_mb": 2900}}},
+        "The memory limits of Redis (cache, queue) sum up to 3296 MiB, more than three quarters of",
+    ),
+    (
+        "redis",
+        {"redis_instances": {"queue": QUEUE | {"persistence": "disk"}}},
+        "persistence in redis_instances takes none, rdb or aof.",
+    ),
+    (
+        "redis",
+        {"redis_instances": {"cache": QUEUE}},
+        "redis_instances has the entry cache: remove it, the variables redis_port, redis_users and so on",
+    ),
+    (
+        "postgresql",
+        {"postgresql_databases": {"api": {"extensions": ["pg trgm"]}}},
+        "Names of extensions take lower-case letters, digits, '_' and '-', not pg trgm.",
+    ),
+    (
+        "postgresql",
+        {
+            "postgresql_base_roles": {
+                "api_owner": {"password": SECRET},
+                "api": {"password": SECRET, "connection_limit": 90},
+            }
+        },
+        "The services and Grafana may have 90 connections, and postgresql_max_connections is 100,",
+    ),
+    (
+        "redis",
         {"redis_users": {"api": "secret"}},
         "redis_users.api must be a dictionary with password, keys,",
     ),
@@ -223,7 +269,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "nginx",
         sites({"upstreams": []}),
-        "nginx_sites is empty: give each service that the edge serves its names and upstreams.",
+        "No site of nginx_sites has upstreams: put a host into the group app, or take this one out of the",
     ),
     (
         "nginx",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ansible.template import trust_as_template
 
 from tests.roles import Role
@@ -45,3 +47,63 @@ def test_a_database_keeps_those_of_the_wiring() -> None:
         ["api", "api_owner,api", "10.1.2.4/32"],
         ["reports", "reports", "10.1.2.5/32"],
     ]
+
+
+def redis_lines(instance: str, **variables: Any) -> list[str]:
+    """Return the configuration of an instance, with a queue that has the operator's memory limit."""
+    user = {"shop": {"password": SECRET, "keys": ["*"]}}
+    queue = {
+        "port": 6380,
+        "maxmemory_policy": "noeviction",
+        "persistence": "aof",
+        "users": user,
+        "loopback": True,
+    }
+    redis = Role(
+        "redis",
+        ansible_facts=FACTS,
+        redis_base_users={"api": {"password": SECRET, "keys": ["api:*"]}},
+        redis_base_instances={"queue": queue},
+        redis_instances={"queue": {"maxmemory_mb": 99}},
+        instance=trust_as_template(
+            f"{{{{ __redis_instances | selectattr('name', 'eq', '{instance}') | first }}}}"
+        ),
+        **variables,
+    )
+    return redis.render("redis.conf.j2").splitlines()
+
+
+def test_an_instance_of_redis_keeps_what_the_operator_does_not_set() -> None:
+    lines = redis_lines("queue")
+    assert {"port 6380", "bind 127.0.0.1", "maxmemory 99mb", "maxmemory-policy noeviction"} <= set(lines)
+    assert {"appendonly yes", "dbfilename queue.rdb", "unixsocket /run/redis-queue/redis-server.sock"} <= set(
+        lines
+    )
+    assert {"port 0", "maxmemory 396mb", "maxmemory-policy allkeys-lfu"} <= set(redis_lines("cache"))
+    assert not [line for line in redis_lines("cache") if line.startswith("bind ")]
+
+
+def test_only_a_redis_with_clients_on_other_hosts_waits_for_the_network() -> None:
+    for addresses, unit in (([], ""), (["192.0.2.1"], "[Unit]\nWants=network-online.target\n")):
+        redis = Role("redis", ansible_facts=FACTS, redis_listen_addresses=addresses)
+        files = redis.templar.template(trust_as_template("{{ __redis_file_list }}"))
+        (network,) = (file for file in files if file["path"].endswith("network-online.conf"))
+        assert network["present"] is bool(addresses)
+        assert network["content"].startswith(unit)
+        assert "None" not in network["content"]
+
+
+def test_loopback_has_tls_beside_clients_on_other_hosts() -> None:
+    lines = redis_lines("queue", redis_listen_addresses=["192.0.2.1"])
+    assert {"port 0", "tls-port 6380", "bind 127.0.0.1 192.0.2.1"} <= set(lines)
+
+
+def test_loopback_admits_clients_of_this_host_with_a_password() -> None:
+    postgresql = Role(
+        "postgresql",
+        ansible_facts=FACTS,
+        postgresql_base_databases={"shop": {"owner": "shop_owner", "app_role": "shop", "loopback": True}},
+    )
+    lines = [line.split() for line in postgresql.render("pg_hba.conf.j2").splitlines()]
+    assert ["host", "shop", "shop_owner,shop", "127.0.0.1/32", "scram-sha-256"] in lines
+    assert [line for line in lines if line[:1] == ["hostssl"]] == []

@@ -19,6 +19,7 @@ FILES = (
         "etc/systemd/system/shop.socket",
         "etc/systemd/system/shop@1.0.1.service",
     ),
+    *("etc/systemd/system/shop-worker-mail@1.0.1.service", "etc/systemd/system/shop-workers.target.wants/x"),
     *("etc/systemd/system/shop-job-mail.timer", "etc/shop/shop.env", "srv/shop/history.jsonl"),
     *("var/lib/shop/media/1.png", "usr/local/lib/shop-release/__main__.py", "usr/local/sbin/shop-manage"),
 )
@@ -72,12 +73,14 @@ def test_check_mode_says_what_there_is(root: Path, run_module: Run) -> None:
     result = run(run_module, check=True)
     assert result["changed"]
     assert result["found"] == [
-        "4 units (shop-job-mail.timer, shop.service, shop.socket, shop@1.0.1.service)",
+        "5 units (shop-job-mail.timer, shop-worker-mail@1.0.1.service, shop.service, shop.socket,"
+        " shop@1.0.1.service)",
         *(
             "/etc/shop",
             "/srv/shop",
             "/var/lib/shop",
             "/usr/local/lib/shop-release",
+            "/etc/systemd/system/shop-workers.target.wants",
             "/usr/local/sbin/shop-manage",
         ),
         *(
@@ -97,7 +100,7 @@ def test_everything_of_the_service_and_nothing_else_is_removed(
     assert files(root) == set(OTHERS)
     assert (tmp_path / "log").read_text().splitlines() == [
         "systemctl disable --quiet --now --no-warn"
-        " shop-job-mail.timer shop.service shop.socket shop@1.0.1.service",
+        " shop-job-mail.timer shop-worker-mail@1.0.1.service shop.service shop.socket shop@1.0.1.service",
         "systemctl daemon-reload",
         "userdel shop",
         'DROP DATABASE "shop" WITH (FORCE)',

@@ -15,7 +15,7 @@ VARIABLES = {"groups": {"app": ["web1", "web2"]}}
 
 
 def test_an_entry_without_a_source_is_the_included_service() -> None:
-    entries = {"api": {"workers": 3}, "shop": {"source": "/shop"}}
+    entries: dict[str, Any] = {"api": {"workers": 3}, "shop": {"source": "/shop"}}
     merged = services.service_entries(entries, {"hosts": []}, {"factory": "app:app", "workers": 1})
     assert merged == {
         "api": {"hosts": [], "factory": "app:app", "workers": 3},

@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import shlex
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ import pytest
 
 from tests.apps import commit
 from tests.apps.host import HOST, Apps
-from tests.lab import Run
+from tests.lab import Run, wait_until
 
+pytestmark = pytest.mark.timeout(300)
 RATE = 12
 LOCK_KEY = 0x666173746D657461
 # A column of the table that every request reads, and a schema of its own.
@@ -81,7 +84,7 @@ def session(apps: Apps, *statements: str) -> Iterator[None]:
         ["ssh", "-F", apps.lab.directory / "ssh_config", HOST, command], stdout=subprocess.DEVNULL
     ) as process:
         try:
-            apps.wait(10, lambda: sql(apps, f"SELECT count(*) {own} AND query ~ 'pg_sleep'") == "1")
+            wait_until(10, lambda: sql(apps, f"SELECT count(*) {own} AND query ~ 'pg_sleep'") == "1")
             yield
         finally:
             sql(apps, f"SELECT pg_terminate_backend(pid) {own}")
@@ -100,45 +103,80 @@ def requests(apps: Apps) -> dict[str, Any]:
     return {"mix": "rrRw", "requests": {"r": one | {"expect": "["}, "w": one | write}}
 
 
+@dataclass
+class Refused:
+    """A release that is installed and was refused, with its revision and what the database had."""
+
+    release: str
+    revision: str
+    before: str
+    output: str
+
+    @property
+    def accepted(self) -> str:
+        """The command that migrates to it, with its dangerous statement accepted."""
+        words = json.dumps({self.revision: {"allow": ["drop"]}})
+        return f"notes-release migrate {self.release} --migrate='alembic upgrade head' --revisions='{words}'"
+
+
+@pytest.fixture(scope="module")
+def refused(apps: Apps) -> Refused:
+    """Deploy a release whose revision drops a column and divides by zero."""
+    live, before = apps.release("notes"), revision(apps)
+    name = add_revision(apps, 'op.drop_column("notes", revision); op.execute("SELECT 1 / 0")')
+    run = apps.play("deploy", "notes")
+    (apps.repository("notes") / f"migrations/versions/{name}.py").unlink()
+    commit(apps.repository("notes"), f"Remove {name}")
+    assert run.status != 0
+    assert (apps.release("notes"), revision(apps)) == (live, before)
+    releases = "ls -t /srv/notes/releases/*/failed.json | head -1"
+    return Refused(Path(apps.ssh(releases)).parent.name, name, before, run.output)
+
+
+def test_a_dangerous_revision_is_refused_until_it_is_accepted(apps: Apps, refused: Refused) -> None:
+    name = refused.revision
+    assert f"Revision {name}: `ALTER TABLE notes DROP COLUMN {name}` removes what the live" in refused.output
+    failure = f"division by zero.*The database is at revision {refused.before}, as before"
+    with pytest.raises(RuntimeError, match=failure):
+        apps.ssh(refused.accepted)
+    assert revision(apps) == refused.before
+    assert "Traceback" in apps.ssh(f"cat /srv/notes/releases/{refused.release}/migration.log")
+
+
 def test_a_migration_behind_an_open_reader_fails_or_waits_its_turn(
-    apps: Apps, requests: dict[str, Any], measured: list[str]
+    apps: Apps, refused: Refused, requests: dict[str, Any], measured: list[str]
 ) -> None:
     """A plain ADD COLUMN queues behind the reader, and every request behind the ADD COLUMN."""
-    release, before, name = apps.release("notes"), revision(apps), add_revision(apps)
+    live = apps.release("notes")
     reader = ("BEGIN", "SELECT count(*) FROM notes")
     results: list[Run] = []
-
-    def deploy(**more: Any) -> None:
-        results.append(apps.play("deploy", "notes", **more))
-
     with apps.load({"notes": requests}, RATE) as loads:
-        with session(apps, *reader):
-            deploy(app_migrate_wait_seconds=3)
-        assert results[0].status != 0
-        for words in ("for a lock", "Session", "report-", f"The database is at revision {before}, as before"):
-            assert words in results[0].output, results[0].output
-        assert (apps.release("notes"), revision(apps)) == (release, before)
+        holder = r"waited \d+ s for a lock, in \d+ attempts. Session \d+ of postgres \(report-\w+\) holds it"
+        with session(apps, *reader), pytest.raises(RuntimeError, match=holder):
+            apps.ssh(f"{refused.accepted} --wait=3")
+        assert (apps.release("notes"), revision(apps)) == (live, refused.before)
 
+        name = add_revision(apps)
         with session(apps, *reader):
-            waiting = threading.Thread(target=deploy)
+            waiting = threading.Thread(target=lambda: results.append(apps.play("deploy", "notes")))
             waiting.start()
-            blocked = "SELECT count(*) FROM pg_stat_activity WHERE query ~ 'ALTER TABLE notes ADD'"
-            apps.wait(60, lambda: sql(apps, f"{blocked} AND usename = 'notes_owner'") == "1")
-            time.sleep(2)
+            locked = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+            wait_until(100, lambda: sql(apps, locked) == "1")
+            time.sleep(4)
         waiting.join()
-        assert results[1].status == 0, results[1].output
+        assert results[0].status == 0, results[0].output
     report = loads["notes"].report
     measured.append(f"migrate: notes: {report.figures}")
     assert report.failures == []
     assert max(sample.seconds for sample in report.samples) < 2
     assert revision(apps) == name
-    assert apps.release("notes") != release
+    assert apps.release("notes") != live
 
 
 def test_what_a_migration_creates_in_any_schema_serves(apps: Apps) -> None:
     name = revision(apps)
-    inserted = f"SET ROLE notes; INSERT INTO {name}.marks DEFAULT VALUES; SELECT count(*) FROM {name}.marks"
-    assert sql(apps, inserted) == "1"
+    inserted = f"SET ROLE notes; INSERT INTO {name}.marks DEFAULT VALUES RETURNING 'written'"
+    assert sql(apps, inserted) == "written"
 
 
 def test_a_migration_has_a_restore_point_and_its_sql(apps: Apps) -> None:
@@ -168,26 +206,20 @@ def test_a_role_without_a_lock_timeout_does_not_migrate(apps: Apps) -> None:
     assert not setting
 
 
-def test_a_dangerous_revision_is_refused_and_a_failing_one_changes_nothing(apps: Apps) -> None:
-    release, before = apps.release("notes"), revision(apps)
-    name = add_revision(apps, f'op.drop_column("notes", "{before}"); op.execute("SELECT 1 / 0")')
-    run = apps.play("deploy", "notes")
-    (apps.repository("notes") / f"migrations/versions/{name}.py").unlink()
-    commit(apps.repository("notes"), f"Remove {name}")
-    assert run.status != 0
-    assert f"Revision {name}: `ALTER TABLE notes DROP COLUMN {before}` removes what" in run.output
-    assert (apps.release("notes"), revision(apps)) == (release, before)
-
-    refused = max(apps.ssh("ls -t /srv/notes/releases").split(), key=lambda name: name != release)
-    accepted = json.dumps({name: {"allow": ["drop"]}})
-    failure = f"division by zero.*The database is at revision {before}, as before"
-    migrate = f"notes-release migrate {refused} --migrate='alembic upgrade head' --revisions='{accepted}'"
-    with pytest.raises(RuntimeError, match=failure):
-        apps.ssh(migrate)
-    assert revision(apps) == before
-
-
-def test_tables_that_a_single_role_creates_are_its_own(apps: Apps) -> None:
-    """`jobs` creates its tables when it starts, and its migration would create some for the same role."""
-    owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'"
-    assert apps.ssh(f'runuser -u postgres -- psql -qAt -d jobs -c "{owners}"') == "jobs"
+def test_a_single_role_migrates_by_a_login_of_its_own(apps: Apps) -> None:
+    """It has the limits of migrations, and what it creates belongs to the role that serves."""
+    answer = (
+        "SELECT concat_ws(' ', tableowner, session_user, current_setting('lock_timeout'))"
+        " FROM pg_tables WHERE tablename = 'made'"
+    )
+    program = f"""
+import asyncio, asyncpg, os
+async def main():
+    server = await asyncpg.connect(os.environ["DATABASE_URL"].replace("+asyncpg", ""))
+    async with server.transaction():
+        await server.execute("CREATE TABLE made (id int)")
+        print(await server.fetchval("{answer}"))
+        await server.execute("DROP TABLE made")
+asyncio.run(main())
+"""
+    assert apps.ssh(f"jobs-run --owner python -c {shlex.quote(program)}") == "jobs jobs_owner 500ms"

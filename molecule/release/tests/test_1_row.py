@@ -8,6 +8,7 @@ from statistics import median
 
 import pytest
 
+from tests.lab import wait_until
 from tests.load.report import Report, percentile
 from tests.release.fleet import Fleet, Step
 
@@ -94,7 +95,7 @@ def test_seconds_on_one_host(fleet: Fleet, measured: list[str], repetition: int)
         seconds.append(time.time() - begun)
         assert run.status == 0, run.output
         assert host in run.changed
-        fleet.wait_until(10, partial(fleet.runs, host, live))
+        wait_until(10, partial(fleet.runs, host, live))
         # An operator who rolls back finds the old instance removed, which the next change waits for.
         time.sleep(2)
     fleet.ssh(fleet.edge, f"systemctl stop {fleet.drain_unit(other)}")

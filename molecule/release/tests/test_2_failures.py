@@ -15,6 +15,7 @@ import pytest
 from tests.lab import labctl
 from tests.release.faults import deploying, small_disk, transaction, unreachable
 from tests.release.fleet import Fleet
+from tests.release.receiver import receiving
 
 pytestmark = pytest.mark.timeout(600)
 RATE = 20
@@ -52,11 +53,13 @@ def test_a_release_that_fails_its_check_is_rolled_back(
     fleet: Fleet, fault: str, says: str, seen: list[str]
 ) -> None:
     """Only serving shows the fault, so the bad release's own answers are the clients' only loss."""
-    with fleet.load(fault.replace(" ", "-"), RATE) as load:
+    with receiving() as (receivers, events), fleet.load(fault.replace(" ", "-"), RATE) as load:
         bad = fleet.build(fault)
         version = Path(bad["app_source"]).name
-        run = fleet.play("deploy", **bad)
+        run = fleet.play("deploy", **bad, release_notify=receivers)
         fleet.check_rolled_back(run, says)
+        assert [event["event"] for event in events] == ["started", "rolled_back"]
+        assert says in events[-1]["reason"]
         rolled_back = time.time()
         time.sleep(3)
     # A fault that the first host shows stays there: the second batch never begins.
@@ -64,7 +67,11 @@ def test_a_release_that_fails_its_check_is_rolled_back(
     assert {sample.release for sample in load.report.failures} <= {version}
     assert not load.report.between(rolled_back).failures
     assert {sample.release for sample in load.report.between(rolled_back).samples} == {fleet.versions[-1]}
-    fleet.redeploy()
+    with receiving() as (receivers, events):
+        fleet.redeploy(release_notify=receivers)
+    assert [event["event"] for event in events] == ["started", "finished"]
+    assert events[-1]["release"].startswith(f"{fleet.versions[-1]}-")
+    assert events[-1]["hosts"] == list(fleet.apps)
 
 
 def test_a_migration_behind_a_lock_gives_up(fleet: Fleet) -> None:
@@ -128,14 +135,14 @@ def test_a_run_that_ends_in_the_middle(fleet: Fleet, how: signal.Signals, task: 
     """By Ctrl-C or SIGKILL: the lock stays and names its holder, and canaries roll back."""
     with fleet.load(f"{how.name}-{task.split()[0]}-{batch}", RATE) as load:
         # Long enough for the next run to find the lock.
-        with deploying(fleet, fleet.build(), app_promote_timeout_seconds=20) as deploy:
+        with deploying(fleet, fleet.build(), app_promote_timeout_seconds=30) as deploy:
             deploy.wait_for(task, times=batch)
             deploy.end(how)
         time.sleep(2)
         refused = fleet.play("deploy", **fleet.build())
         assert refused.status
         assert "app_break_lock" in refused.output
-        fleet.wait_until_live(40)
+        fleet.wait_until_live(60)
         fleet.redeploy(app_break_lock=True)
     assert not load.report.failures
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab import ROOT, play
+from tests.lab import ROOT, play, wait_until
 from tests.load.report import Report
 from tests.release.fleet import Fleet, Step
 
@@ -34,7 +34,7 @@ def plain(fleet: Fleet) -> Iterator[None]:
     for host in fleet.apps:
         fleet.ssh(host, f"systemctl stop plain && rm -f {unit} /srv/plain && systemctl daemon-reload")
         fleet.ssh(host, "systemctl start api.socket api.service")
-    fleet.wait_until(20, fleet.answers)
+    wait_until(20, fleet.answers)
 
 
 def switch(fleet: Fleet, version: str, action: str) -> Step:

@@ -117,6 +117,10 @@ class Service:
         self.unit = f"{self.name}@{self.instance}.service"
         self.secrets = {**self.variables["app_base_secrets"], **self.variables["app_secrets"]}
 
+    def credential_names(self) -> list[str]:
+        """Return the names of the credentials on the host; the last one is of the release command."""
+        return sorted([*self.secrets, *self.variables["app_manage_secrets"], "migration-database"])
+
     def _client(self, **options: Any) -> Any:
         options = {
             "name": "localhost",
@@ -198,14 +202,12 @@ def test_a_wrong_token_is_refused(service: Service, product: dict[str, Any], for
 def test_secrets_are_not_readable_outside_the_credentials_directory(service: Service) -> None:
     directories = f"/etc/systemd /usr/local /run/systemd/transient /srv/{service.name}/current/"
     found = service.host.check_output(f"python3 -c %s {service.credentials} {directories}", SEARCH)
-    expected = len({**service.secrets, **service.variables["app_manage_secrets"]})
-    assert found == f"searched {expected}"
+    assert found == f"searched {len(service.credential_names())}"
 
 
 def test_only_root_reads_credentials(service: Service) -> None:
     own = f"/srv/{service.name}/instances/{service.instance}/credentials"
-    every = {**service.secrets, **service.variables["app_manage_secrets"]}
-    for folder, names in ((service.credentials, every), (own, service.secrets)):
+    for folder, names in ((service.credentials, service.credential_names()), (own, service.secrets)):
         files = service.host.check_output(f"stat --format '%U %a %n' {folder}/*").splitlines()
         assert files == [f"root 400 {folder}/{name}" for name in sorted(names)]
         for user in (service.name, "www-data"):
@@ -235,7 +237,9 @@ def test_the_sandbox_exposure_is_low(service: Service) -> None:
 def test_the_service_has_a_private_network_only_if_configured(service: Service) -> None:
     enter = f"nsenter --net --target {service.show('MainPID')}"
     links = service.host.check_output(f"{enter} ip -brief link").splitlines()
-    assert (len(links) == 1) == service.variables["app_private_network"]
+    variables = service.variables
+    addresses = variables["app_base_addresses"] + variables["app_allowed_addresses"]
+    assert (len(links) == 1) == (not addresses)
 
 
 @pytest.mark.on("complete")
@@ -254,7 +258,7 @@ def test_the_current_release_is_running(service: Service) -> None:
     )
     assert [line.split()[0] for line in units.splitlines()] == [service.unit]
     program = service.host.check_output(f"readlink /proc/{service.show('MainPID')}/cwd")
-    assert program == f"/srv/{service.name}/releases/{service.release}"
+    assert program == f"/srv/{service.name}/releases/{service.release}/code"
 
 
 def test_process_titles_name_the_service_and_its_release(service: Service) -> None:
@@ -359,7 +363,12 @@ def test_an_instance_that_does_not_become_ready_never_serves(service: Service) -
             f" /etc/{name}/instance.service"
         )
     assert set(answers) == {200}
-    assert "did not get ready. Last lines of its journal:" in host.file("/run/said").content_string
+    said = host.file("/run/said").content_string
+    assert f"did not get ready: GET {service.variables['app_health_path']} answered 503." in said
+    # The last lines of the journal are shown, not the first ones.
+    lines = said.partition("Last lines of its journal:\n")[2].splitlines()
+    assert len(lines) <= 15
+    assert re.search(r"timed out|Failed with result", "\n".join(lines[-3:])), lines
     assert Service(host, service.variables, service.database).instance == service.instance
     assert service.show("ActiveState") == "active"
 

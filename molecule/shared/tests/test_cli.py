@@ -8,6 +8,7 @@ import select
 import socket
 import subprocess
 import sys
+import termios
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ WAIT_SECONDS = 20.0
 
 def fastmetal(*words: str) -> list[str]:
     """Return the command line of a verb."""
-    return [sys.executable, str(ROOT / "bin/fastmetal"), "-e", str(INVENTORY), *words]
+    return [sys.executable, str(ROOT / "bin/fastmetal"), "-e", str(INVENTORY), "-s", "api", *words]
 
 
 @contextmanager
@@ -61,6 +62,8 @@ def test_a_playbook_runs_as_a_verb(host: Host) -> None:
 
 def test_psql_opens_at_a_terminal_with_the_rights_of_the_service(host: Host) -> None:
     ours, theirs = pty.openpty()
+    # A terminal without rows would make psql page every answer.
+    termios.tcsetwinsize(theirs, (50, 200))
     command = fastmetal("psql", "--host", host.backend.hostname)
     process = subprocess.Popen(
         command,
@@ -71,14 +74,36 @@ def test_psql_opens_at_a_terminal_with_the_rights_of_the_service(host: Host) -> 
         start_new_session=True,
     )
     os.close(theirs)
-    read_until(ours, "api=>")
-    os.write(ours, b"SELECT current_user, count(*) >= 0 AS readable FROM products;\n")
-    assert "api          | t" in read_until(ours, "(1 row)")
-    os.write(ours, b"DROP TABLE products;\n")
-    read_until(ours, "must be owner of table products")
-    os.write(ours, b"\\q\n")
-    assert process.wait(timeout=10) == 0
-    os.close(ours)
+    try:
+        read_until(ours, "api=>")
+        os.write(ours, b"SELECT current_user, count(*) >= 0 AS readable FROM products;\n")
+        assert "api          | t" in read_until(ours, "(1 row)")
+        os.write(ours, b"DROP TABLE products;\n")
+        read_until(ours, "must be owner of table products")
+        os.write(ours, b"\\q\n")
+        assert process.wait(timeout=10) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def test_console_is_in_the_sandbox_with_credentials(host: Host) -> None:
+    code = (
+        "import os; print(os.getuid(), os.listdir(os.environ['CREDENTIALS_DIRECTORY'])); open('/srv/x', 'w')"
+    )
+    done = subprocess.run(
+        fastmetal("console", "--host", host.backend.hostname),
+        env=clean_environment(),
+        input=code,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    uid = host.check_output("id -u api")
+    assert done.stdout.startswith(f"{uid} ["), done.stderr
+    assert "secret_key" in done.stdout
+    assert "Read-only file system" in done.stderr
 
 
 def test_a_tunnel_leads_to_prometheus(host: Host) -> None:

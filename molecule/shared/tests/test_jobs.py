@@ -51,20 +51,23 @@ def job_prefix(variables: dict[str, Any]) -> str:
     return f"{variables['app_name']}-job-"
 
 
+def worker(host: Host, variables: dict[str, Any]) -> str:
+    """Return the unit of the always-on job of the live instance."""
+    name = variables["app_name"]
+    return f"{name}-worker-idle@{host.check_output(f'basename $(readlink /srv/{name}/current)')}.service"
+
+
 def value(host: Host, unit: str, name: str) -> str:
     return str(host.check_output(f"systemctl show --value --property={name} {unit}"))
 
 
 @pytest.mark.on("complete")
-def test_a_worker_runs_the_live_release_in_the_sandbox(
-    host: Host, variables: dict[str, Any], job_prefix: str
-) -> None:
-    unit = f"{job_prefix}idle.service"
+def test_a_worker_runs_the_live_release_in_the_sandbox(host: Host, variables: dict[str, Any]) -> None:
+    unit = worker(host, variables)
     live = json.loads(host.file(f"/srv/{variables['app_name']}/current/release.json").content)["id"]
     process = f"/proc/{value(host, unit, 'MainPID')}"
-    assert (
-        host.check_output(f"readlink {process}/cwd") == f"/srv/{variables['app_name']}/releases/{live}/venv"
-    )
+    directory = host.check_output(f"readlink {process}/cwd")
+    assert directory == f"/srv/{variables['app_name']}/releases/{live}/code"
     assert host.check_output(f"stat -c %U {process}") == variables["app_name"]
     environment = host.check_output(f"tr '\\0' '\\n' < {process}/environ").splitlines()
     assert f"RELEASE={live}" in environment
@@ -78,10 +81,8 @@ def test_a_worker_runs_the_live_release_in_the_sandbox(
 
 
 @pytest.mark.on("complete")
-def test_workers_restart_with_the_release_and_after_a_kill(
-    host: Host, variables: dict[str, Any], job_prefix: str
-) -> None:
-    unit = f"{job_prefix}idle.service"
+def test_workers_restart_by_their_target_and_after_a_kill(host: Host, variables: dict[str, Any]) -> None:
+    unit = worker(host, variables)
     first = value(host, unit, "MainPID")
     host.check_output(f"systemctl try-restart {variables['app_name']}-workers.target")
     second = value(host, unit, "MainPID")
@@ -89,6 +90,54 @@ def test_workers_restart_with_the_release_and_after_a_kill(
     host.check_output(f"kill -9 {second}; sleep 6")
     assert value(host, unit, "ActiveState") == "active"
     assert value(host, unit, "MainPID") not in ("0", second)
+
+
+# A job that finishes its task when it is asked to stop; it writes each step with the time and its unit.
+TASK = r"""
+import os, signal, sys, time
+instance = open("/proc/self/cgroup").read().rpartition("@")[2].strip().removesuffix(".service")
+def say(word):
+    print("task", word, instance, flush=True)
+stopped = []
+signal.signal(signal.SIGTERM, lambda *_: (say("asked"), stopped.append(1)))
+say("started")
+while not stopped:
+    time.sleep(0.1)
+time.sleep(5)
+say("finished")
+"""
+
+
+@pytest.mark.on("complete")
+def test_a_release_starts_the_new_worker_before_it_stops_the_old_one(
+    host: Host, variables: dict[str, Any]
+) -> None:
+    name = variables["app_name"]
+    release = host.check_output(f"basename $(readlink -f /srv/{name}/current/venv/..)")
+    source = f"/etc/{name}/workers/idle.service"
+    host.check_output("printf %s %s > /run/task.py", "%s", TASK)
+    host.check_output(f"cp -a {source} /run/kept.service")
+    host.check_output(f"sed -i 's|sleep infinity|python -u /run/task.py|' {source}")
+    since = host.check_output("date +%s")
+    try:
+        old = json.loads(host.check_output(f"{name}-release switch {release}"))["instance"]
+        began = float(host.check_output("date +%s.%N"))
+        new = json.loads(host.check_output(f"{name}-release switch {release} --force"))["instance"]
+        # The switch does not wait for the task.
+        assert float(host.check_output("date +%s.%N")) - began < 12
+        left = f"/etc/systemd/system/{name}-worker-idle@{old}.service"
+        host.check_output(f"timeout 30 sh -c 'while [ -e {left} ]; do sleep 0.2; done'")
+        lines = host.check_output(f"journalctl --since @{since} -t {name}-job-idle -o cat | grep ^task")
+        assert lines.splitlines() == [
+            f"task started {old}",
+            f"task started {new}",
+            f"task asked {old}",
+            f"task finished {old}",
+        ]
+        assert host.service(f"{name}-worker-idle@{new}.service").is_running
+    finally:
+        host.check_output(f"cp -a /run/kept.service {source}")
+        host.check_output(f"{name}-release switch {release}")
 
 
 @pytest.mark.on("postgres")
@@ -113,21 +162,17 @@ def test_scheduled_jobs_run_on_one_host_only(host: Host, variables: dict[str, An
 
 
 @pytest.mark.on("complete")
-def test_status_reports_a_failed_job(host: Host, job_prefix: str, ansible: Run) -> None:
-    drop_in = f"/run/systemd/system/{job_prefix}idle.service.d"
+def test_status_reports_a_failed_job(host: Host, variables: dict[str, Any], ansible: Run) -> None:
+    unit = worker(host, variables)
+    drop_in = f"/run/systemd/system/{unit}.d"
     text = r"[Service]\nExecStart=\nExecStart=/bin/false\n"
     change = f"mkdir {drop_in} && printf '{text}' > {drop_in}/fail.conf && systemctl daemon-reload"
-    host.check_output(f"{change} && systemctl restart {job_prefix}idle.service; sleep 1")
+    host.check_output(f"{change} && systemctl restart {unit}; sleep 1")
     try:
         done = ansible("ansible-playbook", "playbooks/status.yml")
     finally:
-        host.check_output(
-            f"rm -r {drop_in} && systemctl daemon-reload && systemctl restart {job_prefix}idle.service"
-        )
-    assert (
-        f"{host.backend.hostname}: {job_prefix}idle.service is activating (auto-restart): look at"
-        in done.stdout
-    )
+        host.check_output(f"rm -r {drop_in} && systemctl daemon-reload && systemctl restart {unit}")
+    assert f"{unit} is activating (auto-restart): look at" in done.stdout
 
 
 @pytest.mark.on("complete")

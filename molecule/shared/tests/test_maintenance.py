@@ -137,7 +137,7 @@ def test_clients_get_503_operators_pass_and_edge_yml_keeps_maintenance(
 
     name = host.backend.hostname
     done = ansible("ansible-playbook", "playbooks/edge.yml", "playbooks/status.yml", "--limit", name)
-    assert f"{name} keeps clients out since " in done.stdout
+    assert f"{name} keeps clients of api out since " in done.stdout
     assert MESSAGE in done.stdout
     assert "changed=0 " in done.stdout.splitlines()[-2]
     assert request(PATH)[0].status == 503

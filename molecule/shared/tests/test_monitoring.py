@@ -263,7 +263,7 @@ def test_the_status_page_lists_every_host(host: Host, variables: dict[str, Any])
     assert wait_for_samples(host, variables, "instance:node_cpu:utilisation5m")
     page = fetch(host, f"http://{variables['prometheus_listen_address']}/consoles/status.html")
     hosts = {name for job, name in expected_targets(variables) if job == "node"}
-    assert hosts == set(re.findall(r'<td class="good">([^<]+)</td>', page))
+    assert hosts == set(re.findall(r'<tr><td class="good">([^<]+)</td>', page))
     assert re.search(r'<td class="n">[0-9]+ %</td>', page)
     assert re.search(r"\d+\.\d+\.\d+-[0-9a-f]{12}", page)
 

@@ -140,7 +140,7 @@ def test_client_address_cannot_be_forged(host: Host, site: Site, hosts: dict[str
     (line,) = log_lines(host, reference)
     assert line["client"] != "203.0.113.9"
     # The service on any of the hosts may have served the request.
-    unit = f"{next(iter(site.settings['services']))}@*"
+    unit = f"{next(iter(site.settings['nginx_sites']))}@*"
     command = f"journalctl --since -1min --output cat --unit '{unit}' | grep -F {reference}"
     journal = "".join(one.run(command).stdout for one in hosts.values())
     assert json.loads(journal)["client"] == line["client"]

@@ -1,6 +1,7 @@
 """Files below /static/ and /media/."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from testinfra.host import Host
@@ -29,7 +30,10 @@ def edge(host: Host, site: Site) -> Iterator[StubEdge]:
             host.check_output(f"echo '{content}' > {ROOT}/{name}")
         host.check_output(f"ln -s {ROOT}/private {ROOT}/media/link && chown -h www-data {ROOT}/media/link")
         host.check_output(f"chmod -R a+rX {ROOT}")
-    directories = {"nginx_static_directory": f"{ROOT}/static", "nginx_media_directory": f"{ROOT}/media"}
+    directories: dict[str, Any] = {
+        "nginx_static_directory": f"{ROOT}/static",
+        "nginx_media_directory": f"{ROOT}/media",
+    }
     with stub_edge(host, site, **directories) as edge:
         yield edge
         host.check_output(f"rm -rf {ROOT}")
@@ -37,9 +41,17 @@ def edge(host: Host, site: Site) -> Iterator[StubEdge]:
 
 def test_files_are_served_with_types_lifetimes_and_security_headers(edge: StubEdge) -> None:
     for path, type_, lifetime in [
-        ("/static/app.3f2a91c0.js", "application/javascript", "public, max-age=31536000, immutable"),
-        ("/static/sub/style-0123456789abcdef.css", "text/css", "public, max-age=31536000, immutable"),
-        ("/static/app.js", "application/javascript", "public, max-age=3600"),
+        (
+            "/static/app.3f2a91c0.js",
+            "application/javascript; charset=utf-8",
+            "public, max-age=31536000, immutable",
+        ),
+        (
+            "/static/sub/style-0123456789abcdef.css",
+            "text/css; charset=utf-8",
+            "public, max-age=31536000, immutable",
+        ),
+        ("/static/app.js", "application/javascript; charset=utf-8", "public, max-age=3600"),
         ("/media/run.py", "application/octet-stream", "public, max-age=3600"),
     ]:
         answer = edge.site.request(path)

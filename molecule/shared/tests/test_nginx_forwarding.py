@@ -4,6 +4,7 @@ import http.client
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from testinfra.host import Host
@@ -35,7 +36,7 @@ REPLACED = {"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Port", "X-Forwar
 @pytest.fixture(scope="module", params=["socket", "private listener"])
 def edge(request: pytest.FixtureRequest, host: Host, site: Site) -> Iterator[StubEdge]:
     """An edge that reaches the application on its socket, and one that reaches it as in the shape split."""
-    variables = {
+    variables: dict[str, Any] = {
         "nginx_untrusted_headers": ["X-Own-User"],
         "nginx_read_timeout_seconds": 2,
         "nginx_stream_paths": {"/slow": {"idle_seconds": 10}},

@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from testinfra.host import Host
@@ -19,7 +20,7 @@ ORIGIN = "https://shop.example"
 def edge(host: Host, site: Site) -> Iterator[StubEdge]:
     limits = {"site": {"path": "/", "rate": "30r/m", "burst": 60}}
     limits["tight"] = {"path": "/tight", "rate": "1r/m", "burst": 1}
-    variables = {"nginx_rate_limits": {"api": None, **limits}, "nginx_cors_origins": [ORIGIN]}
+    variables: dict[str, Any] = {"nginx_rate_limits": {"api": None, **limits}, "nginx_cors_origins": [ORIGIN]}
     with stub_edge(host, site, nginx_cors_credentials=True, **variables) as edge:
         yield edge
 

@@ -139,12 +139,11 @@ def test_a_healthy_fleet_is_green(
     page = open_until(browse, is_whole)
     assert_complete(page)
     assert {name for name, *_ in page.rows("host")} == all_variables.keys()
-    services = next(iter(all_variables.values()))["services"]
-    assert [name for name, *_ in page.rows("service")] == list(services)
+    service = next(iter(all_variables.values()))["app_name"]
+    assert [name for name, *_ in page.rows("service")] == [service]
     for name, release, *figures in page.rows("host"):
         assert (release != NO_VALUE) == ("app" in all_variables[name]["group_names"])
         assert all(figure.removesuffix(" %").isdecimal() for figure in figures), figures
-    (service,) = services
     routes = {(route, owner) for route, owner, *_ in page.rows("route")}
     assert {("GET /health/ready", service), ("GET /metrics", service)} <= routes
 

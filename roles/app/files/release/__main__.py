@@ -222,6 +222,11 @@ class Changes(Workers):
         others = [home for home in homes if home.name not in needed]
         for home in others[max(0, keep - len(set(filter(None, needed)))) :]:
             shutil.rmtree(home)
+        used = {self.own_python(home.name) for home in (self.srv / "releases").iterdir()}
+        for python in (self.srv / "pythons").glob("*"):
+            # A run that goes on may have installed it for a release that is not there yet.
+            if python not in used and python.stat().st_mtime < time.time() - 3600:
+                shutil.rmtree(python)
 
 
 @contextlib.contextmanager

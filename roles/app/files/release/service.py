@@ -126,14 +126,25 @@ class Service:
         return sorted(filter(self.is_candidate, lived))
 
     def is_candidate(self, release: str) -> bool:
-        """Return whether a release is installed for this Python and has not failed."""
+        """Return whether a release is installed for a Python of this host and has not failed."""
         home = self.srv / "releases" / release
-        return self.python(release) == PYTHON and not (home / "failed.json").exists()
+        return self.has_python(release) and not (home / "failed.json").exists()
 
     def python(self, release: str) -> str:
         """Return the Python that a release was installed for, or nothing if it is not installed."""
         marker = self.srv / "releases" / release / "release.json"
         return str(json.loads(marker.read_text())["python"]) if marker.exists() else ""
+
+    def own_python(self, release: str) -> Path | None:
+        """Return the directory of the Python that a release brings, or None if it runs with the host's."""
+        link = self.srv / "releases" / release / "venv/bin/python3"
+        home = link.readlink().parent.parent if link.is_symlink() else None
+        return home if home and home.parent == self.srv / "pythons" else None
+
+    def has_python(self, release: str) -> bool:
+        """Return whether a release has its Python: its own, or that of this host."""
+        own = self.own_python(release)
+        return own.exists() if own else self.python(release) == PYTHON
 
     def barriers(self) -> dict[str, str]:
         """Return the releases that cannot work with the migrated database any more, each with the reason."""
@@ -226,7 +237,7 @@ class Service:
         python = self.python(release)
         if not python:
             raise ReleaseError(f"There is no release {release} on this host: deploy it.")
-        if python != PYTHON:
+        if not self.has_python(release):
             raise ReleaseError(
                 f"{release} was installed for Python {python}, and this host has {PYTHON} since:"
                 " install it anew by deploy.yml, with the code it was built from in app_source"
@@ -268,20 +279,23 @@ class Service:
             answer("systemctl", "start", self.unit(instance))
         except ReleaseError:
             unit = self.unit(instance)
-            # What the workers said of their startup probe.
-            found = answer("systemctl", "show", "--property=StatusText", "--value", unit)
-            reason = f" did not get ready: {found}" if found.startswith("GET ") else " did not get ready"
             said = self.journal(unit, since)
-            raise ReleaseError(f"{unit}{reason}. Last lines of its journal:\n{said}") from None
+            # What the workers said of their startup probe, in a line of text or of JSON.
+            found = re.findall(r"Startup probe: (GET \S+ (?:answered \d+|was not answered))", "\n".join(said))
+            reason = f": {found[-1]}" if found else ""
+            last = "\n".join(said[-JOURNAL_LINES:])
+            raise ReleaseError(
+                f"{unit} did not get ready{reason}. Last lines of its journal:\n{last}"
+            ) from None
         finally:
             probe.unlink(missing_ok=True)
 
-    def journal(self, unit: str, since: float) -> str:
-        """Return a unit's last lines since a time."""
+    def journal(self, unit: str, since: float) -> list[str]:
+        """Return a unit's lines since a time, 1000 at most."""
         # Debian 12 shows the first lines instead of the last ones of a range, so newest first.
-        lines = ("--reverse", "--lines", str(JOURNAL_LINES), "--no-pager", "--output", "cat")
+        lines = ("--reverse", "--lines", "1000", "--no-pager", "--output", "cat")
         newest = answer("journalctl", "--unit", unit, "--since", f"@{int(since)}", *lines)
-        return "\n".join(reversed(newest.splitlines()))
+        return newest.splitlines()[::-1]
 
     def retire(self, instance: str) -> None:
         """Stop an instance after its in-flight requests, without waiting for it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from service import UNITS, ReleaseError, Service, answer, read, succeeds
+from service import JOURNAL_LINES, UNITS, ReleaseError, Service, answer, read, succeeds
 
 # A job that fails at its start does so within this time.
 START_SECONDS = 3
@@ -58,7 +58,7 @@ class Workers(Service):
         for unit in idle:
             shown = answer("systemctl", "show", "--property=NRestarts,Result", unit).splitlines()
             if set(shown) != {"NRestarts=0", "Result=success"}:
-                said = self.journal(unit, since)
+                said = "\n".join(self.journal(unit, since)[-JOURNAL_LINES:])
                 raise ReleaseError(f"{unit} did not keep running. Last lines of its journal:\n{said}")
         self.links.mkdir(exist_ok=True)
         for unit in idle:

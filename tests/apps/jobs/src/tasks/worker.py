@@ -26,5 +26,5 @@ class WorkerSettings:
     redis_settings = settings.queue
     max_jobs = 10
     job_timeout = 600
-    # A worker that is told to stop takes no new task and finishes those that it has.
+    # After SIGTERM a worker takes no new task and finishes those that it has.
     job_completion_wait = 300
