@@ -48,7 +48,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "Set in app_environment and again as a setting or secret: redis_key_prefix; remove one of them.",
     ),
     (
-        {"app_source": str(ROOT / "tests/own_app"), "app_secrets": {"environment": "x"}},
+        {"app_source": str(ROOT / "tests/apps/notes"), "app_secrets": {"environment": "x"}},
         "app_secrets has a secret `environment`, the name of a file of the platform",
     ),
     ({"app_state": ["../etc"]}, "app_state has a name that is no directory name"),
