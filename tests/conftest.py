@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import hypothesis
 import pytest
 
 from tests.lab import LAB_GROUP_VARS, ROOT, SERVICES, Lab, play
 
 KEEP = os.environ.get("FASTMETAL_KEEP_LAB") == "1"
+EXIT_SECONDS = 60
+# A busy machine is no fault of a test.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 MEASURED = pytest.StashKey[list[str]]()
 
 
@@ -39,6 +45,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         item.fixturenames.insert(0, "service_lab")
     if items:
         items[0].add_marker(pytest.mark.timeout(900))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Print all stacks and fail if the interpreter does not exit: a thread may keep it forever."""
+    # Processes of pytest-xdist wait for the main one.
+    if not hasattr(config, "workerinput"):
+        faulthandler.dump_traceback_later(EXIT_SECONDS, exit=True)
 
 
 @contextmanager

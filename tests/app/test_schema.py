@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -22,7 +23,8 @@ EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "10")
 def address(service: Callable[..., Settings]) -> Iterator[str]:
     """Run a service in a thread and yield its URL."""
     app = create_app(service(), lambda _: None)
-    config = uvicorn.Config(app, port=0, log_config=None, access_log=False, lifespan="on")
+    options: dict[str, Any] = {"log_config": None, "access_log": False, "lifespan": "on"}
+    config = uvicorn.Config(app, port=0, timeout_graceful_shutdown=10, **options)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -33,6 +35,7 @@ def address(service: Callable[..., Settings]) -> Iterator[str]:
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_every_response_matches_the_openapi_document(

@@ -164,17 +164,19 @@ async def test_an_in_flight_sign_in_counts_for_the_old_password(
 async def test_disconnected_sign_ins_still_count_towards_the_hash_limit(
     client: httpx.AsyncClient, add: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name, go_on = add(), threading.Event()
+    name, go_on, hashing = add(), threading.Event(), threading.Semaphore(0)
     begun: list[str] = []
 
     def slow(_hashed: str, password: str) -> bool:
         begun.append(password)
+        hashing.release()
         return go_on.wait(5)
 
     monkeypatch.setattr(users_service, "_matches", slow)
     requests = [asyncio.ensure_future(sign_in(client, name, f"{number}")) for number in range(6)]
     try:
-        await asyncio.sleep(0.3)
+        for _ in range(2):
+            assert await asyncio.to_thread(hashing.acquire, timeout=10)
         for request in requests:
             request.cancel()
         await asyncio.gather(*requests, return_exceptions=True)
