@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import uvicorn
@@ -23,8 +22,9 @@ EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "10")
 def address(service: Callable[..., Settings]) -> Iterator[str]:
     """Run a service in a thread and yield its URL."""
     app = create_app(service(), lambda _: None)
-    options: dict[str, Any] = {"log_config": None, "access_log": False, "lifespan": "on"}
-    config = uvicorn.Config(app, port=0, timeout_graceful_shutdown=10, **options)
+    config = uvicorn.Config(
+        app, port=0, log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=10
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -177,6 +177,7 @@ async def test_disconnected_sign_ins_still_count_towards_the_hash_limit(
     try:
         for _ in range(2):
             assert await asyncio.to_thread(hashing.acquire, timeout=10)
+        await asyncio.sleep(0.3)  # the others wait for a thread
         for request in requests:
             request.cancel()
         await asyncio.gather(*requests, return_exceptions=True)
