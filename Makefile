@@ -19,7 +19,7 @@ export LC_ALL := C.UTF-8
 unexport ANSIBLE_INVENTORY VIRTUAL_ENV
 
 .PHONY: help venv lock lab demo demo-down import-env secrets reference check lint-ansible lint-python test test-unit test-lab test-app test-demo test-preflight \
-  image buildah chromium dev dev-servers dev-down soak bench clean
+  image buildah chromium dev dev-servers dev-down soak test-vm bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,10 +42,17 @@ $(VENV)/.complete: requirements-bootstrap.txt requirements-dev.txt requirements-
 	@printf '\n# Ansible finds the configuration from every directory, and accepts the locale.\nexport ANSIBLE_CONFIG="%s" LC_ALL=C.UTF-8\n' "$$ANSIBLE_CONFIG" >> $(VENV)/bin/activate
 	@touch $@
 
+# The scanners of the scenario security.
+$(VENV)/scan/.complete: requirements-scan.txt $(VENV)/.complete
+	@uv venv --quiet --clear $(VENV)/scan
+	@uv pip install --quiet --require-hashes --python $(VENV)/scan -r requirements-scan.txt
+	@touch $@
+
 lock: ## Refresh the hash-pinned requirements from pyproject.toml
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header pyproject.toml -o requirements-app.txt
 	@uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-header --no-annotate -c requirements-app.txt roles/app/files/server.in -o roles/app/files/server.txt
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group dev -c requirements-app.txt pyproject.toml -o requirements-dev.txt
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group scan -o requirements-scan.txt
 	@echo uv | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header - -o requirements-bootstrap.txt
 
 # --- demo ---------------------------------------------------------------------
@@ -118,12 +125,13 @@ lint-python: venv
 	ruff check .
 	ruff format --check .
 	mypy --explicit-package-bases plugins
-	mypy --explicit-package-bases app tests roles/lab/files roles/exporter/files roles/logs/files inventories docs
+	mypy --explicit-package-bases app tests roles/lab/files roles/acme/files roles/exporter/files roles/logs/files inventories docs
 	mypy bin/fastmetal
 	@for folder in $(MYPY_FOLDERS); do mypy $$folder; done
 	shellcheck .ci/run
 	python docs/reference.py --check
 	python docs/settings.py --check
+	python docs/ports.py --check
 	python roles/grafana/dashboards --check
 
 test-unit: venv $(LAB_SECRETS)
@@ -131,7 +139,7 @@ test-unit: venv $(LAB_SECRETS)
 
 # Parts that are joined by "+" run side by side: what follows the first one is niced, so that it takes the processor
 # time that the first one leaves idle and no deadline fails. CONTRIBUTING.md has a table of their durations.
-PARTS := check test-lab test-app scenario-default+test-preflight scenario-split+test-demo+scenario-apps scenario-release
+PARTS := check test-lab scenario-security+test-app scenario-default+test-preflight scenario-split+test-demo+scenario-apps scenario-release
 test: venv lab $(LAB_SECRETS) $(VENV)/.compiled ## Run every test, as CI does, and print how long each part took
 	@trap 'printf "\nmin:sec  part\n"; cat .lab/times' EXIT; mkdir -p .lab; : > .lab/times; \
 	for part in $(PARTS); do \
@@ -153,6 +161,7 @@ $(VENV)/.compiled: $(VENV)/.complete
 reference: venv ## Write docs/roles.md, docs/settings.md and the dashboards from the code
 	python docs/reference.py
 	python docs/settings.py
+	python docs/ports.py
 	python roles/grafana/dashboards
 
 lab: venv ## Install the packages for lab hosts on this machine
@@ -177,6 +186,8 @@ test-preflight: venv lab $(LAB_SECRETS) ## Test preflight on lab hosts, and the 
 # It loads pages in a browser; machines of GitHub have Chrome.
 scenario-apps: chromium
 
+scenario-security: $(VENV)/scan/.complete
+
 chromium:
 	@command -v chromium-headless-shell chromium google-chrome >/dev/null || \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium-headless-shell >/dev/null; }
@@ -186,6 +197,14 @@ scenario-%: venv lab $(LAB_SECRETS) ## Run one Molecule scenario: make scenario-
 
 soak: venv lab $(LAB_SECRETS) $(VENV)/.compiled ## Measure many releases, other release methods and the time of each step: before a release, or nightly
 	SOAK=1 molecule test --scenario-name release
+	@command -v npm >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends npm >/dev/null
+	SOAK=1 molecule test --scenario-name security
+
+# Not part of `make test`: software emulation takes an hour or more.
+test-vm: venv lab $(LAB_SECRETS) ## Test limits, address filters, clock, durability and reboot on a real kernel under qemu
+	@command -v qemu-system-x86_64 >/dev/null || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends qemu-system-x86 >/dev/null; }
+	nice pytest tests/vm
 
 # Not part of `make test`: it needs an idle machine for twenty minutes.
 bench: venv $(LAB_SECRETS) ## Benchmark the service against a tutorial's on one lab host

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import jwt
 from fastapi import HTTPException, Request, Security
 from fastapi.security import HTTPBearer
+from pydantic import BaseModel, Field, ValidationError
 
 from app.errors import UnavailableError
 from app.settings import Settings
@@ -19,6 +20,8 @@ SCOPES = (WRITE_PRODUCTS, READ_OPERATIONS, CLEAR_CACHE)
 MAX_CACHED_TOKENS = 1000
 REQUIRED_CLAIMS: Any = {"require": ["exp", "iat", "sub"]}
 CLOCK_SKEW_SECONDS = 5  # the issuing host's clock may be ahead
+# What PyJWT raises for claims of a type that it does not expect, besides its own errors.
+ODD_CLAIMS = (TypeError, ValueError, OverflowError, RecursionError)
 
 
 class UnauthorizedError(HTTPException):
@@ -40,7 +43,17 @@ class Principal:
     subject: str
     scopes: frozenset[str]
     user_id: int | None
-    issued_at: int
+    issued_at: float
+
+
+class Claims(BaseModel, strict=True):
+    """The claims that the service uses; the type of each is part of what makes a token valid."""
+
+    sub: str = Field(max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
+    scope: str = ""
+    uid: int | None = Field(None, ge=1, le=2**63 - 1)
+    iat: float = Field(allow_inf_nan=False)
+    exp: float = Field(allow_inf_nan=False)
 
 
 class Tokens:
@@ -82,16 +95,17 @@ class Tokens:
             raise invalid_token()
         return principal
 
-    def _decode(self, token: str) -> tuple[Principal, int]:
+    def _decode(self, token: str) -> tuple[Principal, float]:
         for key in self._verification_keys:
             try:
-                claims = jwt.decode(token, key, [self._algorithm], REQUIRED_CLAIMS, leeway=CLOCK_SKEW_SECONDS)
+                found = jwt.decode(token, key, [self._algorithm], REQUIRED_CLAIMS, leeway=CLOCK_SKEW_SECONDS)
+                claims = Claims.model_validate(found)
             except jwt.InvalidSignatureError:
                 continue
-            except jwt.InvalidTokenError:
+            except (jwt.InvalidTokenError, ValidationError, *ODD_CLAIMS):
                 break
-            scopes = frozenset(claims.get("scope", "").split())
-            return Principal(claims["sub"], scopes, claims.get("uid"), claims["iat"]), claims["exp"]
+            scopes = frozenset(claims.scope.split())
+            return Principal(claims.sub, scopes, claims.uid, claims.iat), claims.exp
         raise invalid_token()
 
 

@@ -75,6 +75,7 @@ class Cache:
         self._leases: dict[str, Lease] = {}
         self._batch: dict[str, None] = {}
         self._batch_task: asyncio.Task[dict[str, bytes | None]] | None = None
+        self._batches: set[asyncio.Task[dict[str, bytes | None]]] = set()
         self._orphans: set[str] = set()  # names of leases that may stand without a holder
         self._suspending: set[asyncio.Task[None]] = set()
         self._watching: asyncio.Task[None] | None = None
@@ -210,6 +211,8 @@ class Cache:
         self._batch[name] = None
         if self._batch_task is None:
             self._batch_task = asyncio.create_task(self._get_batch())
+            self._batches.add(self._batch_task)
+            self._batch_task.add_done_callback(self._batches.discard)
         return (await asyncio.shield(self._batch_task))[name]
 
     async def _get_batch(self) -> dict[str, bytes | None]:
@@ -280,11 +283,12 @@ class Cache:
 
     async def aclose(self) -> None:
         self._closing.set()
-        tasks = set(self._suspending)
-        if self._watching:
-            # A cancelled command would lose its connection.
-            await asyncio.wait([self._watching], timeout=CLOSE_SECONDS)
-            tasks.add(self._watching)
+        # A cancelled command would lose its connection. Loads and reads go on when their readers disconnect.
+        tasks: set[asyncio.Task[Any]] = {*self._batches, *(lease.task for lease in self._leases.values())}
+        tasks |= {self._watching} if self._watching else set()
+        if tasks:
+            await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
+        tasks |= self._suspending
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

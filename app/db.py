@@ -100,10 +100,12 @@ def create_engine(
     """
     given = make_url(settings.database_url)
     url = URL.create("postgresql+asyncpg", given.username, database=given.database)
-    password, name = settings.database_password, f"api {settings.release}"[:63]
+    passwords = [settings.database_password, settings.database_other_password]
+    name = f"api {settings.release}"[:63]
     pool: dict[str, Any] = {"poolclass": NullPool}
     if owner:
-        url, password, name = url.set(username=settings.owner), settings.database_owner_password, "api manage"
+        url, name = url.set(username=settings.owner), "api manage"
+        passwords = [settings.database_owner_password]
     else:
         limits = {
             "statement_timeout": settings.database_statement_timeout,
@@ -121,7 +123,7 @@ def create_engine(
     milliseconds = {limit: str(int(seconds * 1000)) for limit, seconds in limits.items()}
     endpoints = settings.database_endpoints
     arguments = {
-        "password": password.get_secret_value() or None,
+        "passwords": [password.get_secret_value() or None for password in passwords if password] or [None],
         "timeout": settings.database_connect_timeout / len(endpoints),
         # Ends a statement if the server is gone and cannot enforce its own timeout.
         "command_timeout": None if owner else settings.database_statement_timeout + 1,
@@ -140,11 +142,12 @@ class Database:
     Each unit of work is a function, so that it can be repeated if Postgres undid it.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, *, owner: bool = False) -> None:
+        """Connect as the serving role, or as the owner role, which may write every table."""
         limit = settings.database_pool_size + settings.database_max_overflow
         self._pool_timeout = settings.database_pool_timeout
         self._sessions = Sessions(limit, self._pool_timeout)
-        self.engine = create_engine(settings, sessions=self._sessions)
+        self.engine = create_engine(settings, owner=owner, sessions=self._sessions)
         self._orm_sessions = async_sessionmaker(self.engine, expire_on_commit=False)
         # First come, first served: SQLAlchemy's pool lets newcomers overtake waiting requests.
         self._slots = asyncio.Semaphore(limit)

@@ -30,6 +30,13 @@ class UnavailableError(HTTPException):
         super().__init__(503, detail, {"Retry-After": str(retry_after)})
 
 
+class TooManyRequestsError(HTTPException):
+    """429 with a Retry-After in seconds."""
+
+    def __init__(self, detail: str, retry_after: int) -> None:
+        super().__init__(429, detail, {"Retry-After": str(retry_after)})
+
+
 class Problem(BaseModel):
     """Documents the shape of every error."""
 

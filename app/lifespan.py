@@ -20,6 +20,7 @@ from app.products.repository import ProductRepository
 from app.products.service import ProductService
 from app.redis_link import RedisLink
 from app.settings import Settings
+from app.users.attempts import SignInAttempts
 from app.users.repository import UserRepository
 from app.users.service import UserService
 
@@ -45,7 +46,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         state.database = database
         state.idempotency = idempotency = Idempotency(database)
         state.products = ProductService(ProductRepository(database), cache, idempotency, settings.api_prefix)
-        state.users = UserService(UserRepository(database), state.tokens, metrics)
+        state.users = UserService(UserRepository(database), SignInAttempts(database), state.tokens, metrics)
         state.health = Health(database, cache, settings.external_endpoints)
         tasks = [
             asyncio.create_task(_repeat(metrics.sample_process, SAMPLE_SECONDS)),

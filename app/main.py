@@ -5,6 +5,8 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 
 from app import __version__, health
 from app.auth import Tokens
@@ -73,4 +75,10 @@ def create_app(
     for router in (products.router, users.router):
         app.router.routes.extend(routes_below(settings.api_prefix, router))
     app.router.routes.extend(health.router.routes)
+
+    async def index(_: Request) -> JSONResponse:
+        return JSONResponse({"openapi": f"{documents}/openapi.json", "health": "/health/ready"})
+
+    # A 404 at the root would look like a service that is down.
+    app.add_route("/", index, include_in_schema=False)
     return app

@@ -26,11 +26,13 @@ from app.migrations import head_revision
 from app.migrations.run import current_revision, migrate, plan
 from app.redis_link import RedisLink, Unavailable
 from app.settings import EXIT_SETTINGS, OperatorError, Settings, load_settings
+from app.users.attempts import SignInAttempts
 from app.users.repository import UserRepository
-from app.users.service import UserService
+from app.users.service import add_user
 
 # A purge extends its lock after each batch, which takes seconds at most.
 PURGE_LOCK_SECONDS = 120
+INSUFFICIENT_PRIVILEGE = "42501"
 PATTERN = re.compile(r"[!-~]{1,200}")
 
 
@@ -50,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, exc.DBAPIError) as error:
         reasons = str(getattr(error, "orig", None) or error).strip().splitlines()
         message, status = f"Database error: {[type(error).__name__, *reasons][-1]}.", 1
+        if getattr(getattr(error, "orig", None), "sqlstate", None) == INSUFFICIENT_PRIVILEGE:
+            message += " Run the command on the host that migrates: it has the owner's password."
     print_error(message)
     return status
 
@@ -90,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     clear.add_argument(
         "pattern", metavar="PATTERN", help="keys in Redis' glob style: product:42, product:*, or * for all"
     )
-    command("purge", _purge, "delete expired idempotency keys, on one host at a time")
+    command("purge", _purge, "delete expired idempotency keys and sign-in attempts, on one host at a time")
     return parser
 
 
@@ -116,21 +120,27 @@ async def _current(settings: Settings, _options: argparse.Namespace) -> None:
     print(f"database {await current_revision(settings) or 'base'}, release {head_revision()}")
 
 
-def _database(settings: Settings) -> aclosing[Database]:
-    return aclosing(Database(settings, Metrics(settings.release)))
+def _database(settings: Settings, *, owner: bool = False) -> aclosing[Database]:
+    return aclosing(Database(settings, Metrics(settings.release), owner=owner))
+
+
+def _as_owner(settings: Settings) -> aclosing[Database]:
+    """Return the database as its owner; without the owner's password, as the serving role."""
+    return _database(settings, owner=bool(settings.database_owner_password.get_secret_value()))
 
 
 async def _user_add(settings: Settings, options: argparse.Namespace) -> None:
     line = getpass() if sys.stdin.isatty() else sys.stdin.readline()
     scopes = frozenset(options.scope or [WRITE_PRODUCTS])
-    async with _database(settings) as database:
-        service = UserService(UserRepository(database), Tokens(settings), Metrics(settings.release))
-        if not await service.add(options.name, line.rstrip("\r\n"), scopes, replace=options.replace):
+    async with _as_owner(settings) as database:
+        if not await add_user(
+            UserRepository(database), options.name, line.rstrip("\r\n"), scopes, replace=options.replace
+        ):
             raise OperatorError(f"The user {options.name} exists; --replace sets a new password.")
 
 
 async def _user_disable(settings: Settings, options: argparse.Namespace) -> None:
-    async with _database(settings) as database:
+    async with _as_owner(settings) as database:
         if not await UserRepository(database).disable(options.name):
             raise OperatorError(f"There is no user {options.name}.")
 
@@ -153,7 +163,8 @@ async def _purge(settings: Settings, _options: argparse.Namespace) -> None:
             print("another process is purging")
             return
         try:
-            print(f"purged {await Idempotency(database).purge(lock.extend)}")
+            purged = await Idempotency(database).purge(lock.extend)
+            print(f"purged {purged + await SignInAttempts(database).purge()}")
         finally:
             await lock.release()
 

@@ -34,7 +34,11 @@ SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
 }
 CLIENT_CLOSED_REQUEST = 499
 NOT_ACCEPTED = 403  # the server's answer to a WebSocket that no route accepts
@@ -68,6 +72,7 @@ class RequestMiddleware:
         state = scope.setdefault("state", {})
         state |= {
             "request_id": ids["request_id"],
+            "client": client,
             "begun": False,
             "max_body_bytes": self.max_body_bytes,  # a route may lower it
         }

@@ -33,7 +33,7 @@ async def connect(endpoints: list[tuple[str, int]], **arguments: Any) -> Driver:
     """
     for host, port in [*endpoints]:
         try:
-            driver: Driver = await asyncpg.connect(host=host, port=port, **arguments)
+            driver = await _log_in(host=host, port=port, **arguments)
         except (*CONNECTION_LOST, asyncpg.CannotConnectNowError, OSError) as error:
             failure = error
         else:
@@ -41,6 +41,20 @@ async def connect(endpoints: list[tuple[str, int]], **arguments: Any) -> Driver:
             endpoints.insert(0, (host, port))
             return driver
     raise failure
+
+
+async def _log_in(passwords: list[str | None], **arguments: Any) -> Driver:
+    """Return a connection with the first password that the server accepts; the next login tries it first."""
+    for password in [*passwords]:
+        try:
+            driver: Driver = await asyncpg.connect(password=password, **arguments)
+        except asyncpg.InvalidPasswordError as error:
+            refused = error
+        else:
+            passwords.remove(password)
+            passwords.insert(0, password)
+            return driver
+    raise refused
 
 
 class Connection(AsyncpgConnection):

@@ -67,6 +67,11 @@ class Settings(BaseSettings):
     database_password: SecretStr = Field(
         NO_SECRET, description="Password of the serving role, which is the user in DATABASE_URL."
     )
+    database_other_password: SecretStr = Field(
+        NO_SECRET,
+        description="Second password of the serving role, tried if Postgres refuses DATABASE_PASSWORD; "
+        "set during a rotation.",
+    )
     database_ssl_ca: FilePath | None = Field(
         None, description="CA certificate to verify the server and its name."
     )
@@ -260,7 +265,8 @@ class Settings(BaseSettings):
                 _refuse_weak_key("ACCEPTED_SECRET_KEYS" if number else "SECRET_KEY", key, minimum)
             if self.debug:
                 raise ValueError("DEBUG must be off in staging and production")
-            for name in ("database_password", "database_owner_password", "redis_password"):
+            passwords = ("database_password", "database_other_password", "database_owner_password")
+            for name in (*passwords, "redis_password"):
                 if WELL_KNOWN_PASSWORDS.fullmatch(getattr(self, name).get_secret_value().lower()):
                     raise ValueError(f"{name.upper()} is a well-known password: generate a random one")
             if not self.database_ssl_ca and not all(_is_local(host) for host, _ in self.database_endpoints):

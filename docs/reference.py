@@ -82,7 +82,7 @@ def reference() -> str:
     shared = {name: option for name, option in options.items() if not name.startswith(f"{SHARED_ROLE}_")}
     specs[SHARED_ROLE]["options"] = {name: options[name] for name in options if name not in shared}
     secrets = {name: option for name, option in shared.items() if name.startswith("secret_")}
-    plain = {name: option | {"required": True} for name, option in shared.items() if name not in secrets}
+    plain = {name: {"required": True} | option for name, option in shared.items() if name not in secrets}
     parts = [
         INTRODUCTION,
         section(

@@ -74,9 +74,14 @@ class Site:
         """Send bytes that may be an invalid request, and return the first answer."""
         with self.connect(port=port) as connection:
             connection.sendall(request)
-            response = http.client.HTTPResponse(connection)
-            response.begin()
-            return Answer(response.status, response.headers, response.read())
+            return self.receive(connection)
+
+    @staticmethod
+    def receive(connection: socket.socket) -> Answer:
+        """Return the next answer of a connection."""
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        return Answer(response.status, response.headers, response.read())
 
     def send_path(self, path: bytes, headers: bytes = b"") -> Answer:
         """Send a GET for a path exactly as given."""
@@ -97,6 +102,28 @@ def log_lines(host: Host, text: str, file: str = "/var/log/nginx/access.log") ->
     with host.sudo():
         found = host.run(f"grep -ahF {shlex.quote(text)} {file}").stdout
     return [json.loads(line) for line in found.splitlines()]
+
+
+CLIENT = """
+import http.client, json, ssl, sys
+source, target, port, path, number, headers = sys.argv[1:]
+for _ in range(int(number)):
+    client = http.client.HTTPSConnection(
+        target, port, source_address=(source, 0), context=ssl._create_unverified_context()
+    )
+    client.request("GET", path, headers=json.loads(headers))
+    print(client.getresponse().status)
+"""
+
+
+def statuses_from(
+    host: Host, site: Site, address: str, path: str, number: int, headers: dict[str, str] | None = None
+) -> list[int]:
+    """Return the statuses that a client on the host gets, which has another address than the control node."""
+    target = "127.0.0.1" if address.startswith("127.") else site.address
+    fields = json.dumps({"Host": site.name, **(headers or {})})
+    words = ["python3", "-c", CLIENT, address, target, str(site.port), path, str(number), fields]
+    return [int(status) for status in host.check_output(shlex.join(words)).split()]
 
 
 def assert_headers(site: Site, answer: Answer, *, tls: bool = True) -> None:
@@ -168,7 +195,7 @@ class StubEdge:
             "listen [::]:80": "listen [::]:18080",
             "listen 443": "listen 18443",
             "listen [::]:443": "listen [::]:18443",
-            "/run/nginx.pid": f"{self.directory}/nginx.pid",
+            "/run/nginx/nginx.pid": f"{self.directory}/nginx.pid",
             "/var/log/nginx": self.directory,
         }.items():
             text = text.replace(old, new)

@@ -10,6 +10,8 @@ import sys
 from urllib.parse import parse_qs, urlsplit
 
 count = 0
+# The targets of the requests so far; a request for /seen returns and forgets them.
+seen: list[str] = []
 
 
 async def respond(writer: asyncio.StreamWriter, status: int, body: bytes, headers: dict[str, str]) -> None:
@@ -34,10 +36,13 @@ async def stream(writer: asyncio.StreamWriter, query: dict[str, str]) -> None:
     writer.write(b"" if "close" in query else b"0\r\n\r\n")
 
 
-async def answer(writer: asyncio.StreamWriter, target: str, headers: list[tuple[str, str]]) -> None:
+async def answer(
+    writer: asyncio.StreamWriter, target: str, headers: list[tuple[str, str]], body: bytes
+) -> None:
     """Do what the path says."""
     global count
     count += 1
+    seen.append(target)
     parts = urlsplit(target)
     query = {name: values[0] for name, values in parse_qs(parts.query).items()}
     match parts.path.split("/")[1:]:
@@ -45,6 +50,11 @@ async def answer(writer: asyncio.StreamWriter, target: str, headers: list[tuple[
             await respond(writer, int(status), b"the application's own", {"Retry-After": "7"})
         case ["headers"]:
             await respond(writer, 200, json.dumps(headers).encode(), {})
+        case ["body"]:
+            await respond(writer, 200, body, {})
+        case ["seen"]:
+            await respond(writer, 200, json.dumps(seen[:-1]).encode(), {})
+            seen.clear()
         case ["events"]:
             await stream(writer, query)
         case ["large"]:
@@ -68,7 +78,10 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         while head := await reader.readuntil(b"\r\n\r\n"):
             first, *lines = head.decode("latin-1").rstrip().split("\r\n")
             pairs = [line.partition(": ") for line in lines]
-            await answer(writer, first.split(" ")[1], [(name, value) for name, _, value in pairs])
+            headers = [(name, value) for name, _, value in pairs]
+            lengths = [int(value) for name, value in headers if name.lower() == "content-length"]
+            body = await reader.readexactly(lengths[0] if lengths else 0)
+            await answer(writer, first.split(" ")[1], headers, body)
             if "close" in first:
                 break
     except (asyncio.IncompleteReadError, ConnectionError):

@@ -71,7 +71,7 @@ class Lab:
         self.directory = ROOT / ".lab" / name
 
     def up(self, **releases: str) -> float:
-        """Start exactly these hosts ({name: Debian release}); return the seconds until SSH works on all."""
+        """Start exactly these hosts ({name: RELEASE[:FAMILY]}); return the seconds until SSH works on all."""
         start = time.monotonic()
         hosts = [word for name, release in releases.items() for word in ("--host", f"{name}:{release}")]
         labctl("up", self.name, *hosts)

@@ -3,7 +3,7 @@
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import orjson
 from fastapi import HTTPException
@@ -85,6 +85,9 @@ _CURSOR: TypeAdapter[tuple[Sort, int, Decimal]] = TypeAdapter(tuple[Sort, Produc
 class ProductInput(Input):
     """A complete product, to create or replace one."""
 
+    # Four times the longest product with every character escaped: parsing 2 MiB would block other requests.
+    max_bytes: ClassVar[int | None] = 16_384
+
     name: Name
     category: Category
     price: Price
@@ -102,6 +105,7 @@ OMITTED: Any = Field(None, json_schema_extra=drop_default)
 class ProductChange(Input):
     """Some fields of a product; omitted fields keep their values."""
 
+    max_bytes: ClassVar[int | None] = ProductInput.max_bytes
     model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     name: Name = OMITTED

@@ -1,4 +1,4 @@
-"""HTTP endpoint to sign in; the edge limits its rate."""
+"""HTTP endpoint to sign in."""
 
 from typing import Annotated, ClassVar
 
@@ -12,7 +12,7 @@ from app.users.service import MAXIMUM_PASSWORD_LENGTH, UserService
 router = APIRouter(
     prefix="/auth",
     tags=["auth"],
-    responses=problems(400, 401, 413, 415, 422, 503),
+    responses=problems(400, 401, 413, 415, 422, 429, 503),
     route_class=DirectRoute,
 )
 
@@ -44,7 +44,8 @@ async def sign_in(request: Request, credentials: Credentials) -> Response:
     """Exchange a name and a password for a bearer token."""
     users: UserService = request.app.state.users
     requested = frozenset(credentials.scope.split())
-    token, scopes = await users.sign_in(credentials.username, credentials.password, requested)
+    client: str = request.state.client
+    token, scopes = await users.sign_in(credentials.username, credentials.password, requested, client)
     request.state.user = credentials.username
     lifetime = request.app.state.settings.token_lifetime_seconds
     answer = Token(access_token=token, expires_in=lifetime, scope=" ".join(sorted(scopes)))

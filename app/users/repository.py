@@ -1,15 +1,16 @@
-"""Queries for users, through ORM sessions: sign-ins are rare."""
+"""Queries for users, through ORM sessions: sign-ins are rare. Only the owner role may write users."""
 
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Executable, select, update
+from sqlalchemy import ColumnElement, Executable, delete, select, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.db import Database
-from app.users.models import THIS_SECOND, User
+from app.users.models import THIS_SECOND, SignInNetwork, User
 
 
 class UserRepository:
@@ -46,7 +47,13 @@ class UserRepository:
             new = new.on_conflict_do_update(index_elements=[User.name], set_=changes)
         else:
             new = new.on_conflict_do_nothing(index_elements=[User.name])
-        return await self._scalar("users.add", new.returning(User.id)) is not None
+
+        async def write(session: AsyncSession) -> bool:
+            if replace:  # the old password may have been used from other networks than the user's
+                await session.execute(delete(SignInNetwork).where(SignInNetwork.name == name))
+            return await session.scalar(new.returning(User.id)) is not None
+
+        return await self._database.with_session("users.add", write)
 
     async def disable(self, name: str) -> bool:
         """Disable a user; return whether it exists."""

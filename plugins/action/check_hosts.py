@@ -6,6 +6,7 @@ Ansible's own validation accepts a port of 99999999, a list from "a,b" and any m
 from __future__ import annotations
 
 import fnmatch
+import getpass
 import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +18,9 @@ from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
 from ansible.utils.vars import load_extra_vars
+from ansible_collections.fastmetal.metal.plugins.filter.firewall import admitted_ports
 from ansible_collections.fastmetal.metal.plugins.module_utils.ownership import (
+    closed_port_faults,
     ownership_faults,
     port_faults,
     removed_services,
@@ -57,6 +60,7 @@ MAGIC = {
         "item",
         "service",
         "service_name",
+        *("patch_drain_seconds", "patch_reboot", "patch_upgrade"),  # Of patch.yml.
         *(
             "database",
             "owner",
@@ -79,6 +83,8 @@ WANTED = {
     "services": "services",
     "admin": "base_admin_user",
     "admin_keys": "base_admin_authorized_keys",
+    "base_accounts": "ssh_base_accounts",
+    "accounts": "ssh_accounts",
     "roles": "preflight_roles",
     "take_over": "preflight_take_over",
 }
@@ -103,6 +109,14 @@ def missing_secrets(names: Sequence[str], folder: str) -> str:
     return f"{join(names)} not set: {move}make the environment's secrets with `make secrets ENV={name}`"
 
 
+def is_ipv6(text: str) -> bool:
+    """Return whether a text is an IPv6 address that other hosts can use: one without a zone."""
+    try:
+        return not ipaddress.IPv6Address(text).scope_id
+    except ValueError:
+        return False
+
+
 def name_faults(host: str, public_name: str) -> Iterator[str]:
     """Yield a sentence for each name that certificates cannot have."""
     if not re.fullmatch(r"(?=.{1,64}$)[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?", host):
@@ -110,7 +124,9 @@ def name_faults(host: str, public_name: str) -> Iterator[str]:
             "the inventory's name of this host cannot be in a certificate:"
             " use at most 64 letters, digits, dots and dashes"
         )
-    if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?", public_name):
+    if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?", public_name) and not is_ipv6(
+        public_name
+    ):
         yield f"public_name is {public_name!r}: write a host name or an address, without scheme or path"
 
 
@@ -201,6 +217,18 @@ def host_faults(probe: Mapping[str, Any], releases: Mapping[str, str], needed_mb
         )
 
 
+def unreachable_fault(output: str, login: str, admin: str) -> str:
+    """Return a sentence for a host that does not answer SSH, or not to this login.
+
+    output: What Ansible says. admin: The account that logs in once root's login is closed.
+    """
+    reason = (output.strip().splitlines() or [""])[-1].rpartition("over ssh: ")[2].rstrip(".")
+    hint = "see that it is on, and that ansible_host, ansible_user and your key are right"
+    if "Permission denied" in reason and login == "root":
+        hint = f"the first run closes root's login, so set ansible_user to {admin}"
+    return f"cannot be reached ({reason or 'no answer'}): {hint}"
+
+
 def unusable_fault(reason: str) -> str:
     """Return a sentence for a host on which no module can run."""
     words = reason.lower()
@@ -214,21 +242,31 @@ def unusable_fault(reason: str) -> str:
     return f"cannot be managed ({last}): it needs python3, and ansible_user needs sudo"
 
 
+def administrator(variables: Mapping[str, Any]) -> str:
+    """Return the administrator's account, which logs in once root's login is closed."""
+    return str(variables.get("base_admin_user") or "ops")
+
+
 def listens_to_itself(exporter_address: object, exporter_clients: object) -> bool:
     """Return whether the only host of an environment exposes its exporters to no other host."""
     return not exporter_clients and ipaddress.ip_address(str(exporter_address)).is_loopback
 
 
 def address_faults(address: object, *, public: bool) -> Iterator[str]:
-    """Yield a sentence if private_address is not an IPv4 address, or is public without permission."""
+    """Yield a sentence if private_address is not an address, or is public without permission."""
     try:
-        parsed = ipaddress.IPv4Address(str(address))
+        parsed = ipaddress.ip_address(str(address))
     except ValueError:
         yield (
-            f"private_address is {address}, not an IPv4 address:"
+            f"private_address is {address}, not an IPv4 or IPv6 address:"
             " set it to the address at which the other hosts reach this one"
         )
     else:
+        if parsed.version == 6 and (parsed.is_link_local or parsed.ipv4_mapped):
+            yield (
+                f"private_address is {address}, which is valid on one link only or stands for an IPv4 one:"
+                " set it to a unique local or global address, such as fd12:3456:789a::11"
+            )
         if parsed.is_global and not public:
             yield (
                 f"private_address is {address}, a public address, and services for other hosts would listen"
@@ -271,13 +309,8 @@ class ActionModule(ActionBase):
         """Yield the faults of one host."""
         probe = variables["__preflight_probe"]
         if "unreachable_because" in probe:
-            reason = (
-                probe["unreachable_because"].strip().splitlines()[-1].rpartition("over ssh: ")[2].rstrip(".")
-            )
-            yield (
-                f"cannot be reached ({reason or 'no answer'}):"
-                " see that it is on, and that ansible_host, ansible_user and your key are right"
-            )
+            login = variables.get("ansible_user") or getpass.getuser()
+            yield unreachable_fault(probe["unreachable_because"], login, administrator(variables))
             return
         if "unusable" in probe:
             yield unusable_fault(probe["unusable"])
@@ -316,6 +349,14 @@ class ActionModule(ActionBase):
             yield from host_faults(probe, self._task.args["releases"], needed_mb)
             yield from port_faults(probe["listeners"], value("preflight_ports"))
             wanted = {key: value(name) for key, name in WANTED.items()}
+            if boolean(value("firewall_enabled")) and "firewall" not in {
+                *probe["marks"],
+                *wanted["take_over"],
+            }:
+                admitted = admitted_ports(value("firewall_base_rules"), value("firewall_rules"))
+                ours = [port for ports in value("preflight_ports").values() for port in ports]
+                if admitted is not None:  # Otherwise the role firewall refuses the rules.
+                    yield from closed_port_faults(probe["listeners"], admitted, ours)
             login = probe["login"] or value("ansible_user")
             for name in removed_services(probe["marks"], wanted["services"]):
                 self.removed.setdefault(name, []).append(variables["inventory_hostname"])

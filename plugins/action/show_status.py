@@ -12,7 +12,6 @@ from ansible_collections.fastmetal.metal.plugins.module_utils.marks import MARKS
 
 Status = Mapping[str, Any]
 
-CERTIFICATE_DAYS = 14  # site.yml renews a certificate when a third of its lifetime is left
 DISK_PERCENT = 90
 HEADER = (
     *("host", "service", "live release", "commit", "since", "schema", "workers"),
@@ -31,17 +30,29 @@ def rows(host: str, status: Status) -> Iterator[tuple[str, ...]]:
     if reason := status.get("unreachable"):
         yield (host, f"unreachable: {reason}")
         return
-    days, disks, units = status["certificates"].values(), status["disks"], status["units"].values()
+    disks, units = status["disks"], status["units"].values()
     worst = max(disks, key=disks.__getitem__)
     # Of the host, so in its first row only.
     common: tuple[str, ...] = (
-        f"{min(days)} days" if days else "-",
+        certificate_cell(status),
         f"{disks[worst]} % of {worst}",
         f"{sum(state == 'active' for state in units)}/{len(units)} active",
     )
     for name, service in status["services"].items() or [("-", None)]:
         yield (host, name, *service_cells(service), *common)
         common = ()
+
+
+def certificate_cell(status: Status) -> str:
+    """Return the days that a host's certificates have left, and when an edge renews its next one."""
+    days = status["certificates"].values()
+    renewals = [entry["next"] for entry in status["renewals"].values()]
+    return ", ".join(
+        [
+            f"{min(days)} days" if days else "-",
+            *([f"renewal {moment(min(renewals))}"] if renewals else []),
+        ]
+    )
 
 
 def service_cells(service: Status | None) -> tuple[str, ...]:
@@ -79,9 +90,15 @@ def host_problems(host: str, status: Status, services: Collection[str]) -> Itera
         if state != "active":
             advice = "run site.yml" if state == "missing" else f"look at `journalctl -u {unit}` there"
             yield f"{host}: {unit} is {state}: {advice}."
-    for name, days in status["certificates"].items():
-        if days < CERTIFICATE_DAYS:
-            yield f"{host}: the certificate {name!r} expires in {days} days: run site.yml, which renews it."
+    for name in status["expiring"]:
+        days = status["certificates"][name]
+        yield f"{host}: the certificate {name!r} expires in {days} days: run site.yml, which renews it."
+    for name, entry in status["renewals"].items():
+        if entry["failed"]:
+            yield (
+                f"{host}: the certificate {name!r} was not renewed in {entry['failed']} attempts"
+                f" ({entry['error']}): fix the cause, then run `fastmetal-acme issue` there."
+            )
     for path, percent in status["disks"].items():
         if percent >= DISK_PERCENT:
             yield f"{host}: the disk of {path} is {percent} % full."
@@ -124,7 +141,7 @@ def history_problems(host: str, name: str, service: Status) -> Iterator[str]:
     reason = f" ({last['reason']})" if last.get("reason") else ""
     result = "was rolled back" if last["result"] == "rolled_back" else last["result"]
     yield (
-        f"{host}: the last {last['action']} of {name}, {moment(when)}, {result}{reason}: mend the cause, then"
+        f"{host}: the last {last['action']} of {name}, {moment(when)}, {result}{reason}: fix the cause, then"
         f" repeat it or run restart.yml -e service={name}."
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.fastmetal.metal.plugins.filter.nginx_sites import root_path
 from ansible_collections.fastmetal.metal.plugins.filter.services import service_hosts
-from ansible_collections.fastmetal.metal.plugins.filter.wiring import merge_entries
+from ansible_collections.fastmetal.metal.plugins.filter.wiring import merge_entries, url_host
 
 Hostvars = Mapping[str, Mapping[str, Any]]
 Target = dict[str, Any]
@@ -68,7 +68,8 @@ def service_probes(hosts: Iterable[str], hostvars: Hostvars) -> dict[str, Any]:
 
     for host in hosts:
         variables = hostvars[host]
-        for service, names in variables["__service_names"].items():
+        for service, known in variables["__service_names"].items():
+            names = [url_host(name) for name in known]
             entry = variables["__services"][service]
             path = entry.get("health_path") or ""
             seen = path and not is_private(path, entry)

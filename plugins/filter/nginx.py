@@ -7,19 +7,22 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
+from ansible_collections.fastmetal.metal.plugins.plugin_utils.nginx_zones import limits_of
+
 DOCUMENTATION = r"""
 name: nginx_locations
 short_description: Work out which rate limit and cache apply to each path
 description:
   - Returns one entry for each path of the limits, caches and quiet paths, which becomes one nginx location.
   - Nginx uses only the longest matching location. Each entry therefore includes what shorter paths set, the
-    longest matching limit and cache, and whether its requests are logged.
-  - The path C(/) has no entry, as the server's own limit covers it.
+    longest matching limits and cache, and whether its requests are logged.
+  - The path C(/) has no entry, and a path that only its limits cover has none of its own, because locations
+    inherit them.
   - A path that ends with a slash has a second entry without it, which nginx would redirect otherwise.
 author: Fastmetal
 positional: cached_paths, quiet_paths, stream_paths, exact_paths
 options:
-  _input: {description: "Rate limits, each with path.", type: list, elements: dict, required: true}
+  _input: {description: "Rate limits, with path and methods.", type: list, elements: dict, required: true}
   cached_paths: {description: "Caches, each with path.", type: list, elements: dict, required: true}
   quiet_paths: {description: Paths that are not logged., type: list, elements: str, required: true}
   stream_paths: {description: "Streams, each with path.", type: list, elements: dict, default: []}
@@ -34,8 +37,8 @@ locations: >-
 RETURN = r"""
 _value:
   description: >-
-    Locations, each with match (^~ or =), path, limit, cache and stream (an entry of the input, or none) and
-    quiet (bool).
+    Locations, each with match (^~ or =), path, limits (entries of the input), cache and stream (an entry, or
+    none) and quiet (bool).
   type: list
   elements: dict
 """
@@ -58,7 +61,8 @@ def nginx_locations(
     exact_paths: Iterable[str] = (),
 ) -> list[dict[str, Any]]:
     """Return one location for each path, with everything that applies to it."""
-    limits = [zone for zone in rate_limits if zone["path"] != "/"]
+    zones = list(rate_limits)
+    limits = [zone for zone in zones if zone["path"] != "/"]
     caches, quiet, streams = list(cached_paths), list(quiet_paths), list(stream_paths)
     silent = set(exact_paths)
     # A dictionary for its order: a set would change the file from run to run.
@@ -69,7 +73,7 @@ def nginx_locations(
         {
             "match": match,
             "path": path,
-            "limit": longest_match(limits, as_folder),
+            "limits": limits_of(zones, as_folder) if longest_match(limits, as_folder) else [],
             "cache": longest_match(caches, as_folder),
             "stream": longest_match(streams, as_folder),
             "quiet": path in silent or any(as_folder.startswith(prefix) for prefix in quiet),

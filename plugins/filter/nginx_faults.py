@@ -9,6 +9,7 @@ from typing import Any
 
 from ansible_collections.fastmetal.metal.plugins.filter.entries import entry_faults
 from ansible_collections.fastmetal.metal.plugins.filter.nginx_sites import layered
+from ansible_collections.fastmetal.metal.plugins.plugin_utils.nginx_zones import method_names
 
 DOCUMENTATION = r"""
 name: nginx_site_faults
@@ -38,9 +39,16 @@ FOLDER = r"/(?:[^\s;{}]+/)?"
 DIRECTORY = r"/(?!home/|root(?:/|$)|run/user/)(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*"
 ORIGIN = r"\*|[a-z][a-z0-9+.-]*://[A-Za-z0-9.\[\]:-]+"
 HEADER = r"[A-Za-z][A-Za-z0-9-]*"
-# Fields of the entries; "!" marks a required one. Without a path, the zone `auth` has the site's auth_paths.
+# Fields of the entries; "!" marks a required one.
 FIELDS: dict[str, dict[str, str]] = {
-    "rate_limits": {"path": "str!", "rate": "str!", "burst": "int!"},
+    "rate_limits": {
+        "path": "str!",
+        "rate": "str!",
+        "burst": "int!",
+        "methods": "list",
+        "key_rate": "str",
+        "key_burst": "int",
+    },
     "cached_paths": {"seconds": "int!"},
     "stream_paths": {"idle_seconds": "int!"},
 }
@@ -60,8 +68,8 @@ def nginx_entry_faults(
         inherited = known if own else layered(known, variables[key])
         for name, site in sites.items():
             found += entry_faults(site.get(key) or {}, f"services.{name}.{key}", inherited, fields)
-    # auth_paths are the paths of this zone.
-    return [fault for fault in found if ".auth.path is missing" not in fault]
+    # The paths of these classes are the site's auth_paths and bulk_paths.
+    return [fault for fault in found if not re.search(r"[.](?:auth|bulk)[.]path is missing", fault)]
 
 
 def nginx_site_faults(sites: Iterable[Mapping[str, Any]], consoles: Iterable[str]) -> list[str]:
@@ -73,7 +81,7 @@ def nginx_site_faults(sites: Iterable[Mapping[str, Any]], consoles: Iterable[str
 
 def wrong(values: Iterable[Any], pattern: str) -> str:
     """Return the values that do not match, for a sentence."""
-    return ", ".join(str(value) for value in values if not re.fullmatch(pattern, str(value)))
+    return ", ".join(str(value) for value in dict.fromkeys(values) if not re.fullmatch(pattern, str(value)))
 
 
 def faults(site: Mapping[str, Any], consoles: list[str]) -> Iterator[str]:
@@ -93,19 +101,29 @@ def faults(site: Mapping[str, Any], consoles: list[str]) -> Iterator[str]:
         (site["upstreams"], rf"unix:/[^\s;]+|{HOST_PORT}", "write each upstream as unix:/path or host:port"),
         ([site["socket"]], r"|/[^\s;]+", "give socket as an absolute path"),
         (
-            [zone["rate"] for zone in site["zones"]],
+            [bucket["rate"] for zone in site["zones"] for bucket in zone["buckets"]],
             r"[1-9][0-9]*r/[sm]",
             "write each rate of rate_limits as 10r/s or 30r/m",
         ),
         (
-            [zone["burst"] for zone in site["zones"]],
+            [method for zone in site["zones"] for method in zone["methods"]],
+            r"[A-Z]+",
+            "write each of methods as in a request, such as POST",
+        ),
+        (
+            [site["connections_per_client"]],
+            r"[1-9][0-9]*",
+            "give connections_per_client as 1 or more",
+        ),
+        (
+            [bucket["burst"] for zone in site["zones"] for bucket in zone["buckets"]],
             r"[1-9][0-9]*",
             "give each burst of rate_limits as 1 or more",
         ),
         (
             [zone["path"] for zone in site["zones"]],
             rf"/|{BELOW_ROOT}",
-            "start each path of rate_limits and auth_paths with a slash",
+            "start each path of rate_limits, auth_paths and bulk_paths with a slash",
         ),
         (
             [zone["name"] for zone in site["zones"]],
@@ -154,8 +172,8 @@ def faults(site: Mapping[str, Any], consoles: list[str]) -> Iterator[str]:
 
 def clashes(site: Mapping[str, Any], consoles: list[str]) -> Iterator[str]:
     """Yield the faults of paths that nginx could not tell apart."""
-    limited = Counter(zone["path"] for zone in site["zones"])
-    if twice := [path for path, count in limited.items() if count > 1]:
+    limited = Counter((zone["path"], tuple(method_names(zone))) for zone in site["zones"])
+    if twice := [path for (path, _), count in limited.items() if count > 1]:
         yield f"rate_limits has two zones for {', '.join(twice)}: merge them, or set one to null"
     names = Counter(header.lower() for header in site["headers"])
     if twice := [header for header in site["headers"] if names[header.lower()] > 1]:

@@ -9,7 +9,8 @@ from typing import Any
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.fastmetal.metal.plugins.filter.nginx import nginx_literal, nginx_locations
 from ansible_collections.fastmetal.metal.plugins.filter.services import service_hosts
-from ansible_collections.fastmetal.metal.plugins.filter.wiring import endpoints, merge_entries
+from ansible_collections.fastmetal.metal.plugins.filter.wiring import endpoints, merge_entries, url_host
+from ansible_collections.fastmetal.metal.plugins.plugin_utils.nginx_zones import zones
 
 DOCUMENTATION = r"""
 name: nginx_sites
@@ -36,8 +37,9 @@ Site = dict[str, Any]
 # Keys of a service's entry that are fields of its site.
 KEYS = (
     *("redirect_names", "path", "root_path", "page_policy", "headers", "health_path", "metrics_path"),
-    *("private_paths", "quiet_paths", "auth_paths", "stream_paths", "cached_paths", "maintenance_paths"),
-    *("rate_limits", "body_limit", "locations", "cors_origins", "cors_credentials", "static", "state"),
+    *("private_paths", "quiet_paths", "auth_paths", "bulk_paths", "stream_paths", "cached_paths"),
+    *("maintenance_paths", "rate_limits", "rate_limit_dry_run", "connections_per_client", "body_limit"),
+    *("locations", "cors_origins", "cors_credentials", "static", "state"),
 )
 # Variables of nginx have no dash in their names.
 DASH = str.maketrans("-", "_")
@@ -60,7 +62,7 @@ def service_urls(services: Mapping[str, Site], names: Mapping[str, list[str]]) -
     urls = {}
     for name, entry in services.items():
         whole = next((host for host in names[name] if "*" not in host), "")
-        urls[name] = f"https://{whole}{root_path(entry)}"
+        urls[name] = f"https://{url_host(whole)}{root_path(entry)}"
     return urls
 
 
@@ -119,16 +121,6 @@ def layered(*layers: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return entries
 
 
-def zones(name: str, site: Site, layers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a rate limit for each path; a zone without a path covers the site's `ZONE_paths`."""
-    found = []
-    for zone, fields in layered(*layers).items():
-        for path in [fields["path"]] if "path" in fields else site.get(f"{zone}_paths") or []:
-            shared = f"site_{name}" if path == "/" else f"route_{name}_{zone}"
-            found.append({**fields, "name": zone, "path": path, "zone": shared})
-    return found
-
-
 def files(name: str, site: Site, defaults: Site, below: Callable[[str], str]) -> list[dict[str, Any]]:
     """Return the directories of a site.
 
@@ -185,9 +177,9 @@ def resolve(name: str, site: Site, defaults: Site) -> Site:
         merged = layered(defaults[key], site.get(key) or {})
         return [{"path": below(path), **fields} for path, fields in merged.items() if inside([path])]
 
-    limits = zones(
-        name, site, [defaults["base_rate_limits"], defaults["rate_limits"], site.get("rate_limits") or {}]
-    )
+    classes = layered(defaults["base_rate_limits"], defaults["rate_limits"], site.get("rate_limits") or {})
+    limits = zones(name, site, classes, defaults["key_headers"])
+    everywhere = [zone for zone in limits if zone["path"] == "/"]
     routes = [
         {**zone, "path": below(zone["path"])}
         for zone in limits
@@ -203,9 +195,7 @@ def resolve(name: str, site: Site, defaults: Site) -> Site:
     return {
         "name": name,
         "variable": name.translate(DASH),
-        "names": [
-            f"[{host}]" if ":" in host else host for host in site.get("names") or defaults["server_names"]
-        ],
+        "names": [url_host(name) for name in site.get("names") or defaults["server_names"]],
         "redirect_names": site.get("redirect_names") or [],
         "path": path,
         "root_path": prefix,
@@ -213,11 +203,18 @@ def resolve(name: str, site: Site, defaults: Site) -> Site:
         "tls": any(not server.startswith("unix:") for server in upstreams),
         "tls_name": f"{name}.internal",
         "socket": site.get("socket", ""),
-        "everywhere": next((zone for zone in limits if zone["path"] == "/"), None),
+        "everywhere": everywhere,
+        "all_methods": next((zone for zone in everywhere if not zone["methods"]), None),
         "zones": limits,
-        "routes": routes,
+        "buckets": {bucket["zone"]: bucket for zone in everywhere + routes for bucket in zone["buckets"]},
+        "rate_limit_dry_run": site.get("rate_limit_dry_run", defaults["rate_limit_dry_run"]),
+        "connections_per_client": site.get("connections_per_client", defaults["connections_per_client"]),
         "locations": nginx_locations(
-            routes, cached, quiet, streams, [path for path in health if not path.startswith(tuple(quiet))]
+            [*everywhere, *routes],
+            cached,
+            quiet,
+            streams,
+            [path for path in health if not path.startswith(tuple(quiet))],
         ),
         "own_locations": [
             own_location(entry, prefix) for entry in [*defaults["locations"], *(site.get("locations") or [])]
@@ -252,7 +249,7 @@ def nginx_servers(
     consoles: The operators' tools without a name of their own. console_names: Where they are.
     """
     found: dict[str, list[Site]] = {name: [] for site in sites for name in site["names"]}
-    shown = list(console_names) if consoles else []
+    shown = [url_host(name) for name in console_names] if consoles else []
     for site in sites:
         for name in site["names"]:
             found[name].append(site)

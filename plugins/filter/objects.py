@@ -36,7 +36,7 @@ def postgres_object(address: str, name: str, user: str, password: str, driver: s
     return {
         "url": f"postgresql://{target}",
         "driver_url": f"{driver}://{target}",
-        "host": host,
+        "host": host.strip("[]"),
         "port": int(port),
         "name": name,
         "user": user,
@@ -57,7 +57,7 @@ def redis_object(
     query = f"?ssl_cert_reqs=required&ssl_ca_certs={ca}" if ca else ""
     return {
         "url": f"{'rediss' if ca else 'redis'}://{login}@{address}/{number}{query}",
-        "host": host,
+        "host": host.strip("[]"),
         "port": int(port),
         "username": user,
         "password": password,
@@ -116,7 +116,7 @@ def service_roles(
     """Return the roles of the services' databases, as the role postgresql takes them.
 
     included: Passwords of the included service's roles: {owner, app}.
-    connections: {service: its limit}; without others, a service needs none.
+    connections: {service: its limit}.
     """
     roles: dict[str, dict[str, Any]] = {}
     for name, entry in services.items():
@@ -129,18 +129,19 @@ def service_roles(
         roles[name] = {"password": derive_secret(secret, "database", name) if own else included["app"]}
         if not own:
             # The service's database monitor reads the state of every session.
-            roles[name]["member_of"] = ["pg_read_all_stats"]
-        if own or len(connections) > 1:
-            roles[name]["connection_limit"] = connections[name]
+            roles[name] |= {"member_of": ["pg_read_all_stats"], "pinned": True}
+        # The rest is for migrations and operators.
+        roles[name]["connection_limit"] = connections[name]
     return roles
 
 
 def service_redis_users(
-    services: Services, key: str, included: str, secret: str
+    services: Services, key: str, included: str, secret: str, other: str = ""
 ) -> dict[str, dict[str, Any]]:
     """Return the Redis users of the services that have a key (cache or queue), as the role redis takes them.
 
     included: Password of the included service's user.
+    other: A second password of that user, while one replaces the other.
     """
     users: dict[str, dict[str, Any]] = {}
     for name, entry in services.items():
@@ -148,6 +149,7 @@ def service_redis_users(
             continue
         if not is_own(entry):
             users[name] = {"password": included, "keys": [f"{name}:*"], "channels": [f"{name}:*"]}
+            users[name] |= {"other_password": other} if other else {}
             continue
         prefix = entry["cache_prefix"] if key == "cache" else ""
         users[name] = {

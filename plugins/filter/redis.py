@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ansible_collections.fastmetal.metal.plugins.filter.entries import entry_faults
+from ansible_collections.fastmetal.metal.plugins.filter.units import unit_resources
 from ansible_collections.fastmetal.metal.plugins.filter.wiring import merge_entries
 
 # Fields of an instance and of a user, as entry_faults takes them.
@@ -19,7 +20,7 @@ INSTANCE = {
     "loopback": "bool",
     "users": "dict",
 }
-USER = {"password": "str!", "keys": "list!", "channels": "list", "commands": "list"}
+USER = {"password": "str!", "other_password": "str", "keys": "list!", "channels": "list", "commands": "list"}
 # Databases of an instance for services that have one each, as the wiring sets it.
 DATABASES = 1024
 CONFIGURATION = "/etc/redis/redis-{}.conf"
@@ -50,16 +51,26 @@ def redis_instance_faults(own: Mapping[str, Any], base: Mapping[str, Any]) -> li
 
 
 def redis_files(
-    instances: Iterable[Mapping[str, Any]], stopped: Iterable[str], unit: str, network: str
+    instances: Iterable[Mapping[str, Any]],
+    stopped: Iterable[str],
+    unit: str,
+    network: str,
+    resources: Mapping[str, Any],
+    clients_mb: int = 0,
 ) -> list[dict[str, Any]]:
     """Return the files of all instances for file_set; those of the stopped ones are not present.
 
-    unit: Content of the drop-in of each unit.
+    unit: Content of the drop-in of each unit, which gets the resource limits of its instance, too.
     network: Content of a second drop-in; empty for instances that no other host reaches.
+    resources: The operator's limits, over those that follow from an instance's memory.
+    clients_mb: Memory in MiB for the TLS connections of each instance, which Redis does not count as data.
     """
     entries = []
     for name, instance in [*((one["name"], one) for one in instances), *((name, None) for name in stopped)]:
         service, present = UNIT.format(name), instance is not None
+        # A process that saves a snapshot copies the pages that change meanwhile, at worst all of them.
+        memory = {"MemoryMax": f"{2 * instance['maxmemory_mb'] + 128 + int(clients_mb)}M"} if instance else {}
+        limits = "".join(f"{line}\n" for line in unit_resources("redis", memory, resources))
         entries += [
             {
                 "path": CONFIGURATION.format(name),
@@ -70,7 +81,11 @@ def redis_files(
                 "present": present,
                 "units": [service],
             },
-            {"path": f"/etc/systemd/system/{service}.d/unit.conf", "content": unit, "present": present},
+            {
+                "path": f"/etc/systemd/system/{service}.d/unit.conf",
+                "content": unit + limits,
+                "present": present,
+            },
             {
                 "path": f"/etc/systemd/system/{service}.d/network-online.conf",
                 "content": network,

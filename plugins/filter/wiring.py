@@ -17,19 +17,24 @@ def addresses(hosts: Iterable[str], hostvars: Hostvars) -> list[str]:
 
 
 def cidrs(hosts: Iterable[str], hostvars: Hostvars) -> list[str]:
-    """Return the private address of each host as a network of one address (192.0.2.1/32)."""
-    return [f"{address}/32" for address in addresses(hosts, hostvars)]
+    """Return the private address of each host as a network of one address (192.0.2.1/32, 2001:db8::1/128)."""
+    return [str(ipaddress.ip_network(address)) for address in addresses(hosts, hostvars)]
+
+
+def url_host(host: object) -> str:
+    """Return a host as URLs and host:port have it: an IPv6 address in brackets, all else unchanged."""
+    return f"[{host}]" if ":" in str(host) and not str(host).startswith("[") else str(host)
 
 
 def endpoints(hosts: Iterable[str], hostvars: Hostvars, service: str) -> list[str]:
     """Return the private address of each host with a service's port from its own __ports (192.0.2.1:5432)."""
     variables = [hostvars[host] for host in hosts]
-    return [f"{own['private_address']}:{own['__ports'][service]}" for own in variables]
+    return [f"{url_host(own['private_address'])}:{own['__ports'][service]}" for own in variables]
 
 
 def sans(names: Iterable[str]) -> list[str]:
     """Return subject alternative names: IP:… for addresses, DNS:… for host names, each once."""
-    return list(dict.fromkeys(f"{'IP' if _is_address(name) else 'DNS'}:{name}" for name in names))
+    return list(dict.fromkeys(f"{'IP' if is_address(name) else 'DNS'}:{name}" for name in names))
 
 
 def present(entries: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,7 +91,8 @@ def pool_size(connections: int, workers: int) -> int:
     return max(1, min(8, int(connections) // (2 * int(workers)) - 1))
 
 
-def _is_address(name: str) -> bool:
+def is_address(name: str) -> bool:
+    """Return whether a name is an IP address."""
     try:
         ipaddress.ip_address(name)
     except ValueError:
@@ -102,7 +108,7 @@ class FilterModule:
         return {
             function.__name__: function
             for function in (
-                *(addresses, cidrs, endpoints, sans),
+                *(addresses, cidrs, endpoints, sans, url_host),
                 *(present, merge_entries, console_hosts, reboot_time, pool_size),
             )
         }

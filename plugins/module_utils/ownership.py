@@ -12,27 +12,36 @@ Marks = Mapping[str, Mapping[str, Any]]  # {role: its mark}
 
 # Units by which a role is recognised; {} is the service's name.
 UNITS = {
+    "acme": ("fastmetal-acme.timer",),
     "alertmanager": ("prometheus-alertmanager.service",),
     "app": ("{}.socket", "{}@*.service", "{}-job-*", "{}-worker-*"),
-    "exporter": ("prometheus-*-exporter.service",),
+    "exporter": ("prometheus-*-exporter.service", "fastmetal-exporters.service"),
+    "firewall": ("fastmetal-firewall.service",),
     "grafana": ("grafana-server.service",),
     "logs": ("systemd-journal-remote.socket", "fastmetal-receive-logs.service"),
     "nginx": ("nginx.service",),
-    "postgresql": ("postgresql@*-main.service",),
+    "postgresql": ("postgresql@*-main.service", "fastmetal-postgresql-timeouts.service"),
     "prometheus": ("prometheus.service",),
     "redis": ("redis-server@cache.service", "redis-server@queue.service"),
 }
 # Roles whose data carries the service's name.
 NAMED = ("app", "postgresql")
-# Servers of packages that a role stops and replaces.
-REPLACES = {"redis-server@cache.service": ("redis-server.service",)}
+# Units that may hold the port of another: a package's server, and TLS in front of exporters.
+REPLACES = {
+    "redis-server@cache.service": ("redis-server.service",),
+    **{
+        f"prometheus-{name}-exporter.service": ("fastmetal-exporters.service",)
+        for name in ("node", "postgres", "redis")
+    },
+}
 
 
 def ownership_faults(probe: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     """Yield a sentence for each thing of the operator on a host that its roles would take over.
 
     probe: The result of host_probe.
-    wanted: environment, services, login (who logs in), admin, admin_keys, roles and take_over.
+    wanted: environment, services, login (who logs in), admin, admin_keys, base_accounts, accounts, roles,
+        take_over.
     """
     marks, take_over = probe["marks"], wanted["take_over"]
     yield from environment_faults(marks, wanted["environment"])
@@ -55,6 +64,11 @@ def ownership_faults(probe: Mapping[str, Any], wanted: Mapping[str, Any]) -> Ite
             )
     if "base" not in marks and "base" not in take_over:
         yield from key_faults(wanted["admin"], probe["keys"].get(wanted["admin"], []), wanted["admin_keys"])
+    if "ssh" in wanted["roles"] and "ssh" not in marks and "ssh" not in take_over:
+        others = {name for name, keys in probe["keys"].items() if keys}
+        yield from login_faults(
+            others - {*wanted["base_accounts"], *wanted["accounts"], wanted["admin"], wanted["login"]}
+        )
 
 
 def foreign(named: Mapping[str, Sequence[str]], marks: Marks) -> list[str]:
@@ -100,6 +114,15 @@ def key_faults(admin: str, found: Iterable[str], given: Iterable[str]) -> Iterat
         )
 
 
+def login_faults(accounts: Iterable[str]) -> Iterator[str]:
+    """Yield a sentence if accounts with authorized keys would lose their login."""
+    if accounts := sorted(accounts):
+        yield (
+            f"{listed(accounts)} can log in with a key, and the run would refuse that: name the people in"
+            " base_operators and other accounts in ssh_accounts, or add ssh to preflight_take_over"
+        )
+
+
 def port_faults(
     listeners: Iterable[Mapping[str, Any]], ports: Mapping[str, Iterable[int | str]]
 ) -> Iterator[str]:
@@ -120,6 +143,32 @@ def port_faults(
                     f"port {port} is taken by {listed(sorted(others))}, and {unit} needs it:"
                     " stop or move that program, then run again"
                 )
+
+
+def closed_port_faults(
+    listeners: Iterable[Mapping[str, Any]], admitted: Iterable[int | str], ours: Iterable[int | str]
+) -> Iterator[str]:
+    """Yield a sentence for each port of a program of the operator that the firewall would close.
+
+    admitted: Ports and ranges of the firewall's rules. ours: Ports of units of the roles.
+    """
+    ranges = [[int(word) for word in str(port).split("-")] for port in admitted]
+    units = [pattern for patterns in UNITS.values() for pattern in patterns if "{}" not in pattern]
+    known = {*map(int, ours)}
+    found: dict[int, str] = {}
+    for listener in listeners:
+        port, unit = listener["port"], listener["unit"]
+        if listener["loopback"] or port in known or any(r[0] <= port <= r[-1] for r in ranges):
+            continue
+        # The roles take these over; names of neighbours need no port that is open.
+        if any(fnmatch.fnmatchcase(unit, pattern) for pattern in (*units, "systemd-resolved.service")):
+            continue
+        found[port] = listener["program"]
+    for port, program in sorted(found.items()):
+        yield (
+            f"{program} listens on port {port}, which the firewall would close to other hosts: admit it in"
+            f" firewall_rules ({{name: {{ports: [{port}]}}}}), or add firewall to preflight_take_over"
+        )
 
 
 def listed(names: Sequence[str]) -> str:

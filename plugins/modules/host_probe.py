@@ -32,7 +32,7 @@ RETURN = r"""
 free_mb: {type: int, returned: always, description: "The least free space of the directories in MiB."}
 packages: {type: list, returned: always, description: "The installed packages."}
 interrupted: {type: bool, returned: always, description: "Whether an installation was interrupted."}
-listeners: {type: list, returned: always, description: "TCP listeners with C(port), C(program) and C(unit)."}
+listeners: {type: list, returned: always, description: "C(port), C(loopback), C(program) and C(unit)."}
 marks: {type: dict, returned: always, description: "The marks of the managed functions by role."}
 holdings: {type: dict, returned: always, description: "Things to take over by role; of app by service."}
 login: {type: str, returned: always, description: "The account that logged in, if it used sudo."}
@@ -192,13 +192,14 @@ def listeners(sockets: str, activated: str, proc: Path = Path("/proc")) -> list[
     units = {words[0].rpartition(":")[2]: words[1] for words in named}
     found = []
     for line in sockets.splitlines():
-        port = line.split()[3].rpartition(":")[2]
+        address, _, port = line.split()[3].rpartition(":")
+        loopback = address.startswith(("127.", "[::1]", "[::ffff:127."))
         for program, pid in re.findall(r'\("([^"]+)",pid=(\d+)', line) or [("an unknown program", "")]:
             cgroups = proc / pid / "cgroup"
             unit = unit_of(cgroups.read_text()) if pid and cgroups.is_file() else ""
             if pid == "1":
                 unit = units.get(port, "")
-            found.append({"port": int(port), "program": program, "unit": unit})
+            found.append({"port": int(port), "loopback": loopback, "program": program, "unit": unit})
     return found
 
 

@@ -7,6 +7,7 @@ import fnmatch
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -57,6 +58,10 @@ EXAMPLES = r"""
 """
 
 DAY = 86400
+# Certificates are renewed with a third of their lifetime left, and some last for years.
+EXPIRING_SHARE, EXPIRING_SECONDS = 0.2, 14 * DAY
+# What the role acme knows about its certificates.
+ACME = Path("/var/lib/fastmetal-acme/state.json")
 # Proves that alerts arrive; it always fires.
 WATCHDOG = "Watchdog"
 # The command of each service that was ever built on the host.
@@ -123,7 +128,11 @@ class ServiceState:
 
     def configuration(self) -> str | None:
         """Return a digest of the service's settings and credentials, to compare hosts."""
-        files = sorted(path for path in self.etc.rglob("*") if path.is_file())
+        # Only the host that migrates has the credentials of the database's owner.
+        owner = re.compile(r"database_owner_password|migration-.*")
+        files = sorted(
+            path for path in self.etc.rglob("*") if path.is_file() and not owner.fullmatch(path.name)
+        )
         digest = hashlib.sha256()
         for path in files:
             # The number of workers follows the host's processors.
@@ -143,6 +152,11 @@ class ServiceState:
         return output(self.module, "runuser", "-u", "postgres", "--", *psql, query).strip() or None
 
 
+def certificate_name(path: Path) -> str:
+    """Return the name of a certificate's file, or of its directory as the role acme has it."""
+    return path.parent.name if path.name == "fullchain.pem" else path.stem
+
+
 class HostState:
     """The state of one host."""
 
@@ -159,21 +173,25 @@ class HostState:
             for service in self.module.params["services"]
         }
 
-    def certificates(self) -> dict[str, int]:
-        """Return the days until each certificate expires; `served` is the one that the site answers with."""
+    def certificates(self) -> dict[str, tuple[float, float]]:
+        """Return the seconds that each certificate has left, and those of its lifetime.
+
+        `served` is the one that the site answers with.
+        """
         files = map(Path, self.module.params["certificates"])
-        texts = {path.stem: path.read_text() for path in files if path.exists()}
+        texts = {certificate_name(path): path.read_text() for path in files if path.exists()}
         if self.module.params["edge"]:
             try:
                 texts["served"] = ssl.get_server_certificate(("127.0.0.1", 443), timeout=3)
             except OSError:
                 texts["served"] = ""
-        days = {}
+        found = {}
         for name, text in texts.items():
-            command = ("openssl", "x509", "-noout", "-enddate")
-            end = output(self.module, *command, text=text).strip().partition("=")[2]
-            days[name] = int((ssl.cert_time_to_seconds(end) - time.time()) // DAY) if end else 0
-        return days
+            command = ("openssl", "x509", "-noout", "-startdate", "-enddate")
+            lines = output(self.module, *command, text=text).split("\n")
+            times = [ssl.cert_time_to_seconds(line.partition("=")[2]) for line in lines if "=" in line]
+            found[name] = (times[1] - time.time(), times[1] - times[0]) if times else (0.0, 0.0)
+        return found
 
     def listed_units(self) -> list[dict[str, str]]:
         """Return the units that systemd has loaded."""
@@ -314,10 +332,17 @@ def main() -> None:
         built = [path.parent.name.removesuffix("-release") for path in SERVICES.glob("*-release/__main__.py")]
         services = module.params["services"]
         units = module.params["units"] + [unit for service in services for unit in service["units"]]
+        certificates = state.certificates()
         status = {
             "name": socket.gethostname(),
             "services": state.services(),
-            "certificates": state.certificates(),
+            "certificates": {name: int(left // DAY) for name, (left, _) in certificates.items()},
+            "expiring": [
+                name
+                for name, (left, lifetime) in certificates.items()
+                if left < min(EXPIRING_SHARE * lifetime, EXPIRING_SECONDS) or left <= 0
+            ],
+            "renewals": read_json(ACME) if "acme" in module.params["roles"] else {},
             "disks": disks(),
             "units": unit_states(listed, units),
             "alerts": state.alerts(),

@@ -45,7 +45,15 @@ ROOT = Path("/")
 # {} is the service's name.
 UNITS = ("{}.service", "{}.socket", "{}@*.service", "{}-job-*", "{}-worker-*", "{}-workers.target")
 PATHS = (
-    *("etc/{}", "etc/tmpfiles.d/{}.conf", "srv/{}", "var/lib/{}", "run/{}", "usr/local/lib/{}-release"),
+    *(
+        "etc/{}",
+        "etc/tmpfiles.d/{}.conf",
+        "etc/systemd/system/services.slice.d/{}.conf",
+        "srv/{}",
+        "var/lib/{}",
+        "run/{}",
+        "usr/local/lib/{}-release",
+    ),
     "etc/systemd/system/{}-workers.target.wants",
     *("usr/local/sbin/{}-manage", "usr/local/sbin/{}-release", "usr/local/sbin/{}-run"),
 )

@@ -19,12 +19,23 @@ short_description: Find the certificates that must be issued
 description:
   - Checks all certificates of a host in one task and changes nothing.
   - A certificate is due when it or its key is missing or unreadable, when the key has other permissions or
-    does not match, when subject, SANs or CA differ, or when less than a third of its lifetime is left.
+    does not match, when subject, SANs or CA differ, or when less than half of its lifetime is left.
 author: Fastmetal
 options:
   directory: {description: The directory of the certificates and keys., type: path, required: true}
-  ca_certificate: {description: The certificate (PEM) of the signing CA., type: str, required: true}
+  authorities:
+    description: The certificates (PEM) of the signing CAs by role; that of server certificates is C("").
+    type: dict
+    required: true
+  bundles:
+    description: "The files of trusted CAs, <name>.crt, with their content."
+    type: dict
+    required: true
   key_group: {description: The group that can read the keys., type: str, required: true}
+  since:
+    description: Certificates issued before this moment, in seconds since 1970, are due.
+    type: int
+    default: 0
   certificates:
     description: The certificates that the host must have.
     type: list
@@ -34,25 +45,30 @@ options:
       name: {description: The files are <name>.crt and <name>.key., type: str, required: true}
       common_name: {description: The subject's common name., type: str, required: true}
       sans: {description: "SANs, as DNS:name or IP:address.", type: list, elements: str, required: true}
+      role: {description: The client's role; empty for a server., type: str, default: ''}
+      group: {description: The group that can read the key instead of O(key_group)., type: str}
       reload_units: {description: Ignored; for the role., type: list, elements: str, default: []}
 """
 
 RETURN = r"""
 due: {description: "The certificates to issue, each with name and reason.", type: list, returned: always}
-ca_due: {description: Whether ca.crt must be written., type: bool, returned: always}
+bundles_due: {description: Bundles that must be written., type: list, elements: str, returned: always}
 """
 
 EXAMPLES = r"""
 - name: Find the certificates to issue
   fastmetal.metal.tls_certificates:
     directory: /etc/fastmetal/tls
-    ca_certificate: "{{ tls_ca_certificate }}"
-    key_group: tls
+    authorities: {"": "{{ tls_ca_certificate }}"}
+    bundles: {ca: "{{ tls_ca_certificate }}"}
+    key_group: ssl-cert
     certificates:
       - {name: host, common_name: web1, sans: ["DNS:web1", "IP:192.0.2.1"]}
 """
 
 KEY_MODE = 0o640
+# roles/tls/tasks/issue.yml makes certificates valid from an hour before their issue.
+BACKDATED_SECONDS = 3600
 
 
 class DueError(Exception):
@@ -103,7 +119,15 @@ def signed_by(certificate: Any, ca: Any) -> bool:
     return bool(certificate.issuer == ca.subject and extension.key_identifier == identifier)
 
 
-def inspect(directory: Path, spec: dict[str, Any], ca: Any, key_group: str) -> None:
+def has_group(number: int, name: str) -> bool:
+    """Return whether a group has the name; one that does not exist has none."""
+    try:
+        return grp.getgrnam(name).gr_gid == number
+    except KeyError:
+        return False
+
+
+def inspect(directory: Path, spec: dict[str, Any], ca: Any, key_group: str, since: int = 0) -> None:
     """Raise DueError if the certificate must be issued."""
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
@@ -113,7 +137,9 @@ def inspect(directory: Path, spec: dict[str, Any], ca: Any, key_group: str) -> N
     if not key_file.is_file() or not certificate_file.is_file():
         raise DueError("missing")
     status = key_file.stat()
-    if stat.S_IMODE(status.st_mode) != KEY_MODE or status.st_gid != grp.getgrnam(key_group).gr_gid:
+    if stat.S_IMODE(status.st_mode) != KEY_MODE or not has_group(
+        status.st_gid, spec.get("group") or key_group
+    ):
         raise DueError("the key's permissions differ")
     try:
         key = load_pem_private_key(key_file.read_bytes(), password=None)
@@ -129,8 +155,11 @@ def inspect(directory: Path, spec: dict[str, Any], ca: Any, key_group: str) -> N
     if not current_ca:
         raise DueError("another CA signed it")
     begin, end = validity(certificate)
-    if end - time.time() < (end - begin) / 3:
-        raise DueError("less than a third of its lifetime is left")
+    if end - time.time() < (end - begin) / 2:
+        raise DueError("less than half of its lifetime is left")
+    # Not the file's time: `since` is of the control node's clock, as is the certificate.
+    if begin + BACKDATED_SECONDS < since:
+        raise DueError("it is being rotated")
 
 
 def load_ca(pem: str) -> Any:
@@ -147,22 +176,29 @@ def main() -> None:
         "common_name": {"type": "str", "required": True},
         "sans": {"type": "list", "elements": "str", "required": True},
         "reload_units": {"type": "list", "elements": "str", "default": []},
+        "role": {"type": "str", "default": ""},
+        "group": {"type": "str"},
     }
     module = AnsibleModule(
         argument_spec={
             "directory": {"type": "path", "required": True},
-            "ca_certificate": {"type": "str", "required": True},
+            "authorities": {"type": "dict", "required": True},
+            "bundles": {"type": "dict", "required": True},
             "key_group": {"type": "str", "required": True, "no_log": False},
+            "since": {"type": "int", "default": 0},
             "certificates": {"type": "list", "elements": "dict", "required": True, "options": options},
         },
         supports_check_mode=True,
     )
     directory, certificates = Path(module.params["directory"]), module.params["certificates"]
-    ca_file = directory / "ca.crt"
-    ca_due = not ca_file.is_file() or ca_file.read_text() != module.params["ca_certificate"]
+    bundles_due = [
+        name
+        for name, content in module.params["bundles"].items()
+        if not (file := directory / f"{name}.crt").is_file() or file.read_text() != content
+    ]
     due = []
     try:
-        ca = load_ca(module.params["ca_certificate"])
+        authorities = {role: load_ca(pem) for role, pem in module.params["authorities"].items()}
     except ImportError:
         if not module.check_mode:
             raise
@@ -171,10 +207,16 @@ def main() -> None:
     else:
         for spec in certificates:
             try:
-                inspect(directory, spec, ca, module.params["key_group"])
+                inspect(
+                    directory,
+                    spec,
+                    authorities[spec["role"]],
+                    module.params["key_group"],
+                    module.params["since"],
+                )
             except DueError as reason:
                 due.append({"name": spec["name"], "reason": str(reason)})
-    module.exit_json(due=due, ca_due=ca_due)
+    module.exit_json(due=due, bundles_due=bundles_due)
 
 
 if __name__ == "__main__":

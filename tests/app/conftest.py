@@ -6,7 +6,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -18,10 +18,13 @@ from fastapi import FastAPI
 
 from app import manage
 from app.auth import WRITE_PRODUCTS, Tokens
+from app.db import Database
 from app.main import create_app
+from app.metrics import Metrics
 from app.redis_link import RedisLink
 from app.settings import Settings, load_settings
-from app.users.service import UserService
+from app.users.repository import UserRepository
+from app.users.service import add_user
 from tests.lab import Lab
 
 # The lab whose host `data` runs Postgres and Redis.
@@ -160,9 +163,10 @@ def writer(service: Callable[..., Settings]) -> dict[str, str]:
 
 async def sign_in(client: httpx.AsyncClient, *scopes: str, url: str = "/api/v1/auth/token") -> dict[str, str]:
     """Add a user with these scopes, sign in, and return the Authorization header."""
-    users: UserService = client.app.state.users  # type: ignore[attr-defined]
+    settings: Settings = client.app.state.settings  # type: ignore[attr-defined]
     name, password = f"user-{token_hex(4)}", token_hex(8)
-    assert await users.add(name, password, frozenset(scopes), replace=False)
+    async with aclosing(Database(settings, Metrics("test"), owner=True)) as database:
+        assert await add_user(UserRepository(database), name, password, frozenset(scopes), replace=False)
     answer = await client.post(url, json={"username": name, "password": password})
     return {"Authorization": f"Bearer {answer.json()['access_token']}"}
 
@@ -173,9 +177,9 @@ def category() -> str:
     return f"category-{token_hex(6)}"
 
 
-def ask_superuser(statement: str) -> str:
+def ask_superuser(statement: str, database: str = "postgres") -> str:
     """Run SQL as superuser and return the unaligned output."""
-    return SERVERS.ssh("data", f'{PSQL} "{statement}"').strip()
+    return SERVERS.ssh("data", f'{PSQL} "{statement}" {database}').strip()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Writes need a valid, unexpired token with the scope; reads need none."""
 
+import json
 import time
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from app.settings import Settings
 URL = "/api/v1/products"
 SECRET = "Zk3vQ9xN7mB2wL5tR8yU1cP4aH6jD0fGsTeXoV"
 PRODUCT = {"name": "Lamp", "category": "light", "price": "1"}
+ODD_TIMES: list[object] = [float("inf"), float("-inf"), float("nan"), "9999999999", [1], {}, 10**400]
 WRITES = [("POST", URL), ("PUT", f"{URL}/1"), ("PATCH", f"{URL}/1"), ("DELETE", f"{URL}/1")]
 
 
@@ -52,6 +54,43 @@ async def test_a_token_that_does_not_verify_is_refused(
     answer = await client.request(method, url, json=PRODUCT, headers={"Authorization": f"Bearer {token}"})
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
+
+
+@pytest.mark.parametrize(
+    ("claim", "value"),
+    [
+        ("scope", 7),
+        ("scope", ["products:write"]),
+        ("scope", {"products:write": 1}),
+        ("scope", True),
+        *(("uid", odd) for odd in ("1", 1.5, [1], 0, -1, 2**63, 2**100, float("inf"))),
+        *(("sub", odd) for odd in ("ann\x00", "ann\n", "a" * 201, ["ann"])),
+        *(("iat", odd) for odd in ODD_TIMES),
+        *(("exp", odd) for odd in ODD_TIMES),
+        ("nbf", float("inf")),
+        ("nbf", [1]),
+        ("aud", 7),
+        ("jti", 7),
+    ],
+)
+async def test_a_signed_token_with_odd_claims_is_refused(
+    client: httpx.AsyncClient, claim: str, value: object
+) -> None:
+    """Another program that has the key may sign anything."""
+    body = json.dumps(
+        {"sub": "ann", "scope": "products:write", "iat": 1, "exp": 2**40} | {claim: value}
+    ).encode()
+    token = jwt.api_jws.encode(body, SECRET, "HS256")
+    answer = await client.post(URL, json=PRODUCT, headers={"Authorization": f"Bearer {token}"})
+    assert answer.status_code == 401, answer.text
+    assert answer.headers["www-authenticate"] == 'Bearer error="invalid_token"'
+
+
+async def test_a_signed_token_that_is_no_object_is_refused(client: httpx.AsyncClient) -> None:
+    for body in (b"[]", b"7", b"null", b"{", b'{"a":' * 100_000, b"\xff"):
+        token = jwt.api_jws.encode(body, SECRET, "HS256")
+        answer = await client.post(URL, json=PRODUCT, headers={"Authorization": f"Bearer {token}"})
+        assert answer.status_code == 401, body[:20]
 
 
 @pytest.mark.parametrize("scope", ["", "products:read", "products:writes", None])

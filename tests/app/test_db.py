@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -53,6 +53,26 @@ async def test_settings_reach_the_server(database: Database) -> None:
     names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "jit")
     values = [await scalar(database, text(f"SHOW {name}")) for name in names]
     assert values == ["300ms", "2s", "10s", "off"]
+
+
+async def test_a_login_tries_the_second_password_and_prefers_the_accepted_one(
+    service: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, wrong = service().database_password.get_secret_value(), "another-one-that-is-wrong"
+    tried: list[str] = []
+    log_in = asyncpg.connect
+
+    async def connect(**arguments: Any) -> Any:
+        tried.append(arguments["password"])
+        return await log_in(**arguments)
+
+    monkeypatch.setattr("app.sessions.asyncpg.connect", connect)
+    changed = service(DATABASE_PASSWORD=wrong, DATABASE_OTHER_PASSWORD=right)
+    async with aclosing(Database(changed, Metrics("test"))) as database:
+        for _ in range(2):
+            assert (await database.fetch("quick", ONE))[0][0] == 1
+            await database.engine.dispose()
+    assert tried == [wrong, right, right]
 
 
 async def test_debug_puts_request_ids_into_application_name(start: Callable[..., Any]) -> None:

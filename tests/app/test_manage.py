@@ -73,7 +73,8 @@ def test_check_prints_each_result(run_manage: Run) -> None:
     assert (status, out.splitlines()[0]) == (1, "database: failed")
 
 
-def test_purge_prints_the_number_of_deleted_keys(run_manage: Run) -> None:
+def test_purge_prints_the_number_of_deleted_rows(run_manage: Run) -> None:
+    assert run_manage("purge")[0] == 0
     assert run_manage("purge")[:2] == (0, "purged 0\n")
 
 

@@ -51,7 +51,7 @@ async def longest_pause(request: Awaitable[httpx.Response]) -> tuple[float, http
     ("method", "url", "status"),
     [
         ("GET", "/nowhere", 404),
-        ("GET", "/", 404),
+        ("POST", "/", 405),
         ("GET", f"{URL}/", 404),
         ("POST", "/health/live", 405),
         ("POST", "/metrics", 405),
@@ -73,6 +73,13 @@ async def test_every_error_is_a_problem_document(
     assert body["request_id"] == answer.headers["x-request-id"]
     if status == 405:
         assert {"GET", "HEAD"} <= set(answer.headers["allow"].split(", "))
+
+
+async def test_the_root_names_the_documents(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/")
+    assert answer.status_code == 200
+    for path in answer.json().values():
+        assert (await client.get(path)).status_code == 200
 
 
 @pytest.mark.parametrize("character", ["%0a", "%0d", "%00", "%1b", "%7f", "%c2%85", "%c2%9f"])
@@ -195,7 +202,7 @@ async def test_no_refused_body_blocks_other_requests(
 ) -> None:
     assert len(HOSTILE[name]) <= LARGE
     for method, url in WRITES:
-        for token, statuses in ((writer, {422, 413}), ({}, {422, 413} if url == SIGN_IN else {401})):
+        for token, statuses in ((writer, {422, 413}), ({}, {422, 413} if url == SIGN_IN else {401, 413})):
             request = client.request(method, url, content=HOSTILE[name], headers=token | JSON)
             pause, answer = await longest_pause(request)
             assert answer.status_code in statuses

@@ -93,6 +93,7 @@ def test_endpoints_are_hosts_and_ports(
         ("ACCEPTED_SECRET_KEYS", f"{SECRET} short", "ACCEPTED_SECRET_KEYS is too short"),
         ("ACCEPTED_SECRET_KEYS", f"{SECRET},{'a' * 40}", "ACCEPTED_SECRET_KEYS is a well-known"),
         ("DATABASE_PASSWORD", "Postgres", "DATABASE_PASSWORD is a well-known password"),
+        ("DATABASE_OTHER_PASSWORD", "api", "DATABASE_OTHER_PASSWORD is a well-known password"),
         ("REDIS_PASSWORD", "secret", "REDIS_PASSWORD is a well-known password"),
         ("DEBUG", "true", "DEBUG must be off"),
         ("DATABASE_URL", "postgresql://api@db/api", "DATABASE_SSL_CA is required"),

@@ -113,6 +113,7 @@ def test_every_port_of_a_spec_can_be_changed() -> None:
         if name.endswith(("_port", "_ports")) or re.fullmatch(r"[0-9.]+:\d{4,5}", str(option.get("default")))
     }
     ports.add("redis_instances")  # In its entries.
+    ports.remove("nginx_proxy_protocol_ports")  # It has none by default.
     computed = {"preflight_ports", "exporter_postgres_port", "prometheus_prober"}
     assert ports == PORTS.keys() | computed
     assert computed <= VARIABLES.keys()
@@ -123,6 +124,22 @@ def test_a_changed_port_reaches_everything_that_uses_it(name: str) -> None:
     changes = {variable: change for variable, (_, change) in PORTS.items()}
     text = run(name, "--set", json.dumps(USERS | changes))
     assert not numbers(text) & numbers([default for default, _ in PORTS.values()])
+
+
+def test_accounts_that_nftables_does_not_take_get_no_port_on_loopback() -> None:
+    text = run("single", "--set", json.dumps({"ansible_user": "me@corp"}))
+    assert "firewall_admin_accounts: [ops]\n" in text
+
+
+def test_http3_opens_its_port_for_datagrams() -> None:
+    text = run("single", "--set", json.dumps({"nginx_http3": True}))
+    assert re.search(r"quic: \{.*ports: \[443\], protocol: udp", text)
+
+
+def test_a_removed_operator_gets_no_port_on_loopback() -> None:
+    people = {"al": {"ssh_keys": ["ssh-ed25519 AAAAC3NzaC1 al"], "sudo": False}, "gone": None}
+    text = run("single", "--set", json.dumps({"base_operators": people}))
+    assert "firewall_admin_accounts: [ops, al]\n" in text
 
 
 def test_private_variables_are_used() -> None:

@@ -203,6 +203,27 @@ def test_without_a_name_a_verb_takes_all_hosts(first_lab: Lab) -> None:
         labctl("start", first_lab.name)
 
 
+def test_enter_gives_a_command_the_host_s_network(first_lab: Lab) -> None:
+    first_lab.up(a="trixie")
+    addresses = output(LABCTL, "enter", first_lab.name, "a", "--", "ip", "-brief", "address")
+    assert f" {first_lab.state['hosts']['a']['address']}/" in addresses
+
+
+def test_hosts_have_the_families_that_they_are_started_with(first_lab: Lab) -> None:
+    first_lab.up(a="trixie:dual", b="bookworm:ipv6")
+    hosts = first_lab.state["hosts"]
+    assert ":" not in hosts["a"]["address"]
+    assert hosts["b"]["address"] == hosts["b"]["address6"]
+    for name, other in (("a", "b"), ("b", "a")):
+        assert reaches(first_lab, name, hosts[other]["address6"], 22)
+    assert "inet " not in first_lab.ssh("b", "ip addr show host0")
+    # A host that changes its families keeps its files.
+    first_lab.ssh("b", "touch /root/kept && sync")
+    first_lab.up(a="trixie", b="bookworm:dual")
+    assert first_lab.ssh("b", "ls /root/kept").strip() == "/root/kept"
+    assert reaches(first_lab, "b", first_lab.state["hosts"]["a"]["address"], 22)
+
+
 def test_kill_waits_for_the_last_thread(first_lab: Lab) -> None:
     first_lab.up(a="trixie")
     for _ in range(3):

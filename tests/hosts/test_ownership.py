@@ -28,6 +28,8 @@ useradd --create-home --shell /bin/bash api
 useradd --create-home ops
 install -d /home/ops/.ssh
 echo 'ssh-ed25519 {KEY} theirs' > /home/ops/.ssh/authorized_keys
+useradd --create-home deploy
+cp -r /home/ops/.ssh /home/deploy/
 systemd-run --quiet --unit=theirs python3 -m http.server 9187
 until ss --no-header --listening --tcp --numeric | grep -q ':9187 '; do sleep 0.1; done
 """
@@ -85,6 +87,8 @@ def test_names_a_missing_and_a_wrong_password_for_sudo(lab: Lab, tmp_path: Path)
     other, owned = sorted(lines(run(lab, tmp_path, "preflight", hosts=hosts)))
     assert owned.startswith("owned: sudo asks for a password: run again with --ask-become-pass")
     assert other.startswith("other: the password for sudo is wrong: run again with --ask-become-pass")
+    for host in ("owned", "other"):
+        lab.ssh(host, "userdel --force --remove worker")  # Ansible's connection may be open.
 
 
 def test_freshly_installed_packages_are_no_obstacle(lab: Lab, tmp_path: Path) -> None:
@@ -104,6 +108,7 @@ def test_refuses_each_thing_of_the_operator(lab: Lab, tmp_path: Path) -> None:
         "has the account api (/home/api, /bin/bash), which the role app would take over",
         "has /etc/nginx/nginx.conf and /etc/nginx/conf.d/shop.conf, which the role nginx would take over",
         "the account ops has keys that base_admin_authorized_keys lacks (1)",
+        "deploy can log in with a key, and the run would refuse that: name the people in base_operators",
     ]
     for part in parts:
         assert any(sentence.startswith(f"owned: {part}") for sentence in found), found
@@ -113,7 +118,8 @@ def test_refuses_each_thing_of_the_operator(lab: Lab, tmp_path: Path) -> None:
 def test_takes_over_what_it_is_told_to_and_keeps_copies(lab: Lab, tmp_path: Path) -> None:
     lab.ssh(
         "owned",
-        "systemctl stop theirs; cp --archive /etc/nginx/nginx.conf /home/ops/.ssh/authorized_keys /srv/",
+        "systemctl stop theirs; userdel --remove deploy;"
+        " cp --archive /etc/nginx/nginx.conf /home/ops/.ssh/authorized_keys /srv/",
     )
     take_over = ["app", "base", "nginx", "postgresql", "redis"]
     first = run(lab, tmp_path / "first", "base", "edge", preflight_take_over=take_over)

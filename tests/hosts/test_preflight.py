@@ -69,7 +69,7 @@ VARIABLES = {
     "wrong type": ("redis_listen_addresses=a,b", "redis_listen_addresses must be a list, not 'a,b'"),
     "port": ("redis_port=99999999", "redis_port must be between 1 and 65535, not 99999999"),
     "digits": ('{"secret_key": 123456789012}', "secret_key must be a string: put it in quotes"),
-    "address": ("private_address=db.internal", "private_address is db.internal, not an IPv4 address"),
+    "address": ("private_address=db.internal", "private_address is db.internal, not an IPv4 or IPv6 address"),
     "public": (
         "private_address=9.9.9.9",
         "private_address is 9.9.9.9, a public address, and services for other hosts would listen on it",
@@ -219,7 +219,7 @@ APP: dict[str, tuple[dict[str, Any], str]] = {
         "may need 122 database connections during a release (2 instances of 1 workers with 61 each)",
     ),
     "no connections": (
-        {"postgresql_max_connections": 13},
+        {"postgresql_max_connections": 14},
         "and its share of postgresql_max_connections is 1: raise postgresql_max_connections, or lower",
     ),
     "health path": ({"app_health_path": "ready"}, "app_health_path 'ready' is not a path: start it with"),

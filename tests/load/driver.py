@@ -40,7 +40,8 @@ class Plan:
     """The requests to send: the letters of `mix` in turn, capitals on fresh connections, `rate` per second.
 
     Each request in `always` is repeated in parallel, as soon as its previous response is complete.
-    `address` is where to connect, if no name server knows the host of `url`.
+    `address` is where to connect, if no name server knows the host of `url`. Without `verify` the server may
+    have a certificate of another CA.
     """
 
     url: str
@@ -50,6 +51,7 @@ class Plan:
     always: str = ""
     address: str = ""
     ca: str = ""
+    verify: bool = True
     run: str = "load"
     header: str = "x-release"
     seconds: float = 3600.0
@@ -70,6 +72,8 @@ class Driver:
         self.samples: list[Sample] = []
         self.stopped = asyncio.Event()
         self._context = ssl.create_default_context(cafile=plan.ca) if plan.ca else None
+        if self._context and not plan.verify:
+            self._context.check_hostname, self._context.verify_mode = False, ssl.CERT_NONE
         self._idle: list[Connection] = []
         self._keys = (f"{plan.run}-{number}" for number in itertools.count())
 

@@ -77,7 +77,10 @@ def test_every_default_has_a_comment(role: str) -> None:
 
 @each_role
 def test_public_variables_have_the_roles_prefix(role: str) -> None:
-    shared = ("secret_", "environment_name", "services", "release_notify", "private_address", "public_name")
+    shared = (
+        *("secret_", "environment_name", "services", "release_notify", "private_address", "public_name"),
+        *("rotation_", "what"),
+    )
     for name in [*spec(role), *defaults(role)]:
         assert name.startswith(f"{role}_") or (role == "preflight" and name.startswith(shared)), name
 

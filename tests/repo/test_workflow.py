@@ -28,6 +28,15 @@ def test_every_part_and_scenario_is_in_the_matrix(jobs: dict[str, Any]) -> None:
     assert set(jobs["part"]["strategy"]["matrix"]["part"]) == parts | scenarios
 
 
+def test_make_test_runs_every_scenario_with_tests_of_its_own() -> None:
+    parts = re.findall(r"^PARTS := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[0]
+    scenarios = {f"scenario-{path.parent.name}" for path in ROOT.glob("molecule/*/tests")} - {
+        "scenario-shared"
+    }
+    assert scenarios <= set(re.split(r"[ +]", parts))
+    assert {"scenario-default", "scenario-split"} <= set(re.split(r"[ +]", parts))
+
+
 def test_the_workflow_detects_a_missing_scenario(jobs: dict[str, Any], tmp_path: Any) -> None:
     script = jobs["complete"]["steps"][-1]["run"]
     for file in (".github/workflows/ci.yml", "molecule/default/molecule.yml", "molecule/split/molecule.yml"):

@@ -93,6 +93,7 @@ def test_the_role_judges_the_operators_files(tmp_path: Path) -> None:
     variables: dict[str, Any] = {
         "ansible_facts": {"distribution_release": "trixie"},
         "nginx_sites": {"api": {"upstreams": ["unix:/run/api/api.sock"]}},
+        "nginx_tls": "files",
         "nginx_tls_certificate_source": str(tmp_path / "shop.crt"),
         "nginx_tls_key_source": str(tmp_path / "shop.key"),
     }

@@ -176,7 +176,12 @@ def test_a_host_that_is_watched_from_outside_listens_there(
         ("100.64.0.1", False, None),
         ("9.9.9.9", True, None),
         ("9.9.9.9", False, "set it to the address in a private network, or put a firewall in front"),
-        ("db.internal", True, "not an IPv4 address"),
+        ("db.internal", True, "not an IPv4 or IPv6 address"),
+        ("[fd00::1]", True, "not an IPv4 or IPv6 address"),
+        ("fd00::1", False, None),
+        ("2a00::1", False, "set it to the address in a private network, or put a firewall in front"),
+        ("fe80::1", True, "valid on one link only"),
+        ("::ffff:10.1.2.3", False, "stands for an IPv4 one"),
     ],
 )
 def test_addresses(address: str, public: bool, part: str | None) -> None:
@@ -188,3 +193,17 @@ def test_what_a_role_has_by_default_is_within_its_bounds() -> None:
     option = {"type": "int", "default": 0}
     assert list(specs.value_faults("a_workers", option, 0)) == []
     assert list(specs.value_faults("a_workers", {"type": "int"}, 0))
+
+
+@pytest.mark.parametrize(
+    ("login", "hint"),
+    [
+        ("root", "the first run closes root's login, so set ansible_user to ops"),
+        ("ops", "see that it is on, and that ansible_host, ansible_user and your key are right"),
+    ],
+)
+def test_a_login_of_root_that_is_refused_names_the_administrator(login: str, hint: str) -> None:
+    output = "Failed to connect to the host over ssh: Permission denied (publickey).\n"
+    assert check_hosts.unreachable_fault(output, login, "ops") == (
+        f"cannot be reached (Permission denied (publickey)): {hint}"
+    )

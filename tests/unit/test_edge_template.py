@@ -18,7 +18,12 @@ API: dict[str, Any] = {
     "auth_paths": ["/api/v1/auth/"],
 }
 
-DEFAULT_ZONES = {"site_api": "50r/s", "preflights_api": "50r/s"}
+DEFAULT_ZONES = {
+    "no_site": "50r/s",
+    "site_api": "50r/s",
+    "preflights_api": "50r/s",
+    "delete_patch_post_put_api_write": "20r/s",
+}
 
 
 def render(api: dict[str, Any] | None = None, **variables: Any) -> str:
@@ -37,8 +42,9 @@ def locations(configuration: str) -> dict[str, list[str]]:
 
 
 def zones(configuration: str) -> dict[str, str]:
-    """Return the rate of each zone."""
-    return dict(re.findall(r"limit_req_zone \S+ zone=([\w-]+):\d+m rate=(\S+);", configuration))
+    """Return the rate of each zone that counts by client network."""
+    found = re.findall(r"limit_req_zone \S+ zone=([\w-]+):\d+m rate=(\S+);", configuration)
+    return {name: rate for name, rate in found if not name.startswith("key")}
 
 
 def test_without_ipv6_nginx_listens_on_ipv4_only() -> None:
@@ -147,3 +153,76 @@ def test_the_limit_of_sign_ins_covers_the_auth_paths() -> None:
         assert "limit_req zone=route_api_auth burst=5 nodelay;" in found[path]
     assert "/api/v1/auth/" not in found
     assert zones(render({"auth_paths": []})) == DEFAULT_ZONES
+
+
+def test_each_key_has_the_limits_of_its_class() -> None:
+    write = {"key_rate": "90r/m", "key_burst": 2}
+    configuration = render(nginx_rate_limits={"write": write}, nginx_key_headers=["X-Shop-Key"])
+    found = dict(re.findall(r"limit_req_zone (\S+ zone=key\S+):4m rate=(\S+);", configuration))
+    assert found == {
+        "$key_1 zone=key1_site_api": "50r/s",
+        "$key_1_of_delete_patch_post_put zone=key1_delete_patch_post_put_api_write": "90r/m",
+        "$key_1 zone=key1_route_api_auth": "1r/s",
+    }
+    site = locations(configuration)["/api/v1/auth/"]
+    assert "limit_req zone=key1_route_api_auth burst=5 nodelay;" in site
+    assert "limit_req zone=key1_delete_patch_post_put_api_write burst=2 nodelay;" in site
+    assert "limit_req zone=delete_patch_post_put_api_write burst=50 nodelay;" in site
+    assert 'map "$limit_exempt:$http_x_shop_key" $key_1 {' in configuration
+    assert "$key_" not in render(nginx_key_headers=[])
+
+
+def test_the_longest_path_of_a_class_with_methods_applies_beside_that_of_all_methods() -> None:
+    imports = {"path": "/api/v1/auth/import", "methods": ["PUT"], "rate": "1r/m", "burst": 1}
+    found = locations(render({"bulk_paths": ["/export"]}, nginx_rate_limits={"imports": imports}))
+    zones = {
+        path: {line.split()[1] for line in lines if "limit_req " in line and "=key" not in line}
+        for path, lines in found.items()
+    }
+    write, preflights = "zone=delete_patch_post_put_api_write", "zone=preflights_api"
+    assert zones["/export"] == {"zone=route_api_bulk", write, preflights}
+    assert zones["/api/v1/auth/import"] == {"zone=route_api_auth", write, "zone=put_api_imports", preflights}
+    assert "set $retry_after 60;" in found["/api/v1/auth/import"]
+
+
+def test_a_service_has_limits_of_its_own_and_may_only_count() -> None:
+    shop = {"names": ["shop.test"], "upstreams": ["unix:/run/shop/shop.sock"], "connections_per_client": 7}
+    sites = {"api": API, "shop": shop | {"rate_limit_dry_run": True}}
+    configuration = render(nginx_sites=sites)
+    for directive in ("limit_req_dry_run on;", "limit_conn_dry_run on;", "limit_conn connections_shop 7;"):
+        assert configuration.count(directive) == 1
+    assert "limit_conn connections_api 50;" in configuration
+    assert render(nginx_rate_limit_dry_run=True).count("limit_req_dry_run on;") == 1
+
+
+def test_exempt_networks_count_in_no_zone() -> None:
+    configuration = render(nginx_rate_limit_exempt=["10.1.2.0/24", "fd00::/64"])
+    assert re.search(r"geo \$limit_exempt {\s+default 0;\s+10.1.2.0/24 1;\s+fd00::/64 1;", configuration)
+    keys = re.findall(r"limit_(?:req|conn)_zone (\S+)", configuration)
+    assert {key for key in keys if not key.startswith("$key_")} == {
+        "$client_network",
+        "$client_of_route",
+        "$client_of_delete_patch_post_put",
+        "$preflight",
+    }
+
+
+def test_every_refusal_of_nginx_is_a_problem() -> None:
+    """The codes that Nginx itself answers, also those of requests that it cannot parse."""
+    codes = {400, 401, 403, 404, 405, 408, 411, 412, 413, 414, 416, 421, 429, 494, 495, 496, 497}
+    codes |= {500, 501, 502, 503, 504, 505}
+    configuration = render()
+    servers = re.split(r"^    server {$", configuration, flags=re.MULTILINE)[1:]
+    for server in (text for text in servers if "stub_status" not in text):
+        found = re.findall(r"error_page ([\d ]+?)(?: =\d+)? (?:@problem|/etc/nginx/problem);", server)
+        assert codes == {int(code) for text in found for code in text.split()}
+
+
+def test_http2_and_http3_are_for_tls_only() -> None:
+    """On a port without TLS, HTTP/2 would pass the checks of HTTP/1.1."""
+    configuration = render(nginx_http3=True)
+    for server in re.split(r"^    server {$", configuration, flags=re.MULTILINE)[1:]:
+        assert ("http2 on;" in server) is ("listen 443 ssl" in server) is ("listen 443 quic" in server)
+    assert "http2 on;" not in configuration.partition("server {")[0]
+    assert configuration.count("listen 443 quic reuseport default_server;") == 1
+    assert "quic" not in render()

@@ -92,6 +92,23 @@ def test_each_service_has_counts_of_its_own(tmp_path: Path) -> None:
     assert '{service="shop"}' not in edge(log, stored(state)).samples()["edge_upstream_failures_total"]
 
 
+def test_a_sampled_line_counts_as_often_as_it_says(tmp_path: Path) -> None:
+    log = tmp_path / "access.log"
+    log.touch()
+    known: dict[str, Any] = {}
+    edge(log, known).samples()
+    del known["services"]["api"]["limited"]  # The state of a release that did not count them.
+    refused = {"limit": "REJECTED", "limit_connections": "PASSED", "weight": 100}
+    counted = {"limit": "PASSED", "limit_connections": "REJECTED_DRY_RUN", "weight": 1}
+    for status, fields in ((429, refused), (200, counted)):
+        append(log, json.dumps(json.loads(log_line(status, 0.1)) | fields) + "\n")
+    found = edge(log, known).samples()
+    assert found["edge_requests_total"]['{service="api",status="429"}'] == 100
+    assert found["edge_request_duration_seconds_count"]['{service="api"}'] == 101
+    assert found["edge_limited_requests_total"]['{service="api",result="refused"}'] == 100
+    assert found["edge_limited_requests_total"]['{service="api",result="dry_run"}'] == 1
+
+
 def test_counts_of_a_release_without_services_begin_anew(tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     append(log, log_line(200, 1))
@@ -123,7 +140,13 @@ def test_releases_and_deploys_of_all_services_are_reported(
         (home / "current").symlink_to(home / "instances/1.0-a.1")
         entry = {"time": "2026-01-02T03:04:05Z", "action": "deploy", "result": result, "release": "1.0-a"}
         (home / "history.jsonl").write_text(json.dumps(entry) + "\n")
-    settings = {"certificates": [], "services": ["api", "new", "shop"], "nginx_status": ""}
+    settings = {
+        "certificates": [],
+        "served_names": [],
+        "acme_state": "",
+        "services": ["api", "new", "shop"],
+        "nginx_status": "",
+    }
     found = host_metrics.collect(settings, {}, None)
     assert list(found["fastmetal_release_info"]) == [
         '{service="api",release="1.0-a"}',
@@ -179,3 +202,46 @@ def test_runs_as_a_directory_with_its_copies(tmp_path: Path) -> None:
         check=False,
     )
     assert f"No such file or directory: '{tmp_path}/missing.json'" in done.stderr
+
+
+def test_dates_of_files_and_of_what_is_served_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "a.crt"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    command += ["-subj", "/CN=a", "-days", "10", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    asked: list[str] = []
+
+    def answer(name: str) -> str:
+        asked.append(name)
+        if name == "down.test":
+            raise ConnectionRefusedError
+        return certificate.read_text()
+
+    monkeypatch.setattr(host_metrics, "served_certificate", answer)
+    state: dict[str, Any] = {}
+    files = host_metrics.certificates([str(certificate), "/none"], state)
+    starts, ends = files.values()
+    label = f'{{path="{certificate}"}}'
+    assert ends[label] - starts[label] == 10 * 86400
+    for _ in range(3):
+        found = host_metrics.served(["a.test", "down.test"], state)
+    assert found == {
+        "fastmetal_served_certificate_start_timestamp_seconds": {'{name="a.test"}': starts[label]},
+        "fastmetal_served_certificate_expiry_timestamp_seconds": {'{name="a.test"}': ends[label]},
+    }
+    # A handshake a minute; one more if the minute ends during the test.
+    assert asked.count("a.test") <= 2
+
+
+def test_renewals_are_those_that_the_acme_client_recorded(tmp_path: Path) -> None:
+    file = tmp_path / "state.json"
+    assert host_metrics.renewals(file) == {}
+    file.write_text(json.dumps({"api": {"failed": 2, "failures": 5, "next": 7.5, "error": "x"}}))
+    assert host_metrics.renewals(file) == {
+        "fastmetal_certificate_failed_attempts": {'{certificate="api"}': 2},
+        "fastmetal_certificate_failures_total": {'{certificate="api"}': 5},
+        "fastmetal_certificate_next_renewal_timestamp_seconds": {'{certificate="api"}': 7.5},
+    }
+    assert set(host_metrics.renewals(file)) < set(host_metrics.HELP)

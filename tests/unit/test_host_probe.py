@@ -192,10 +192,10 @@ def test_listeners_have_the_unit_of_their_process_or_socket(tmp_path: Path) -> N
     )
     activated = "audit 1 audit.socket x.service\n127.0.0.1:19531 systemd-journal-remote.socket y\n"
     assert host_probe.listeners(sockets, activated, tmp_path) == [
-        {"port": 443, "program": "nginx", "unit": "nginx.service"},
-        {"port": 443, "program": "nginx", "unit": ""},
-        {"port": 19531, "program": "systemd", "unit": "systemd-journal-remote.socket"},
-        {"port": 1443, "program": "an unknown program", "unit": ""},
+        {"port": 443, "loopback": False, "program": "nginx", "unit": "nginx.service"},
+        {"port": 443, "loopback": False, "program": "nginx", "unit": ""},
+        {"port": 19531, "loopback": False, "program": "systemd", "unit": "systemd-journal-remote.socket"},
+        {"port": 1443, "loopback": True, "program": "an unknown program", "unit": ""},
     ]
 
 

@@ -66,7 +66,8 @@ def test_a_canary_is_live(state: host_status.ServiceState) -> None:
     assert (release["id"], release["canary"]) == ("1.1-b", True)
 
 
-def test_the_configuration_ignores_the_number_of_workers(state: host_status.ServiceState) -> None:
+def test_the_configuration_ignores_what_differs_by_host(state: host_status.ServiceState) -> None:
+    """The number of workers, and the credentials of the host that migrates."""
     assert state.configuration() is None
     settings = state.etc / "gunicorn.conf.py"
     settings.write_text("workers = 2\ntimeout = 30\n")
@@ -77,6 +78,9 @@ def test_the_configuration_ignores_the_number_of_workers(state: host_status.Serv
     assert state.configuration() != first
     settings.write_text("workers = 2\ntimeout = 30\n")
     (state.etc / "credentials").mkdir()
+    (state.etc / "credentials/database_owner_password").touch()
+    (state.etc / "credentials/migration-database").touch()
+    assert state.configuration() == first
     (state.etc / "credentials/key").touch()
     assert state.configuration() != first
 
@@ -196,8 +200,15 @@ def test_a_certificate_that_cannot_be_read_has_no_days_left(
     monkeypatch.setitem(params, "certificates", paths)
 
     def openssl(_: list[str], data: str) -> tuple[int, str, str]:
-        return (0, "notAfter=Jan 11 00:00:00 2030 GMT\n", "") if data == "good" else (1, "", "unable to load")
+        dates = "notBefore=Oct 13 00:00:00 2029 GMT\nnotAfter=Jan 11 00:00:00 2030 GMT\n"
+        return (0, dates, "") if data == "good" else (1, "", "unable to load")
 
     monkeypatch.setattr(host.module, "run_command", openssl)
     monkeypatch.setattr(time, "time", lambda: 1893456000 - 3600)  # 2029-12-31T23:00Z
-    assert host.certificates() == {"good": 10, "bad": 0}
+    day = 86400
+    assert host.certificates() == {"good": (10 * day + 3600, 90 * day), "bad": (0, 0)}
+
+
+def test_certificates_of_the_role_acme_have_the_names_of_their_directories() -> None:
+    names = map(host_status.certificate_name, (Path("/tls/public.crt"), Path("/live/api/fullchain.pem")))
+    assert list(names) == ["public", "api"]

@@ -77,7 +77,7 @@ def test_paths_of_an_entry_are_those_of_the_application() -> None:
     assert shop["private_paths"] == ["/shop/metrics", "/shop/admin"]
     assert shop["quiet_paths"] == ["/shop/ping"]
     found = {(entry["match"], entry["path"]): entry for entry in shop["locations"]}
-    assert found["^~", "/shop/login"]["limit"]["zone"] == "route_shop_auth"
+    assert found["^~", "/shop/login"]["limits"][0]["zone"] == "route_shop_auth"
     assert found["=", "/shop/healthz"]["quiet"]
 
 
@@ -104,8 +104,8 @@ def test_what_the_environment_sets_holds_for_all_sites_and_entries_go_over_it() 
         ("9m", "2"),
     ]
     assert "X-Frame-Options" not in first["headers"]
-    assert [zone["name"] for zone in first["zones"]] == ["api", "search"]
-    assert [(zone["rate"], zone["burst"]) for zone in second["zones"]] == [("9r/s", 7)]
+    assert [zone["name"] for zone in first["zones"]] == ["api", "write", "search"]
+    assert [(zone["rate"], zone["burst"]) for zone in second["zones"]] == [("9r/s", 7), ("20r/s", 50)]
 
 
 @pytest.mark.parametrize(

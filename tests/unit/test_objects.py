@@ -113,7 +113,8 @@ def test_services_share_the_connections_of_the_database() -> None:
         "blog": 7,
     }
     alone = objects.service_roles(services(api=API), PASSWORDS, SECRET, {"api": 87})
-    assert "connection_limit" not in alone["api"]
+    assert alone["api"]["connection_limit"] == 87
+    assert [name for name, role in roles.items() if role.get("pinned")] == ["api"]
 
 
 def test_a_prefix_and_channels_limit_a_redis_user() -> None:

@@ -24,6 +24,8 @@ def judge(marks: dict[str, Any], probe: dict[str, Any] | None = None, **wanted: 
         "login": None,
         "admin": "ops",
         "admin_keys": [],
+        "accounts": [],
+        "base_accounts": [],
         "roles": ["preflight", "base", "app", "nginx"],
         "take_over": [],
     }
@@ -108,6 +110,28 @@ def test_keys_of_the_administrator(
         [True] if refused else []
     )
     assert judge(marks, probe, admin="", take_over=take_over) == []
+
+
+@pytest.mark.parametrize(
+    ("marks", "changes", "refused"),
+    [
+        ({}, {}, True),
+        ({}, {"accounts": ["deploy"]}, False),
+        ({}, {"base_accounts": ["deploy"]}, False),
+        ({}, {"login": "deploy"}, False),
+        ({}, {"take_over": ["ssh"]}, False),
+        ({}, {"roles": ["base"]}, False),
+        ({"ssh": OURS}, {}, False),
+    ],
+)
+def test_accounts_that_would_lose_their_login(
+    marks: dict[str, Any], changes: dict[str, Any], refused: bool
+) -> None:
+    probe = {"keys": {"deploy": ["AAAAone"], "quiet": []}}
+    found = judge(marks, probe, **{"roles": ["ssh"], "admin": ""} | changes)
+    assert [sentence.startswith("deploy can log in with a key") for sentence in found] == (
+        [True] if refused else []
+    )
 
 
 LISTENERS = [

@@ -48,12 +48,17 @@ def sites(site: dict[str, Any], **others: Any) -> dict[str, Any]:
 
 
 SOUND: dict[str, dict[str, Any]] = {
+    "acme": {
+        "acme_email": "ops@example.com",
+        "acme_base_certificates": {"api": {"names": ["www.example.com"]}},
+    },
     "base": {"base_admin_authorized_keys": ["ssh-ed25519 AAAAC3NzaC1 ops"]},
     "nginx": {"nginx_sites": {"api": SITE}},
     "postgresql": {
         "postgresql_base_roles": {"api_owner": {"password": SECRET}, "api": {"password": SECRET}},
         "postgresql_base_databases": {"api": {"owner": "api_owner", "app_role": "api"}},
     },
+    "ssh": {},
     "tls": {
         **CA,
         "tls_certificates": [{"name": "host", "common_name": "web1", "sans": ["DNS:web1", "IP:192.0.2.11"]}],
@@ -61,6 +66,56 @@ SOUND: dict[str, dict[str, Any]] = {
     "redis": {"redis_base_users": {"api": {"password": SECRET, "keys": ["api:*"]}}},
 }
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("acme", {"acme_email": "ops"}, 'acme_email is "ops": give the address to which the CA may write.'),
+    (
+        "acme",
+        {"acme_authorities": {"letsencrypt": None}},
+        "acme_authorities removes every CA: keep one, or set nginx_tls to files or environment.",
+    ),
+    (
+        "acme",
+        {"acme_authorities": {"own": {"directory_url": "http://ca.example.com/dir"}}},
+        "Give each directory_url of acme_authorities as an https URL",
+    ),
+    (
+        "acme",
+        {"acme_authorities": {"zerossl": {"directory_url": "https://ca.example.com/dir", "eab_key_id": "k"}}},
+        "acme_authorities has an eab_key_id for zerossl without its secret: put the MAC key into",
+    ),
+    (
+        "acme",
+        {"acme_authorities": {"own": {"url": "https://ca.example.com/dir"}}},
+        "acme_authorities.own.url is unknown: the fields are directory_url, ca_certificate, eab_key_id.",
+    ),
+    (
+        "acme",
+        {"acme_certificates": {"api": {"names": ["*.example.com"]}}},
+        "acme_certificates.api has *.example.com: set its challenge to dns, as wildcards need it.",
+    ),
+    (
+        "acme",
+        {"acme_certificates": {"api": {"challenge": "tls"}}},
+        "Write each challenge of acme_certificates as http or dns.",
+    ),
+    (
+        "acme",
+        {"acme_certificates": {"api": {"key_type": "dsa"}}},
+        "Write each key_type of acme_certificates as one of ec256, ec384, rsa2048, rsa4096.",
+    ),
+    (
+        "acme",
+        {"acme_challenge": "dns"},
+        "The challenge dns needs acme_dns_provider: give a code that `lego dnshelp` lists",
+    ),
+    ("acme", {"acme_certificates": {"api": None}}, "acme_certificates is empty: no service has a host name."),
+    ("acme", {"acme_timer_jitter_minutes": 90}, "acme_timer_jitter_minutes is 90: give 0 to 55"),
+    ("nginx", {"nginx_tls": "acme"}, "nginx_tls is acme, and nginx_certificates is empty: name a service"),
+    ("nginx", {"nginx_tls": "files"}, "nginx_tls is files: set nginx_tls_certificate_source and"),
+    (
+        "nginx",
+        {"nginx_tls_certificate": "/etc/ssl/own.crt"},
+        "nginx_tls is environment, and nginx_tls_certificate or nginx_tls_certificate_source names a",
+    ),
     ("tls", {"tls_ca_key": "x"}, "tls_ca_certificate and tls_ca_key are not both PEM: make the secrets"),
     (
         "tls",
@@ -72,7 +127,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "tls",
         {"tls_certificates": [{"name": "ca", "common_name": "web1", "sans": ["DNS:web1"]}]},
-        'tls_certificates has the name "ca": use letters, digits and dashes, and not "ca".',
+        'tls_certificates has the name "ca": use letters, digits and dashes, and not "ca" or "clients-".',
     ),
     (
         "tls",
@@ -91,6 +146,84 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         "base_admin_authorized_keys is empty: give at least one public",
     ),
     ("base", {"base_admin_authorized_keys": ["AAAA"]}, 'is not a public SSH key ("AAAA"): give lines as in'),
+    (
+        "base",
+        {"base_operators": {"ops": {"ssh_keys": ["ssh-ed25519 AAAAC3NzaC1 a"], "sudo": False}}},
+        'base_operators has "ops": give names of Unix accounts other than root and base_admin_user.',
+    ),
+    (
+        "base",
+        {
+            "base_operators": {
+                "al": {"ssh_keys": ["ssh-ed25519 AAAAC3NzaC1 a"], "sudo_without_password": False}
+            }
+        },
+        "base_operators has al with sudo and without a password:",
+    ),
+    ("base", {"base_operators": {"al": {"sudo": False}}}, "base_operators has al without ssh_keys: give the"),
+    (
+        "base",
+        {"base_operators": {"al": {"ssh_keys": ["AAAA"], "sudo": False}}},
+        'base_operators has an entry that is not a public SSH key ("AAAA"): give lines',
+    ),
+    (
+        "base",
+        {"base_operators": {"al": {"ssh_keys": ["ssh-ed25519 AAAAC3NzaC1 a"], "password": "secret"}}},
+        "base_operators has a password of al that is not a hash: give the output of `mkpasswd`.",
+    ),
+    (
+        "base",
+        {"base_operators": {"al": {"ssh_keys": ["ssh-ed25519 AAAAC3NzaC1 a"]}}},
+        "base_operators has al with sudo and without a password: give the hash",
+    ),
+    ("base", {"base_umask": "27"}, 'base_umask is "27": give three quoted octal digits such as "027".'),
+    (
+        "base",
+        {"base_mount_options": {"/home": "; reboot"}},
+        "base_mount_options has other options than fstab(5) for /home: give nosuid,nodev or null.",
+    ),
+    *(
+        (
+            "base",
+            {"base_mount_options": {path: "nosuid"}},
+            f'base_mount_options has the mount point "{path}": give absolute paths of letters',
+        )
+        for path in ("/srv/my data", "/srv'; reboot; '", "/srv/%n", "srv")
+    ),
+    ("base", {"base_container": True, "base_audit": True}, "base_audit is true, and base_container too: a"),
+    ("ssh", {"ssh_accounts": ["a b"]}, 'ssh_accounts has "a b": give names of Unix accounts.'),
+    (
+        "ssh",
+        {"ssh_accounts": ["root"]},
+        "ssh_accounts has root: list the addresses from which root may log in",
+    ),
+    ("ssh", {"ssh_root_addresses": ["mon1"]}, 'ssh_root_addresses or ssh_exempt_addresses has "mon1": give'),
+    ("ssh", {"ssh_permit_open": ["9090"]}, 'ssh_permit_open has "9090": give destinations as address:port'),
+    ("ssh", {"ssh_max_startups": "100"}, 'ssh_max_startups is "100": give start:rate:full, such as'),
+    ("ssh", {"ssh_login_grace_seconds": 1}, "ssh_login_grace_seconds is 1: give 5 or more, a login needs"),
+    ("ssh", {"ssh_startups_per_source": 1}, "ssh_startups_per_source is 1: give 2 or more, the role itself"),
+    ("ssh", {"ssh_confirm_seconds": 5}, "ssh_confirm_seconds is 5: give 15 or more, a second connection"),
+    ("ssh", {"ssh_settings": {"max sessions": 1}}, 'ssh_settings has "max sessions": give names as in'),
+    (
+        "ssh",
+        {"ssh_settings": {"PasswordAuthentication": None}},
+        "ssh_settings has PasswordAuthentication: remove it, the role admits logins with public keys only.",
+    ),
+    (
+        "ssh",
+        {"ssh_settings": {"KBDInteractiveAuthentication": True}},
+        "ssh_settings has KBDInteractiveAuthentication: remove it",
+    ),
+    (
+        "ssh",
+        {"ssh_settings": {"AuthenticationMethods": "password"}},
+        "ssh_settings has AuthenticationMethods: remove it",
+    ),
+    (
+        "ssh",
+        {"ssh_settings": {"Port": 2222}},
+        "ssh_settings has Port: accounts and root have ssh_accounts and",
+    ),
     (
         "base",
         {"base_timezone": "Nowhere"},
@@ -251,10 +384,12 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         },
         "The services and Grafana may have 90 connections, and postgresql_max_connections is 100,",
     ),
+    ("redis", {"redis_max_clients": 50}, "redis_max_clients is 50: set it between 100 and 50000."),
+    ("redis", {"redis_idle_timeout_seconds": 5}, "redis_idle_timeout_seconds is 5: set it between 30 and"),
     (
         "redis",
         {"redis_users": {"api": "secret"}},
-        "redis_users.api must be a dictionary with password, keys,",
+        "redis_users.api must be a dictionary with password, other_password, keys,",
     ),
     (
         "nginx",
@@ -289,7 +424,27 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "nginx",
         {"nginx_trusted_proxies": ["0.0.0.0/0"]},
-        "Name the proxies in nginx_trusted_proxies: with a network",
+        "0.0.0.0/0 or ::/0 in nginx_trusted_proxies lets clients choose",
+    ),
+    (
+        "nginx",
+        {"nginx_proxy_protocol_ports": {"https": 4430}},
+        "Name the proxies in nginx_trusted_proxies: nginx_proxy_protocol_ports takes",
+    ),
+    (
+        "nginx",
+        {"nginx_proxy_protocol_ports": {"quic": 4430}, "nginx_trusted_proxies": ["10.1.2.3"]},
+        "Give nginx_proxy_protocol_ports the keys http and https only.",
+    ),
+    (
+        "nginx",
+        {"nginx_proxy_protocol_ports": {"https": 443}, "nginx_trusted_proxies": ["10.1.2.3"]},
+        "Give each of nginx_proxy_protocol_ports a port of its own: 80, 443, 443",
+    ),
+    (
+        "nginx",
+        {"nginx_http3": True, "ansible_facts": {"distribution_release": "bookworm"}},
+        "nginx_http3 needs Debian 13",
     ),
     (
         "nginx",
@@ -336,8 +491,53 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ),
     (
         "nginx",
+        {"nginx_rate_limits": {"write": {"methods": ["post"]}}},
+        "services.api: write each of methods as in a request, such as POST, not post.",
+    ),
+    (
+        "nginx",
+        {"nginx_rate_limits": {"api": {"key_rate": "9"}}},
+        "services.api: write each rate of rate_limits as 10r/s or 30r/m, not 9.",
+    ),
+    (
+        "nginx",
+        {
+            "nginx_rate_limits": {
+                "changes": {"path": "/", "methods": ["PUT"], "rate": "5r/s", "burst": 5},
+                "puts": {"path": "/", "methods": ["PUT"], "rate": "5r/s", "burst": 5},
+            }
+        },
+        "services.api: rate_limits has two zones for /: merge them, or set one to null.",
+    ),
+    (
+        "nginx",
+        sites({"connections_per_client": 0}),
+        "services.api: give connections_per_client as 1 or more, not 0.",
+    ),
+    (
+        "nginx",
+        {"nginx_key_headers": ["X-Key", "x-key"]},
+        "Write nginx_key_headers as header names, each once.",
+    ),
+    (
+        "nginx",
+        {"nginx_rate_limit_exempt": ["office"]},
+        "Write each entry of nginx_rate_limit_exempt as an address or network (10.1.2.0/24).",
+    ),
+    (
+        "nginx",
+        {"nginx_rate_limit_exempt": ["0.0.0.0/0"]},
+        "0.0.0.0/0 or ::/0 in nginx_rate_limit_exempt exempts every client: set zones of",
+    ),
+    (
+        "nginx",
         {"nginx_tls_key_source": "/none"},
         "Set nginx_tls_certificate_source and nginx_tls_key_source together.",
+    ),
+    (
+        "nginx",
+        {"nginx_tls_key": "/etc/own.key", "__nginx_key_read": {"rc": 1}},
+        "Nginx runs as www-data, which cannot read /etc/own.key: give the file",
     ),
     (
         "nginx",

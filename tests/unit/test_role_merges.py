@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from ansible.template import trust_as_template
 
 from tests.roles import Role
@@ -14,9 +15,16 @@ FACTS = {"distribution_release": "bookworm", "memtotal_mb": 4000, "installed_pac
 
 def test_a_kernel_setting_keeps_the_default_ones() -> None:
     text = Role("base", base_sysctl={"fs.file-max": 9, "vm.swappiness": None}).render("sysctl.conf.j2")
-    assert "fs.file-max = 9" in text
-    assert "net.core.somaxconn = 4096" in text
+    assert "fs.file-max = 9" in text.splitlines()
+    assert "-net.core.somaxconn = 4096" in text.splitlines()
     assert "vm.swappiness" not in text
+
+
+def test_an_unknown_kernel_setting_of_the_operator_is_no_default() -> None:
+    own = {"fs.file-max": 9, "vm.swappiness": None, "net.ipv4.tcp_rmem": "4096 131072 6291456"}
+    base = Role("base", base_sysctl=own)
+    settings = base.templar.template(trust_as_template("{{ __base_own_settings }}"))
+    assert settings == ["fs.file-max=9", "net.ipv4.tcp_rmem=4096 131072 6291456"]
 
 
 def test_a_redis_user_keeps_those_of_the_wiring() -> None:
@@ -83,6 +91,21 @@ def test_an_instance_of_redis_keeps_what_the_operator_does_not_set() -> None:
     assert not [line for line in redis_lines("cache") if line.startswith("bind ")]
 
 
+@pytest.mark.parametrize(
+    ("variables", "limit"),
+    [
+        ({}, 920),
+        ({"redis_listen_addresses": ["192.0.2.1"]}, 920 + 585),
+        ({"redis_listen_addresses": ["192.0.2.1"], "redis_max_clients": 50000}, 920 + 992),
+    ],
+)
+def test_tls_connections_of_redis_have_memory_of_their_own(variables: dict[str, Any], limit: int) -> None:
+    redis = Role("redis", ansible_facts=FACTS, **variables)
+    files = redis.templar.template(trust_as_template("{{ __redis_file_list }}"))
+    (unit,) = (file["content"] for file in files if file["path"].endswith("cache.service.d/unit.conf"))
+    assert f"MemoryMax={limit}M" in unit.splitlines()
+
+
 def test_only_a_redis_with_clients_on_other_hosts_waits_for_the_network() -> None:
     for addresses, unit in (([], ""), (["192.0.2.1"], "[Unit]\nWants=network-online.target\n")):
         redis = Role("redis", ansible_facts=FACTS, redis_listen_addresses=addresses)
@@ -91,6 +114,29 @@ def test_only_a_redis_with_clients_on_other_hosts_waits_for_the_network() -> Non
         assert network["present"] is bool(addresses)
         assert network["content"].startswith(unit)
         assert "None" not in network["content"]
+
+
+@pytest.mark.parametrize(
+    ("listening", "clients", "allowed"),
+    [
+        ([], [], "localhost"),
+        (["192.0.2.1"], ["192.0.2.9"], "localhost 192.0.2.1 192.0.2.9"),
+        (["192.0.2.1"], [], None),
+    ],
+)
+def test_redis_without_named_clients_admits_every_address(
+    listening: list[str], clients: list[str], allowed: str | None
+) -> None:
+    redis = Role(
+        "redis",
+        ansible_facts=FACTS,
+        redis_listen_addresses=listening,
+        redis_client_addresses=clients,
+    )
+    lines = redis.templar.template(trust_as_template("{{ __redis_unit }}")).splitlines()
+    assert lines[0] == "[Service]"
+    found = [line for line in lines if line.startswith("IPAddress")]
+    assert found == (["IPAddressDeny=any", f"IPAddressAllow={allowed}"] if allowed else [])
 
 
 def test_loopback_has_tls_beside_clients_on_other_hosts() -> None:

@@ -33,6 +33,8 @@ def status(**changes: Any) -> dict[str, Any]:
     return {
         "services": {"api": SERVICE | own},
         "certificates": {"host": 60},
+        "expiring": [],
+        "renewals": {},
         "disks": {"/": 10, "/srv": 20},
         "units": {"nginx.service": "active"},
         "maintenance": {},
@@ -51,8 +53,16 @@ PROBLEMS = [
         "a.service is failed (failed): look at `journalctl -u a.serv",
     ),
     ({"units": {"a.service": "missing"}}, "a.service is missing: run site.yml."),
-    ({"certificates": {"served": 13}}, "the certificate 'served' expires in 13 days"),
-    ({"certificates": {"served": 14}}, None),
+    (
+        {"certificates": {"served": 13}, "expiring": ["served"]},
+        "the certificate 'served' expires in 13 days: run site.yml, which renews it.",
+    ),
+    ({"certificates": {"served": 5}}, None),
+    (
+        {"renewals": {"api": {"failed": 2, "error": "ca: away", "next": 0}}},
+        "the certificate 'api' was not renewed in 2 attempts (ca: away): fix the cause, then run",
+    ),
+    ({"renewals": {"api": {"failed": 0, "error": "", "next": 0}}}, None),
     ({"disks": {"/var": 90}}, "the disk of /var is 90 % full."),
     ({"disks": {"/var": 89}}, None),
     ({"workers": 0}, "release 1.0 of api is current, but it does not run."),
@@ -67,7 +77,7 @@ PROBLEMS = [
     ),
     (
         {"last_deploy": FAILED | {"reason": "no readiness"}},
-        "failed (no readiness): mend the cause, then repeat it or run restart.yml -e service=api.",
+        "failed (no readiness): fix the cause, then repeat it or run restart.yml -e service=api.",
     ),
     ({"last_deploy": FAILED | {"result": "rolled_back"}}, "web1: the last deploy of api, 2026-01-0"),
     # Only a run that wrote the configuration again and did not fail mends a failed one.

@@ -6,6 +6,7 @@ import datetime
 import grp
 import ipaddress
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -63,29 +64,29 @@ def ca() -> CertificateAuthority:
     return CertificateAuthority()
 
 
-def reason(directory: Path, ca: CertificateAuthority, **changes: Any) -> str | None:
+def reason(directory: Path, ca: CertificateAuthority, since: int = 0, **changes: Any) -> str | None:
     """Return why the certificate is due."""
     try:
-        tls_certificates.inspect(directory, {**WANTED, **changes}, ca.certificate, GROUP)
+        tls_certificates.inspect(directory, {**WANTED, **changes}, ca.certificate, GROUP, since)
     except tls_certificates.DueError as due:
         return str(due)
     return None
 
 
-@pytest.mark.parametrize(("days", "age"), [(90, 59.9), (3, 1.9), (0.01, 0.006)])
-def test_a_certificate_with_a_third_of_its_lifetime_left_stays(
+@pytest.mark.parametrize(("days", "age"), [(90, 44.9), (3, 1.4), (0.01, 0.004)])
+def test_a_certificate_with_half_of_its_lifetime_left_stays(
     tmp_path: Path, ca: CertificateAuthority, days: float, age: float
 ) -> None:
     ca.issue(tmp_path, age, days)
     assert reason(tmp_path, ca) is None
 
 
-@pytest.mark.parametrize(("days", "age"), [(90, 60.1), (3, 2.1), (0.01, 0.007), (90, 91)])
+@pytest.mark.parametrize(("days", "age"), [(90, 45.1), (3, 1.6), (0.01, 0.006), (90, 91)])
 def test_a_certificate_with_less_is_due(
     tmp_path: Path, ca: CertificateAuthority, days: float, age: float
 ) -> None:
     ca.issue(tmp_path, age, days)
-    assert reason(tmp_path, ca) == "less than a third of its lifetime is left"
+    assert reason(tmp_path, ca) == "less than half of its lifetime is left"
 
 
 def test_a_missing_certificate_is_due(tmp_path: Path, ca: CertificateAuthority) -> None:
@@ -125,3 +126,18 @@ def test_a_world_readable_key_is_due(tmp_path: Path, ca: CertificateAuthority) -
     ca.issue(tmp_path)
     (tmp_path / "host.key").chmod(0o644)
     assert reason(tmp_path, ca) == "the key's permissions differ"
+
+
+def test_a_key_of_a_group_that_does_not_exist_yet_is_due(tmp_path: Path, ca: CertificateAuthority) -> None:
+    ca.issue(tmp_path)
+    assert reason(tmp_path, ca, group="no-such-group") == "the key's permissions differ"
+
+
+def test_a_rotation_issues_each_certificate_once(tmp_path: Path, ca: CertificateAuthority) -> None:
+    begun, hour = int(time.time()) - 5, 1 / 24
+    ca.issue(tmp_path, age=hour + 10 / 86400)
+    assert reason(tmp_path, ca, since=begun) == "it is being rotated"
+    ca.issue(tmp_path, age=hour)
+    # The host's clock does not count.
+    os.utime(tmp_path / "host.crt", (begun - 600, begun - 600))
+    assert reason(tmp_path, ca, since=begun) is None

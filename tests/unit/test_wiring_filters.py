@@ -31,6 +31,19 @@ def test_addresses() -> None:
     assert wiring.endpoints([], HOSTVARS, "app") == []
 
 
+def test_ipv6_addresses_have_brackets_before_a_port_and_a_prefix_of_128() -> None:
+    hostvars = {"six1": {"private_address": "fd00::11", "__ports": {"app": 8443}}}
+    assert wiring.addresses(["six1"], hostvars) == ["fd00::11"]
+    assert wiring.cidrs(["six1"], hostvars) == ["fd00::11/128"]
+    assert wiring.endpoints(["six1"], hostvars, "app") == ["[fd00::11]:8443"]
+    for host, written in {
+        "fd00::11": "[fd00::11]",
+        "[fd00::11]": "[fd00::11]",
+        "a.example": "a.example",
+    }.items():
+        assert wiring.url_host(host) == written
+
+
 def test_sans() -> None:
     names = ["api.example.com", "192.0.2.1", "2001:db8::1", "192.example", "api.example.com"]
     assert wiring.sans(names) == ["DNS:api.example.com", "IP:192.0.2.1", "IP:2001:db8::1", "DNS:192.example"]

@@ -14,14 +14,18 @@ import pytest
 
 from tests.apps import APPS
 from tests.apps.host import HOST, Apps
-from tests.lab import play
+from tests.lab import host_variables, play
+from tests.tls import client_pair
 
-# Asks a listener of the host as Prometheus does: with the host's certificate, for a TLS name.
+# Asks a listener of the host as Prometheus does: with a certificate of its role, for a TLS name.
 SCRAPE = """
-import http.client, socket, ssl, sys
-address, port, name, path = sys.argv[1:]
+import http.client, socket, ssl, sys, tempfile
+address, port, name, path, pair = sys.argv[1:]
 context = ssl.create_default_context(cafile="/etc/fastmetal/tls/ca.crt")
-context.load_cert_chain("/etc/fastmetal/tls/host.crt", "/etc/fastmetal/tls/host.key")
+with tempfile.NamedTemporaryFile("w") as file:
+    file.write(pair)
+    file.flush()
+    context.load_cert_chain(file.name)
 plain = socket.create_connection((address, int(port)), timeout=10)
 client = http.client.HTTPConnection(address, int(port))
 client.sock = context.wrap_socket(plain, server_hostname=name or address)
@@ -34,7 +38,9 @@ print(answer.read().decode())
 
 def scrape(apps: Apps, port: int, path: str, name: str = "") -> tuple[int, str]:
     """Return status and body of a scrape."""
-    words = ["python3", "-c", SCRAPE, apps.address, str(port), name, path]
+    variables = host_variables(apps.inventory, HOST)
+    pair = client_pair("monitoring", variables["tls_ca_certificate"], variables["tls_ca_key"])
+    words = ["python3", "-c", SCRAPE, apps.address, str(port), name, path, "".join(pair)]
     status, _, body = apps.ssh(shlex.join(words)).partition("\n")
     return int(status), body
 

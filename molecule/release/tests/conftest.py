@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from tests.conftest import measured, pytest_terminal_summary
 from tests.lab import ROOT, Lab
 from tests.release.fleet import Fleet
+from tests.soak import pytest_collection_modifyitems, pytest_configure
 
-__all__ = ["fleet", "measured", "pytest_terminal_summary"]
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker of long distributions."""
-    config.addinivalue_line("markers", "soak: takes long; only `make soak` runs it")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the tests of `make soak`, or else all others."""
-    soak = os.environ.get("SOAK") == "1"
-    others = [item for item in items if bool(item.get_closest_marker("soak")) != soak]
-    config.hook.pytest_deselected(items=others)
-    items[:] = [item for item in items if item not in others]
+__all__ = [
+    "fleet",
+    "measured",
+    "pytest_collection_modifyitems",
+    "pytest_configure",
+    "pytest_terminal_summary",
+]
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ INVENTORY = ROOT / "molecule" / SCENARIO / "inventory"
 
 # A scenario named after a playbook runs only that playbook's tests; every other scenario runs all tests.
 TESTS = {
-    "base": {"test_base.py", "test_tls.py"},
+    "base": {"test_base.py", "test_firewall.py", "test_ssh.py", "test_tls.py"},
     "postgres": {"test_postgresql.py"},
     "redis": {"test_redis.py"},
     "app": {"test_app.py", "test_workers.py"},
@@ -54,7 +54,7 @@ FACTS = ["!all", "!min", "distribution", "hardware", "platform", "python", "serv
 WRITE_VARIABLES = {
     "ansible.builtin.copy": {
         "content": "{{ dict(variable_names"
-        " | zip(query('ansible.builtin.vars', *variable_names, default=None))) | to_json }}",
+        " | zip(query('ansible.builtin.vars', *variable_names, default=''))) | to_json }}",
         "dest": "{{ variables_directory }}/{{ inventory_hostname }}.json",
         "mode": "0600",
     },
@@ -206,7 +206,7 @@ def all_variables(
         for name in yaml.safe_load((ROOT / "roles" / role / "meta/argument_specs.yml").read_text())[
             "argument_specs"
         ]["main"]["options"]
-        if name not in ("app_source", "release_notify")  # Set in the tasks, or nowhere.
+        if name != "app_source"  # The tasks set it.
     ]
     directory = tmp_path_factory.mktemp("variables")
     play_variables = {
@@ -224,7 +224,8 @@ def all_variables(
     }
     playbook = directory / "play.yml"
     playbook.write_text(yaml.safe_dump([play]))
-    ansible_on_all("ansible-playbook", str(playbook)).check_returncode()
+    done = ansible_on_all("ansible-playbook", str(playbook))
+    assert done.returncode == 0, done.stdout
     hosts = json.loads((LAB / "state.json").read_text())["hosts"]
     return {name: json.loads((directory / f"{name}.json").read_text()) for name in hosts}
 

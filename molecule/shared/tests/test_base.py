@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from testinfra.host import Host
 
 
@@ -37,6 +42,54 @@ def test_only_the_operators_keys_are_authorised(host: Host, variables: dict[str,
     assert host.user(admin).password in ("!", "*", "!*")
 
 
+def test_people_have_accounts_whose_sudo_asks_for_a_password(host: Host, variables: dict[str, Any]) -> None:
+    """The password of the lab's operator is "verify"."""
+    assert list(variables["base_operators"]) == ["alice", "bob"]
+    assert host.run("runuser --user alice -- sudo --non-interactive id").failed
+    asked = "echo verify | runuser --user alice -- sudo --stdin --prompt= id --user"
+    assert host.check_output(asked) == "0"
+    assert host.run("echo wrong | runuser --user alice -- sudo --stdin --prompt= id").failed
+    # Bob may log in and read logs, and nothing else.
+    assert host.run("echo verify | runuser --user bob -- sudo --stdin --prompt= id").failed
+    assert "adm" in host.user("bob").groups
+    for name, person in variables["base_operators"].items():
+        keys = host.file(f"/home/{name}/.ssh/authorized_keys").content_string.splitlines()
+        assert keys == [key.strip() for key in person["ssh_keys"]]
+        assert host.file(f"/home/{name}").mode == 0o700
+
+
+@pytest.mark.on("complete")
+def test_a_password_is_set_once(
+    host: Host,
+    variables: dict[str, Any],
+    ansible: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+) -> None:
+    """An operator may get a password later, and changes it with passwd."""
+    role = {"name": "base", "tasks_from": "admin"}
+    play = {"hosts": "all", "become": True, "gather_facts": False}
+    task = {"name": "Configure accounts", "ansible.builtin.include_role": role}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([play | {"tasks": [task]}]))
+    password, other = variables["base_operators"]["bob"]["password"], "$6$fastmetal$another"
+    for before, after in (("!", password), ("!!", password), (other, other)):
+        host.check_output(f"usermod --password '{before}' bob")
+        done = ansible("ansible-playbook", str(tmp_path / "play.yml"))
+        assert done.returncode == 0, done.stdout
+        assert host.user("bob").password == after
+    host.check_output(f"usermod --password '{password}' bob")
+
+
+def test_logins_create_files_that_others_cannot_read(
+    host: Host, variables: dict[str, Any], admin: str
+) -> None:
+    assert host.check_output(f"su - {admin} -c umask") == "0" + variables["base_umask"]
+
+
+def test_crashes_leave_no_core_dump(host: Host, admin: str) -> None:
+    assert host.check_output(f"su - {admin} -c 'ulimit -H -c'") == "0"
+    assert host.check_output("systemctl show --property=DefaultLimitCORE") == "DefaultLimitCORE=0"
+
+
 def test_other_users_have_no_sudo(host: Host) -> None:
     assert host.run("runuser --user nobody -- sudo --non-interactive id").failed
 
@@ -58,8 +111,17 @@ def test_the_journal_is_persistent_and_has_a_maximum_size(host: Host, variables:
 
 def test_kernel_settings_are_applied(host: Host, variables: dict[str, Any]) -> None:
     settings = variables["base_default_sysctl"] | variables["base_sysctl"]
-    for name, value in settings.items():
+    # A lab host is a container, which has a network of its own and nothing else of the kernel.
+    own = {
+        name: value
+        for name, value in settings.items()
+        if re.match(r"net\.(ipv[46]\.|core\.somaxconn$)", name)
+    }
+    assert len(own) > 20
+    for name, value in own.items():
         assert value is None or str(host.sysctl(name)) == str(value), name
+    assert set(settings) - set(own) >= {"kernel.kptr_restrict", "fs.suid_dumpable", "vm.swappiness"}
+    assert "kernel." not in host.file("/etc/sysctl.d/90-fastmetal.conf").content_string
     assert host.sysctl("net.core.somaxconn") >= 4096
 
 

@@ -74,10 +74,6 @@ def test_a_worker_runs_the_live_release_in_the_sandbox(host: Host, variables: di
     assert f"ENVIRONMENT={variables['app_base_settings']['ENVIRONMENT']}" in environment
     given = host.check_output(f"ls /run/credentials/{unit}").split()
     assert sorted(given) == sorted({**variables["app_base_secrets"], **variables["app_secrets"]})
-    report = host.check_output(f"systemd-analyze security --no-pager {unit}")
-    exposure = re.search(r"Overall exposure level.*: ([\d.]+)", report)
-    assert exposure
-    assert float(exposure[1]) <= 1.5, report
 
 
 @pytest.mark.on("complete")

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from testinfra.host import Host
 
-from tests.edge import Site, assert_headers, log_lines
+from tests.edge import Site, assert_headers, log_lines, statuses_from
 
 
 @pytest.mark.on("edge")
@@ -57,35 +57,76 @@ def test_body_over_the_limit_responds_413(site: Site) -> None:
 # ---- Passwords in front of Prometheus and Alertmanager ----
 
 
-def basic(password: str) -> dict[str, str]:
-    return {"Authorization": f"Basic {b64encode(f'verify:{password}'.encode()).decode()}"}
+READY = "/prometheus/-/ready"
+
+
+def basic(account: str, word: str = "verify") -> dict[str, str]:
+    return {"Authorization": f"Basic {b64encode(f'{account}:{word}'.encode()).decode()}"}
 
 
 @pytest.mark.on("edge", "complete", "monitoring")
-def test_passwords_are_guessed_at_most_once_a_second(host: Host, site: Site) -> None:
-    path = "/prometheus/-/ready"
-    begin = time.monotonic()
-    statuses = Counter(site.request(path, headers=basic(f"guess{n}")).status for n in range(40))
-    assert set(statuses) == {401, 429}
-    assert statuses[401] <= 6 + time.monotonic() - begin
-    # One in a second is allowed.
-    attempts = [site.request(path, headers=basic("verify")) for _ in range(8)]
-    refused = next(answer for answer in attempts if answer.status == 429)
-    assert int(refused.headers["Retry-After"]) >= 1
-    refused.assert_problem()
-    time.sleep(1.5)
-    signed_in = site.request(path, headers=basic("verify"))
+def test_guesses_are_limited_by_client_and_by_account(host: Host, site: Site) -> None:
+    signed_in = site.request(READY, headers=basic("guessed"))
     assert signed_in.status == 200
     cookie = signed_in.headers["Set-Cookie"].partition(";")[0]
+    # Each guess comes from another client.
+    begin = time.monotonic()
+    with host.sudo():
+        guesses = Counter(
+            statuses_from(host, site, f"127.0.1.{number}", READY, 1, basic("guessed", f"guess{number}"))[0]
+            for number in range(1, 16)
+        )
+    assert guesses.keys() == {401, 429}
+    assert guesses[401] <= 4 + (time.monotonic() - begin) / 12
+    refused = site.request(READY, headers=basic("guessed"))
+    assert refused.status == 429
+    assert int(refused.headers["Retry-After"]) == 12
+    refused.assert_problem()
+    # Those who have signed in go on, with all files of a page.
+    pages = {site.request(READY, headers={"Cookie": cookie, **basic("guessed")}).status for _ in range(40)}
+    assert pages == {200}
     # A cookie without the password opens nothing, and a forged one lifts no limit.
-    assert site.request(path, headers={"Cookie": cookie}).status == 401
-    forged = {"Cookie": f"{cookie}x", **basic("verify")}
-    assert 429 in {site.request(path, headers=forged).status for _ in range(8)}
-    # Signed-in operators at the same address go on, with all files of a page.
-    pages = [site.request(path, headers={"Cookie": cookie, **basic("verify")}).status for _ in range(40)]
-    assert set(pages) == {200}
-    clients = {line["client"] for line in log_lines(host, "/-/ready")}
-    assert "127.0.0.1" not in clients
+    assert site.request(READY, headers={"Cookie": cookie}).status == 401
+    assert site.request(READY, headers={"Cookie": f"{cookie}x", **basic("guessed")}).status == 429
+    # A client may try one account after the other, once a second.
+    begin = time.monotonic()
+    found = Counter(site.request(READY, headers=basic(f"guess{n}")).status for n in range(40))
+    assert found.keys() == {401, 429}
+    assert found[401] <= 6 + time.monotonic() - begin
+
+
+@pytest.mark.on("edge", "complete", "monitoring")
+def test_guesses_are_logged_with_the_client(host: Host, site: Site) -> None:
+    path = f"/prometheus/{uuid.uuid4()}"
+    with host.sudo():
+        (status,) = statuses_from(host, site, "127.0.2.1", path, 1, basic("nobody-knows"))
+    lines = log_lines(host, path.removeprefix("/prometheus"))
+    assert status == 401
+    assert {(line["client"], line["status"]) for line in lines} == {("127.0.2.1", 401)}
+    assert len(lines) == 2, "the edge and the guard write a line each"
+    with host.sudo():
+        journal = host.check_output("journalctl -u fastmetal-passwords.service -n 50 -o cat")
+    assert 'user "nobody-knows" was not found' in journal
+    assert "client: 127.0.2.1" in journal
+
+
+@pytest.mark.on("edge", "complete", "monitoring")
+def test_the_nginx_of_the_site_compares_no_password(host: Host, site: Site) -> None:
+    """A stopped comparison refuses operators, and delays no other client."""
+    with host.sudo():
+        host.check_output("systemctl kill --signal=STOP fastmetal-passwords.service")
+        try:
+            with site.connect() as waiting:
+                token = basic("verify")["Authorization"]
+                head = f"GET {READY} HTTP/1.1\r\nHost: {site.name}\r\nAuthorization: {token}\r\n\r\n"
+                waiting.sendall(head.encode())
+                begin = time.monotonic()
+                assert {site.request("/no/such/page").status for _ in range(10)} == {404}
+                assert time.monotonic() - begin < 5
+        finally:
+            host.check_output("systemctl kill --signal=CONT fastmetal-passwords.service")
+        configuration = host.file("/etc/nginx/nginx.conf").content_string
+    assert "auth_basic" not in configuration
 
 
 @pytest.mark.on("edge", "complete")

@@ -13,6 +13,32 @@ pytestmark = pytest.mark.on("postgres")
 
 SOCKET = "/run/postgresql"
 PROBE = "fastmetal_probe"
+# Opens connections until Postgres refuses one, and connects as others while they are open.
+FILL = """
+import os, psycopg2, subprocess
+kept = []
+try:
+    while True:
+        kept.append(psycopg2.connect(os.environ["TARGET"]))
+except psycopg2.OperationalError as error:
+    refusal = error
+print(len(kept))
+owner = psycopg2.connect(os.environ["OWNER"]).cursor()
+owner.execute("SELECT 1")
+print(owner.fetchone()[0], flush=True)
+subprocess.run(os.environ["SUPERUSER"], shell=True, check=True)
+print(refusal)
+"""
+# Connects without a word, and prints how long Postgres waits for it.
+SILENT = """
+import os, socket, time
+link = socket.socket(socket.AF_UNIX)
+link.settimeout(20)
+link.connect(os.environ["SOCKET"])
+begun = time.monotonic()
+assert link.recv(1) == b""
+print(time.monotonic() - begun)
+"""
 
 
 @dataclass
@@ -89,6 +115,9 @@ def test_every_role_connects_with_its_password_to_its_databases(server: Server) 
             answer = server.query(role, "SELECT current_user", database=database)
             expected = (role, "") if database in own else ("", "permission denied for database")
             assert (answer.stdout.strip(), expected[1] in answer.stderr) == (expected[0], True), answer.stderr
+        for database in ("postgres", "template1"):
+            answer = server.query(role, "SELECT 1", database=database)
+            assert "permission denied for database" in answer.stderr
 
 
 def test_a_wrong_password_is_refused(server: Server) -> None:
@@ -155,6 +184,57 @@ def test_roles_that_serve_and_roles_that_migrate_have_their_timeouts(server: Ser
             assert server.query(role, f"SHOW {setting}").stdout.strip() == str(value)
     ended = server.query(server.app, "SET statement_timeout = 50; SELECT pg_sleep(5)")
     assert "canceling statement due to statement timeout" in ended.stderr
+
+
+@pytest.mark.on("complete")
+def test_a_session_that_unsets_its_timeouts_is_ended(server: Server) -> None:
+    """PostgreSQL lets every role change its timeouts; the ones of the role are enforced from outside."""
+    kept = server.variables["postgresql_app_role_settings"]
+    names = ("statement_timeout", "idle_in_transaction_session_timeout")
+    changed = "".join(f"ALTER ROLE {server.app} SET {name} = '1s';" for name in names)
+    server.admin(changed)
+    try:
+        unset = "".join(f"SET {name} = 0;" for name in names)
+        busy = server.query(server.app, f"{unset} SELECT pg_sleep(60)")
+        assert "terminating connection" in busy.stderr
+        idle = server.host.run(
+            f"(echo '{unset} BEGIN; SELECT 1;'; sleep 14; echo 'SELECT 2;') | PGPASSWORD=%s psql --quiet %s",
+            server.passwords[server.app],
+            f"host={SOCKET} port={server.port} user={server.app} dbname={server.database}",
+        )
+        assert "terminating connection" in idle.stderr
+    finally:
+        server.admin("".join(f"ALTER ROLE {server.app} SET {name} = '{kept[name]}';" for name in names))
+    refused = server.query(server.app, "SET temp_file_limit = -1")
+    assert "permission denied to set parameter" in refused.stderr
+    assert server.query(server.app, "SHOW temp_file_limit").stdout.strip() == "1GB"
+
+
+@pytest.mark.on("complete")
+def test_the_service_leaves_connections_for_operators(server: Server) -> None:
+    """Open as many as the role gets; its owner and the superuser still have some."""
+    target = f"host={SOCKET} port={server.port} dbname={server.database} user=%s password=%s"
+    superuser = f"runuser -u postgres -- psql -At --port={server.port} --command='SELECT 2'"
+    answer = server.host.check_output(
+        "TARGET=%s OWNER=%s SUPERUSER=%s python3 -c %s",
+        target % (server.app, server.passwords[server.app]),
+        target % (server.owner, server.passwords[server.owner]),
+        superuser,
+        FILL,
+    )
+    opened, owner, as_superuser, refusal = answer.split("\n", 3)
+    roles = {role["name"]: role for role in server.variables["__postgresql_roles"]}
+    limit = roles[server.app]["connection_limit"]
+    assert 10 < int(opened) <= limit <= server.variables["postgresql_max_connections"] - 13
+    assert (owner, as_superuser) == ("1", "2")
+    assert f'too many connections for role "{server.app}"' in refusal
+
+
+@pytest.mark.on("complete")
+def test_a_connection_authenticates_within_ten_seconds(server: Server) -> None:
+    assert server.admin("SHOW authentication_timeout") == "10s"
+    socket = f"{SOCKET}/.s.PGSQL.{server.port}"
+    assert float(server.host.check_output("SOCKET=%s python3 -c %s", socket, SILENT)) < 12
 
 
 def test_passwords_are_stored_only_as_scram_verifiers(server: Server) -> None:

@@ -49,5 +49,7 @@ def test_a_product_survives_a_reboot(
     assert time.monotonic() < deadline
     assert read == written
     assert boot_time() != before
-    assert host.check_output("systemctl is-system-running --wait") == "running"
+    state = host.run("systemctl is-system-running --wait").stdout.strip()
+    assert (state, host.check_output("systemctl --failed --no-legend --plain")) == ("running", "")
+    assert "policy drop" in host.check_output("nft list chain inet fastmetal input")
     send(url, "DELETE")

@@ -1,5 +1,6 @@
 """Redis for its clients: authentication, network access, permissions and limits."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,26 @@ pytestmark = pytest.mark.on("redis")
 
 SOCKET = "/run/redis-cache/redis-server.sock"
 UNIT = "redis-server@cache.service"
+# Starts a server with the limits of a file and a timeout of a second; prints how long it keeps a client.
+IDLE = """
+import os, socket, subprocess, tempfile, time
+directory = tempfile.mkdtemp()
+path = f"{directory}/socket"
+kept = [line for line in open(os.environ["CONFIGURATION"]) if line.startswith(("maxclients", "user "))]
+kept += ["port 0\\n", f"unixsocket {path}\\n", f"dir {directory}\\n", "timeout 1\\n"]
+server = subprocess.Popen(["redis-server", "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+server.stdin.write("".join(kept).encode())
+server.stdin.close()
+while not os.path.exists(path):
+    time.sleep(0.05)
+link = socket.socket(socket.AF_UNIX)
+link.settimeout(10)
+link.connect(path)
+begun = time.monotonic()
+assert link.recv(1) == b""
+print(time.monotonic() - begun)
+server.terminate()
+"""
 
 
 @dataclass
@@ -77,8 +98,18 @@ def test_a_user_accesses_its_own_keys_and_channels_only(cache: Cache) -> None:
 
 def test_a_user_cannot_run_administrative_commands(cache: Cache) -> None:
     assert "commands" not in cache.user
-    for command in ("FLUSHALL", "SHUTDOWN", "KEYS *", "CONFIG GET *", "ACL LIST", "REPLICAOF NO ONE"):
+    refused = ["FLUSHALL", "SHUTDOWN", "KEYS *", "CONFIG GET *", "ACL LIST", "REPLICAOF NO ONE", "SAVE"]
+    refused += ["MODULE LIST", "MIGRATE 127.0.0.1 1 key 0 1"]
+    for command in refused:
         assert cache.run(*command.split()).startswith("NOPERM"), command
+
+
+def test_a_script_reaches_no_key_of_others(cache: Cache) -> None:
+    assert cache.run("GET", "another:key").startswith("NOPERM")
+    assert cache.run("EVAL", "return redis.call('GET', KEYS[1])", "1", "another:key").startswith("NOPERM")
+    for call in ("'GET', 'another:key'", "'CONFIG', 'GET', '*'"):
+        answer = cache.run("EVAL", f"return redis.call({call})", "0")
+        assert re.match("ERR .*(can't (access|run)|permissions|not allowed)", answer), answer
 
 
 def test_other_system_users_cannot_connect_to_the_socket(cache: Cache) -> None:
@@ -143,6 +174,20 @@ def test_passwords_are_stored_as_hashes(cache: Cache) -> None:
 
 
 @pytest.mark.on("complete")
+def test_idle_clients_are_closed_and_their_number_is_bounded(cache: Cache) -> None:
+    """Another server with the same file and the shortest timeout, as a test cannot wait for five minutes."""
+    configuration = "/etc/redis/redis-cache.conf"
+    limits = cache.host.check_output(f"grep -E '^(maxclients|timeout) ' {configuration}").splitlines()
+    variables = cache.variables
+    assert limits == [
+        f"maxclients {variables['redis_max_clients']}",
+        f"timeout {variables['redis_idle_timeout_seconds']}",
+    ]
+    assert f"maxclients:{variables['redis_max_clients']}" in cache.run("INFO", "clients")
+    assert float(cache.host.check_output("CONFIGURATION=%s python3 -c %s", configuration, IDLE)) < 5
+
+
+@pytest.mark.on("complete")
 def test_the_stock_server_is_off(cache: Cache) -> None:
     stock = cache.host.service("redis-server")
     assert not stock.is_running
@@ -158,9 +203,8 @@ def test_it_listens_on_the_configured_addresses_only(cache: Cache) -> None:
 
 
 @pytest.mark.on("redis_tls")
-def test_a_client_connects_with_mutual_tls(cache: Cache, listening: str) -> None:
-    tls = cache.variables["redis_tls_ca_certificate"].rpartition("/")[0]
-    options = f"{listening} --tls --cacert {tls}/ca.crt --cert {tls}/host.crt --key {tls}/host.key"
+def test_a_client_connects_over_tls(cache: Cache, listening: str) -> None:
+    options = f"{listening} --tls --cacert {cache.variables['redis_tls_ca_certificate']}"
     assert cache.run("PING", target=options) == "PONG"
     assert "WRONGPASS" in cache.run("PING", password="wrong", target=options)
 

@@ -24,22 +24,45 @@ def certificates(variables: dict[str, Any]) -> Certificates:
     return expected
 
 
-def test_certificates_verify_for_servers_and_clients(
+@pytest.fixture
+def servers(certificates: Certificates) -> Certificates:
+    """Return the certificates of servers."""
+    return [certificate for certificate in certificates if "role" not in certificate]
+
+
+def test_a_certificate_is_for_a_server_or_for_a_client(
     host: Host, directory: str, certificates: Certificates
 ) -> None:
     for certificate in certificates:
-        for purpose in ("sslserver", "sslclient"):
-            command = f"openssl verify -x509_strict -CAfile {directory}/ca.crt -purpose {purpose}"
-            assert host.run(f"{command} {directory}/{certificate['name']}.crt").succeeded, (
-                certificate["name"],
-                purpose,
-            )
+        shown = f"openssl x509 -noout -ext extendedKeyUsage -in {directory}/{certificate['name']}.crt"
+        (usage,) = host.check_output(shown).splitlines()[1:]
+        expected = "Client" if "role" in certificate else "Server"
+        assert usage.strip() == f"TLS Web {expected} Authentication", certificate["name"]
+
+
+def test_the_environments_ca_verifies_servers_and_no_clients(
+    host: Host, directory: str, certificates: Certificates
+) -> None:
+    for certificate in certificates:
+        purpose = "sslclient" if "role" in certificate else "sslserver"
+        command = f"openssl verify -x509_strict -no-CApath -CAfile {directory}/ca.crt -purpose {purpose}"
+        verified = host.run(f"{command} {directory}/{certificate['name']}.crt").succeeded
+        assert verified == ("role" not in certificate), certificate["name"]
+
+
+def test_only_app_hosts_have_the_internal_names(
+    host: Host, directory: str, certificates: Certificates, variables: dict[str, Any]
+) -> None:
+    for certificate in certificates:
+        shown = f"openssl x509 -noout -ext subjectAltName -in {directory}/{certificate['name']}.crt"
+        own = certificate["name"] == "host" and "app" in variables["group_names"]
+        assert (".internal" in host.check_output(shown)) == own, certificate["name"]
 
 
 def test_certificates_cover_their_names_and_no_others(
-    host: Host, directory: str, certificates: Certificates
+    host: Host, directory: str, servers: Certificates
 ) -> None:
-    for certificate in certificates:
+    for certificate in servers:
         verify = f"openssl verify -CAfile {directory}/ca.crt"
         for san in certificate["sans"]:
             kind, _, value = san.partition(":")
@@ -52,10 +75,10 @@ def test_certificates_cover_their_names_and_no_others(
         ).failed
 
 
-def test_a_third_of_the_lifetime_remains(
+def test_half_of_the_lifetime_remains(
     host: Host, directory: str, certificates: Certificates, variables: Any
 ) -> None:
-    seconds = variables["tls_lifetime_days"] * 86400 // 3
+    seconds = variables["tls_lifetime_days"] * 86400 // 2
     for certificate in certificates:
         assert host.run(
             f"openssl x509 -checkend {seconds} -noout -in {directory}/{certificate['name']}.crt"
@@ -68,10 +91,22 @@ def test_keys_are_readable_by_their_group_only(
     for certificate in certificates:
         key = f"{directory}/{certificate['name']}.key"
         outsider = "setpriv --reuid=nobody --regid=nogroup --clear-groups"
-        member = "setpriv --reuid=nobody --regid=nogroup --groups=ssl-cert"
+        group = certificate.get("group", "ssl-cert")
+        member = f"setpriv --reuid=nobody --regid=nogroup --groups={group}"
         assert host.run(f"{outsider} cat {key}").failed
         assert host.run(f"{member} cat {key}").succeeded
         assert host.run(f"{member} cp /dev/null {key}").failed
+
+
+def test_other_servers_cannot_read_the_public_key(
+    host: Host, directory: str, variables: dict[str, Any]
+) -> None:
+    if not any(certificate["name"] == "public" for certificate in variables["tls_certificates"]):
+        return
+    for account in ("postgres", "redis", "prometheus"):
+        if host.user(account).exists:
+            read = f"setpriv --reuid={account} --regid={account} --init-groups cat {directory}/public.key"
+            assert host.run(read).failed, account
 
 
 def test_the_cas_key_is_not_on_the_host(host: Host, directory: str) -> None:
@@ -80,10 +115,10 @@ def test_the_cas_key_is_not_on_the_host(host: Host, directory: str) -> None:
         assert host.run(f"openssl pkey -in {key} -pubout").stdout.strip() != ca_public_key.strip(), key
 
 
-def test_a_handshake_requires_the_ca(host: Host, directory: str, certificates: Certificates) -> None:
+def test_a_handshake_requires_the_ca(host: Host, directory: str, servers: Certificates) -> None:
     """A client trusts a server with this certificate only if it trusts the CA."""
     port = 40443
-    for certificate in certificates:
+    for certificate in servers:
         kind, _, value = certificate["sans"][0].partition(":")
         option = {"DNS": "-verify_hostname", "IP": "-verify_ip"}[kind]
         files = f"-cert {directory}/{certificate['name']}.crt -key {directory}/{certificate['name']}.key"

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ EDGE_METRICS = (
     "edge_requests_total",
     *(f"edge_request_duration_seconds_{part}" for part in ("bucket", "sum", "count")),
     "edge_upstream_failures_total",
+    "edge_limited_requests_total",
 )
 HELP = {
     "edge_requests_total": ("counter", "Requests answered by the edge, from its access log, by service."),
@@ -41,7 +43,26 @@ HELP = {
         "counter",
         "Failed attempts on an application server, from the access log.",
     ),
+    "edge_limited_requests_total": (
+        "counter",
+        "Requests above a limit of the edge, from its access log: refused, or counted in a dry run.",
+    ),
     "fastmetal_certificate_expiry_timestamp_seconds": ("gauge", "When the certificate expires."),
+    "fastmetal_certificate_start_timestamp_seconds": ("gauge", "When the certificate became valid."),
+    "fastmetal_served_certificate_expiry_timestamp_seconds": (
+        "gauge",
+        "When the certificate that Nginx serves for a name expires.",
+    ),
+    "fastmetal_served_certificate_start_timestamp_seconds": (
+        "gauge",
+        "When the certificate that Nginx serves for a name became valid.",
+    ),
+    "fastmetal_certificate_failed_attempts": ("gauge", "Failed attempts to renew since the last success."),
+    "fastmetal_certificate_failures_total": ("counter", "Failed attempts to issue or renew the certificate."),
+    "fastmetal_certificate_next_renewal_timestamp_seconds": (
+        "gauge",
+        "When the certificate will be renewed, or the next attempt after a failure.",
+    ),
     "fastmetal_deploy_duration_seconds": ("gauge", "Duration of the last entry in the history."),
     "fastmetal_deploy_success": ("gauge", "Whether the last entry in the history succeeded."),
     "fastmetal_deploy_timestamp_seconds": ("gauge", "When the last entry in the history ended."),
@@ -102,21 +123,72 @@ def deploys(service: str) -> Samples:
     }
 
 
-def expiry(path: Path) -> float:
-    """Return when a certificate expires, in seconds since 1970."""
-    command = ["openssl", "x509", "-noout", "-enddate", "-dateopt", "iso_8601", "-in", str(path)]
-    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    return float(calendar.timegm(time.strptime(text.partition("=")[2], "%Y-%m-%d %H:%M:%SZ")))
+def validity(text: str) -> list[float]:
+    """Return when a certificate (PEM) becomes valid and when it expires, in seconds since 1970."""
+    command = ["openssl", "x509", "-noout", "-startdate", "-enddate", "-dateopt", "iso_8601"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, input=text)
+    dates = [line.partition("=")[2] for line in done.stdout.splitlines()]
+    return [float(calendar.timegm(time.strptime(date, "%Y-%m-%d %H:%M:%SZ"))) for date in dates]
 
 
 def certificates(paths: list[str], state: dict[str, Any]) -> Samples:
-    """Return when each certificate expires."""
-    found = {}
+    """Return when each certificate becomes valid and expires."""
+    starts, ends = {}, {}
     for name in paths:
         path = Path(name)
         if path.exists():
-            found[labels(path=name)] = remembered(state, name, stamp(path), functools.partial(expiry, path))
-    return {"fastmetal_certificate_expiry_timestamp_seconds": found}
+            work = functools.partial(validity, path.read_text())
+            starts[labels(path=name)], ends[labels(path=name)] = remembered(state, name, stamp(path), work)
+    return {
+        "fastmetal_certificate_start_timestamp_seconds": starts,
+        "fastmetal_certificate_expiry_timestamp_seconds": ends,
+    }
+
+
+def served_certificate(name: str) -> str:
+    """Return the certificate (PEM) with which Nginx on this host answers for a name."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with (
+        socket.create_connection(("127.0.0.1", 443), timeout=3) as plain,
+        context.wrap_socket(plain, server_hostname=name) as connection,
+    ):
+        return ssl.DER_cert_to_PEM_cert(connection.getpeercert(binary_form=True) or b"")
+
+
+def served(names: list[str], state: dict[str, Any]) -> Samples:
+    """Return when each certificate becomes valid and expires that clients get; looks once a minute."""
+    starts, ends = {}, {}
+    for name in names:
+        try:
+            text = remembered(
+                state, f"served {name}", str(time.time() // 60), functools.partial(served_certificate, name)
+            )
+        except OSError:
+            continue  # nginx_up reports a server that does not answer.
+        dates = remembered(state, f"served dates {name}", text, functools.partial(validity, text))
+        starts[labels(name=name)], ends[labels(name=name)] = dates
+    return {
+        "fastmetal_served_certificate_start_timestamp_seconds": starts,
+        "fastmetal_served_certificate_expiry_timestamp_seconds": ends,
+    }
+
+
+def renewals(file: Path) -> Samples:
+    """Return the attempts of the role acme to renew each certificate."""
+    if not file.exists():
+        return {}
+    entries = json.loads(file.read_text()).items()
+    metrics = {
+        "failed_attempts": "failed",
+        "failures_total": "failures",
+        "next_renewal_timestamp_seconds": "next",
+    }
+    return {
+        f"fastmetal_certificate_{metric}": {labels(certificate=name): entry[key] for name, entry in entries}
+        for metric, key in metrics.items()
+    }
 
 
 def pending_upgrades() -> dict[str, int]:
@@ -162,7 +234,7 @@ class Edge:
         """Continue with the counts of an earlier run, and keep them up to date for the next one."""
         known = counts.get("services", {})
         # From 0: rate() misses the increase of a counter that first appears with a value.
-        self.services = {name: known.get(name) or self._zero() for name in ["", *services]}
+        self.services = {name: self._zero() | known.get(name, {}) for name in ["", *services]}
         counts["services"] = self.services
         self.counts = counts
         self.follower = Follower(log, counts.get("positions"))
@@ -174,6 +246,7 @@ class Edge:
             "buckets": [0] * len(BUCKETS),
             "seconds": 0.0,
             "failures": 0,
+            "limited": dict.fromkeys(("refused", "dry_run"), 0),
         }
 
     def samples(self) -> Samples:
@@ -186,7 +259,7 @@ class Edge:
         self.counts["positions"] = self.follower.positions
         found: Samples = {name: {} for name in EDGE_METRICS}
         for service, counts in self.services.items():
-            requests, buckets, seconds, total, failures = found.values()
+            requests, buckets, seconds, total, failures, limited = found.values()
             answers = sum(counts["status"].values())
             for status, count in sorted(counts["status"].items()):
                 requests[labels(service=service, status=status)] = count
@@ -195,15 +268,22 @@ class Edge:
             seconds[labels(service=service)] = counts["seconds"]
             total[labels(service=service)] = answers
             failures[labels(service=service)] = counts["failures"]
+            for result, count in counts["limited"].items():
+                limited[labels(service=service, result=result)] = count
         return found
 
     def _count(self, entry: dict[str, Any]) -> None:
         seconds, status, upstream = entry["duration"], str(entry["status"]), entry["upstream_status"]
         counts = self.services.setdefault(entry.get("service", ""), self._zero())
-        counts["status"][status] = counts["status"].get(status, 0) + 1
-        counts["seconds"] += seconds
+        # Of refusals, nginx logs a sample.
+        weight = entry.get("weight", 1)
+        counts["status"][status] = counts["status"].get(status, 0) + weight
+        counts["seconds"] += weight * seconds
         for index, bound in enumerate(BUCKETS):
-            counts["buckets"][index] += seconds <= bound
+            counts["buckets"][index] += weight * (seconds <= bound)
+        limits = {entry.get("limit"), entry.get("limit_connections")}
+        for outcome, result in (("REJECTED", "refused"), ("REJECTED_DRY_RUN", "dry_run")):
+            counts["limited"][result] += weight * (outcome in limits)
         # After a retry it holds the status of each attempt: "502, 200".
         counts["failures"] += upstream.count("502") + upstream.count("504")
 
@@ -232,6 +312,9 @@ def notify(state: str) -> None:
 def collect(settings: dict[str, Any], state: dict[str, Any], edge: Edge | None) -> Samples:
     """Return all samples; state holds what the next collection needs of this one."""
     samples = certificates(settings["certificates"], state) | upgrades(state)
+    samples |= served(settings["served_names"], state)
+    if settings["acme_state"]:
+        samples |= renewals(Path(settings["acme_state"]))
     for service in settings["services"]:
         for metric, values in (release(service) | deploys(service)).items():
             samples.setdefault(metric, {}).update(values)

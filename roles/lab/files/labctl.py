@@ -33,6 +33,8 @@ CACHE = Path("/var/cache/fastmetal-lab")
 RUN = Path("/run/fastmetal-lab")
 RELEASES = ("bookworm", "trixie")
 DEFAULT_RELEASE = "trixie"
+# What addresses a host has; of dual, SSH and Ansible use the IPv4 address.
+FAMILIES = ("ipv4", "dual", "ipv6")
 IMAGE_PACKAGES = (
     "ca-certificates,dbus,gnupg,iproute2,iputils-ping,kmod,nftables,openssh-server,procps,"
     "python3,python3-apt,sudo,systemd,systemd-sysv"
@@ -153,6 +155,8 @@ class Lab:
         self.id = hashlib.sha256(f"{ROOT}\0{name}".encode()).hexdigest()[:6]
         self.bridge = f"fm-{self.id}"
         self.table = f"fastmetal_{self.id}"
+        # Unique local addresses (RFC 4193); no packet for them leaves the machine.
+        self.prefix = f"fd46:4d{self.id[:2]}:{self.id[2:].lstrip('0') or '1'}:"
         self.state: dict[str, Any] = {"subnet": "", "hosts": {}}
         with contextlib.suppress(FileNotFoundError, ValueError):
             self.state = json.loads((self.dir / "state.json").read_text())
@@ -171,6 +175,14 @@ class Lab:
         return host
 
     # --- hosts -----------------------------------------------------------------
+
+    def machine(self, name: str) -> str:
+        """Return systemd-nspawn's name of the host."""
+        return f"fm{self.id}-{self.host(name)['index']}"
+
+    def interface(self, name: str) -> str:
+        """Return this machine's end of the host's network."""
+        return f"vb-{self.machine(name)}"
 
     def cgroup(self, name: str) -> Path:
         return cgroup_root() / f"fastmetal-{self.id}" / name
@@ -198,11 +210,15 @@ class Lab:
         # After a crash of the machine, the overlay refuses to mount until this is removed.
         shutil.rmtree(directory / "work/work/incompat", ignore_errors=True)
         self.prepare(name, directory / "upper")
+        # The kernel removes a killed host's interface later, an IPv6 one's after seconds.
+        link = f"/sys/class/net/{self.interface(name)}"
+        subprocess.run(["ip", "link", "del", self.interface(name)], capture_output=True, check=False)
+        wait_for(lambda: not os.path.lexists(link), 10, f"removing the former interface of host '{name}'")
         self.cgroup(name).mkdir(parents=True, exist_ok=True)
         script = LAUNCH.format(
             base=host["image"],
             dir=shlex.quote(str(directory)),
-            machine=f"fm{self.id}-{host['index']}",
+            machine=self.machine(name),
             name=name,
             bridge=self.bridge,
         )
@@ -219,13 +235,22 @@ class Lab:
 
     def prepare(self, name: str, upper: Path) -> None:
         """Write the files that differ between hosts, on the first start only, to keep the host's changes."""
-        address, subnet = self.host(name)["address"], self.state["subnet"]
+        host, subnet = self.host(name), self.state["subnet"]
+        family, number = host.get("family", "ipv4"), host["index"] + 10
+        network = "[Match]\nName=host0\n[Network]\nIPv6AcceptRA=no\n"
+        # Neighbours of an IPv6 host are found by link-local addresses.
+        network += f"LinkLocalAddressing={'no' if family == 'ipv4' else 'ipv6'}\n"
+        if family != "ipv6":
+            network += f"Address={subnet}.{number}/24\nGateway={subnet}.1\n"
+        if family != "ipv4":
+            # During a check for duplicates, which takes up to two seconds, an address cannot be used.
+            network += f"Gateway={self.prefix}:1\n[Address]\nAddress={self.prefix}:{number:x}/64\n"
+            network += "DuplicateAddressDetection=none\n"
+        # A host may change its family.
+        write(upper / "etc/systemd/network/10-host0.network", network)
         if (upper / "etc/hostname").exists():
             return
-        network = f"[Match]\nName=host0\n[Network]\nAddress={address}/24\nGateway={subnet}.1\n"
-        network += "LinkLocalAddressing=no\nIPv6AcceptRA=no\n"
-        write(upper / "etc/systemd/network/10-host0.network", network)
-        write(upper / "etc/hosts", f"127.0.0.1 localhost\n{address} {name}\n")
+        write(upper / "etc/hosts", f"127.0.0.1 localhost\n::1 localhost\n{host['address']} {name}\n")
         write(upper / "etc/resolv.conf", resolver())
         (upper / "root").mkdir(mode=0o700, exist_ok=True)
         (upper / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
@@ -266,15 +291,14 @@ class Lab:
         self.state["hosts"].pop(name, None)
 
     def wait_for_ssh(self, name: str) -> None:
-        address = self.host(name)["address"]
+        """Wait until SSH answers on each address of the host."""
+        host = self.host(name)
 
         def answers() -> bool:
             if not self.is_running(name):
                 log = (self.dir / "hosts" / name / "console.log").read_text(errors="replace")
                 raise LabError(f"host '{name}' ended while starting: {log.strip()[-500:]}")
-            with contextlib.suppress(OSError), socket.create_connection((address, 22), 0.5) as link:
-                return link.recv(4) == b"SSH-"
-            return False
+            return all(map(ssh_answers, {host["address"], host.get("address6") or host["address"]}))
 
         wait_for(answers, 60, f"starting host '{name}'")
 
@@ -310,6 +334,9 @@ class Lab:
             run("ip", "route", "add", "blackhole", f"{subnet}.0/24", "metric", "9999")
             run("ip", "link", "add", self.bridge, "type", "bridge", "forward_delay", "0")
             run("ip", "addr", "add", f"{subnet}.1/24", "dev", self.bridge)
+            if Path("/proc/net/if_inet6").exists():
+                run("ip", "-6", "route", "add", "blackhole", f"{self.prefix}:/64", "metric", "9999")
+                run("ip", "-6", "addr", "add", f"{self.prefix}:1/64", "dev", self.bridge, "nodad")
             run("ip", "link", "set", self.bridge, "up")
 
     def bridge_is_up(self) -> bool:
@@ -353,16 +380,27 @@ class Lab:
             run("ip", "link", "del", self.bridge)
         if subnet and f"blackhole {subnet}.0/24" in run("ip", "-4", "route"):
             run("ip", "route", "del", "blackhole", f"{subnet}.0/24", "metric", "9999")
+        has_ipv6 = Path("/proc/net/if_inet6").exists()
+        if has_ipv6 and f"blackhole {self.prefix}:/64" in run(
+            "ip", "-6", "route", "show", "type", "blackhole"
+        ):
+            run("ip", "-6", "route", "del", "blackhole", f"{self.prefix}:/64", "metric", "9999")
         # A machine that never ran a lab may lack nft.
         if shutil.which("nft") and f"table inet {self.table}\n" in run("nft", "list", "tables") + "\n":
             run("nft", "delete", "table", "inet", self.table)
 
     # --- verbs -----------------------------------------------------------------
 
-    def up(self, releases: dict[str, str | None], progress: Callable[[str], None]) -> bool:
+    def up(
+        self,
+        releases: dict[str, str | None],
+        progress: Callable[[str], None],
+        families: dict[str, str | None] | None = None,
+    ) -> bool:
         """Start exactly the given hosts and remove all others; return whether any host changed.
 
-        `releases` is {name: Debian release}; None keeps the host's release.
+        `releases` is {name: Debian release}; None keeps the host's release, and likewise `families`.
+        A host keeps its files when it changes its family, and restarts.
         """
         self.dir.mkdir(parents=True, exist_ok=True)
         if not (self.dir / "id_ed25519").exists():
@@ -388,11 +426,22 @@ class Lab:
             used = {host["index"] for host in self.state["hosts"].values()}
             index = next(n for n in range(240) if n not in used)
             self.state["hosts"][name] = {
-                "address": f"{self.state['subnet']}.{index + 10}",
+                "address": "",
                 "release": image.name.split("-")[0],
                 "image": str(image),
                 "index": index,
             }
+        for name in releases:
+            host = self.state["hosts"][name]
+            family = (families or {}).get(name) or host.get("family", "ipv4")
+            if family != "ipv4" and not Path("/proc/net/if_inet6").exists():
+                raise LabError(f"host '{name}' cannot have IPv6: this machine's kernel has none")
+            if family != host.get("family", "ipv4"):
+                self.stop(name)
+            number = host["index"] + 10
+            four, six = f"{self.state['subnet']}.{number}", f"{self.prefix}:{number:x}"
+            host |= {"family": family, "address": six if family == "ipv6" else four}
+            host["address6"] = "" if family == "ipv4" else six
         self.save()
         stopped = [name for name in releases if not self.is_running(name)]
         for name in stopped:
@@ -410,7 +459,8 @@ class Lab:
         ]
         write(self.dir / "known_hosts", "".join(lines))
         for name, host in self.state["hosts"].items():
-            write(self.dir / "hosts" / name / "address", host["address"] + "\n")
+            for kind in ("address", "address6"):
+                write(self.dir / "hosts" / name / kind, host[kind] + "\n")
         entries = "".join(
             f"Host {name}\n  HostName {host['address']}\n" for name, host in self.state["hosts"].items()
         )
@@ -450,6 +500,12 @@ def cgroup_processes(cgroup: Path) -> list[int]:
     return found
 
 
+def ssh_answers(address: str) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((address, 22), 0.5) as link:
+        return link.recv(4) == b"SSH-"
+    return False
+
+
 def remove_cgroup(cgroup: Path) -> None:
     if cgroup.exists():
         for child in sorted((path for path in cgroup.rglob("*") if path.is_dir()), reverse=True):
@@ -468,31 +524,43 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "verb",
-        choices=["up", "down", "status", "start", "stop", "restart", "kill", "cut", "mend"],
+        choices=["up", "down", "status", "start", "stop", "restart", "kill", "cut", "mend", "enter"],
         help="up: start exactly the hosts of --host; down: remove the lab; kill: simulate a power failure;"
-        " cut and mend: disconnect hosts from the network and reconnect them",
+        " cut and mend: disconnect hosts from the network and reconnect them; enter: run a command of this"
+        " machine with a host's network, and so with its address: enter LAB HOST -- COMMAND",
     )
     parser.add_argument("lab", help="name of the lab")
     parser.add_argument(
         "names",
         nargs="*",
         metavar="host",
-        help="hosts for start, stop, restart, kill, cut and mend; by default all",
+        help="hosts for start, stop, restart, kill, cut and mend, by default all; for enter, a host"
+        " and a command",
     )
     parser.add_argument(
         "--host",
         action="append",
         default=[],
-        metavar="NAME[:RELEASE]",
-        help="a host for up, repeatable; RELEASE is a Debian release, by default the host's present one",
+        metavar="NAME[:RELEASE[:FAMILY]]",
+        help="a host for up, repeatable; RELEASE is a Debian release, by default the host's present one;"
+        f" FAMILY is one of {', '.join(FAMILIES)}, for a new host by default {FAMILIES[0]}",
     )
     options = parser.parse_args()
     # Services and SSH of the hosts read what this writes.
     os.umask(0o022)
     if os.geteuid():
         raise LabError("the lab creates network bridges and mounts: run labctl as root or with sudo")
+    if options.verb == "enter":
+        return enter(Lab(options.lab), *options.names)
     with locked(RUN / f"{hashlib.sha256(f'{ROOT}{options.lab}'.encode()).hexdigest()[:12]}.lock"):
         return run_verb(Lab(options.lab), options)
+
+
+def enter(lab: Lab, name: str, *command: str) -> int:
+    """Run a command with a host's network and return its exit status."""
+    if (init := lab.init(name)) is None:
+        raise LabError(f"host '{name}' does not run: `labctl.py start {lab.name} {name}`")
+    return subprocess.run(["nsenter", f"--target={init}", "--net", "--", *command], check=False).returncode
 
 
 def run_verb(lab: Lab, options: argparse.Namespace) -> int:
@@ -500,12 +568,16 @@ def run_verb(lab: Lab, options: argparse.Namespace) -> int:
         print(f"lab {lab.name}: {text}", file=sys.stderr, flush=True)
 
     if options.verb == "up":
-        releases = {name: release or None for name, _, release in (x.partition(":") for x in options.host)}
+        words = [[*word.split(":"), "", ""] for word in options.host]
+        releases = {name: release or None for name, release, *_ in words}
+        families = {name: family or None for name, _, family, *_ in words}
         if not releases:
             raise LabError("up needs at least one --host")
         if any(len(name) > 63 or not name.replace("-", "").isalnum() for name in releases):
             raise LabError("host names may have 1 to 63 letters, digits and dashes")
-        print("changed" if lab.up(releases, progress) else "unchanged")
+        if wrong := set(families.values()) - {*FAMILIES, None}:
+            raise LabError(f"unknown address family '{wrong.pop()}': use one of {', '.join(FAMILIES)}")
+        print("changed" if lab.up(releases, progress, families) else "unchanged")
     elif options.verb == "down":
         print("changed" if lab.down() else "unchanged")
     elif options.verb == "status":
@@ -518,13 +590,12 @@ def run_verb(lab: Lab, options: argparse.Namespace) -> int:
                 f"lab '{lab.name}' has no hosts: start one with `labctl.py up {lab.name} --host NAME`"
             )
         for name in options.names or lab.state["hosts"]:
-            veth = f"vb-fm{lab.id}-{lab.host(name)['index']}"
             if options.verb in ("stop", "restart"):
                 lab.stop(name)
             if options.verb == "kill":
                 lab.kill(name)
             if options.verb in ("cut", "mend"):
-                run("ip", "link", "set", veth, "down" if options.verb == "cut" else "up")
+                run("ip", "link", "set", lab.interface(name), "down" if options.verb == "cut" else "up")
             if options.verb in ("start", "restart") and not lab.is_running(name):
                 lab.start(name)
                 lab.wait_for_ssh(name)

@@ -40,7 +40,9 @@ def connect(address: str, name: str, ca: str) -> socket.socket:
         local.connect(address)
         return local
     context = tls_context(ca)
-    return context.wrap_socket(socket.create_connection((address, 443), timeout=10), server_hostname=name)
+    return context.wrap_socket(
+        socket.create_connection((address, 443), timeout=10), server_hostname=name.strip("[]")
+    )
 
 
 def filled(value: Any, kept: dict[str, str]) -> Any:

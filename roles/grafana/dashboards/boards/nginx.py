@@ -18,10 +18,10 @@ SERVICE = f'{SCOPE},service=~"$service"'
 WINDOW = "[$__rate_interval]"
 
 
-def share(status: str) -> str:
-    """Return the share of the edge's responses whose status matches a regular expression."""
+def share(of: str, condition: str) -> str:
+    """Return the share of the edge's requests that another counter has with a label's condition."""
     return (
-        f'sum by (instance, service) (rate(edge_requests_total{{{SERVICE},status=~"{status}"}}{WINDOW}))'
+        f"sum by (instance, service) (rate({of}{{{SERVICE},{condition}}}{WINDOW}))"
         f" / sum by (instance, service) (rate(edge_requests_total{{{SERVICE}}}{WINDOW}))"
     )
 
@@ -84,14 +84,18 @@ BOARD = Board(
             lines(
                 "Error ratio",
                 "Share of responses with status 5xx.",
-                (share("5.."), "{{instance}} {{service}}"),
+                (share("edge_requests_total", 'status=~"5.."'), "{{instance}} {{service}}"),
                 unit="percentunit",
                 width=8,
             ),
             lines(
                 "Rate limited",
-                "Share of responses with status 429.",
-                (share("429"), "{{instance}} {{service}}"),
+                "Share of requests above a limit: refused with status 429, or counted in a dry run.",
+                (share("edge_requests_total", 'status="429"'), "{{instance}} {{service}}"),
+                (
+                    share("edge_limited_requests_total", 'result="dry_run"'),
+                    "{{instance}} {{service}} (dry run)",
+                ),
                 unit="percentunit",
                 width=8,
             ),
