@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import datetime
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import acme_client
 import certs
@@ -243,6 +245,51 @@ def test_another_account_key_ends_the_registration(tmp_path: Path) -> None:
         assert (registration.parent / "keys/a@b.test.key").read_text() == key
         registration.write_text(json.dumps({}))
         (registration.parent / "seen").touch()
+
+
+def stub_acme(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Install stand-ins for the modules of python3-acme, which the control node does not have."""
+    error = type("Error", (Exception,), {"code": property(lambda self: self.args[0])})
+    conflict = type("ConflictError", (Exception,), {"location": "known"})
+    acme = SimpleNamespace(
+        messages=SimpleNamespace(Error=error), errors=SimpleNamespace(ConflictError=conflict)
+    )
+    monkeypatch.setitem(sys.modules, "acme", cast(ModuleType, acme))
+    return acme
+
+
+@pytest.mark.parametrize(
+    ("refused", "code", "calls"), [(4, "badNonce", 5), (5, "badNonce", 5), (1, "unauthorized", 1)]
+)
+def test_an_account_is_registered_again_when_the_ca_refuses_a_nonce(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: int, code: str, calls: int
+) -> None:
+    acme = stub_acme(monkeypatch)
+    asked: list[Any] = []
+
+    def new_account(registration: Any) -> SimpleNamespace:
+        asked.append(registration)
+        if len(asked) <= refused:
+            raise acme.messages.Error(code)
+        return SimpleNamespace(uri="new")
+
+    client = lego.Lego({"name": "ca", "directory_url": URL}, {"email": "a@b"}, {}, tmp_path)
+    if refused < calls:
+        assert client.account_uri(new_account, "wanted") == "new"
+    else:
+        with pytest.raises(acme.messages.Error, match=code):
+            client.account_uri(new_account, "wanted")
+    assert asked == ["wanted"] * calls
+
+
+def test_a_key_that_has_an_account_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    acme = stub_acme(monkeypatch)
+
+    def new_account(_: Any) -> None:
+        raise acme.errors.ConflictError
+
+    client = lego.Lego({"name": "ca", "directory_url": URL}, {"email": "a@b"}, {}, tmp_path)
+    assert client.account_uri(new_account, "wanted") == "known"
 
 
 def test_failures_are_explained_in_one_line() -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,6 +17,8 @@ from files import write_atomically
 
 # DNS providers may need minutes to publish a record.
 SECONDS = 900
+# How often an account is registered while the CA refuses the nonce.
+NONCES = 5
 # What CAs say about an account that is closed.
 CLOSED = re.compile(r"account.*(deactivated|revoked)", re.IGNORECASE)
 
@@ -76,7 +78,7 @@ class Lego:
         """Register the account with an external account binding, whose key lego takes as an argument only."""
         # Installed only for a CA that asks for a binding.
         import josepy
-        from acme import client, errors, messages
+        from acme import client, messages
 
         key = josepy.JWK.load(self.secrets["account_key"].encode())
         if trust := self.authority.get("ca_certificate"):
@@ -93,13 +95,28 @@ class Lego:
             new = messages.NewRegistration.from_data(
                 email=self.settings["email"], terms_of_service_agreed=True, external_account_binding=binding
             )
-            try:
-                uri = client.ClientV2(directory, network).new_account(new).uri
-            except errors.ConflictError as known:
-                uri = known.location
+            uri = self.account_uri(client.ClientV2(directory, network).new_account, new)
         except Exception as error:
             raise AcmeError(f"the account could not be registered: {error}"[:600]) from error
         return {"email": self.settings["email"], "registration": {"body": {"status": "valid"}, "uri": uri}}
+
+    def account_uri(self, new_account: Callable[[Any], Any], registration: Any) -> str:
+        """Return the URI of a new account, or of the one that the key has already.
+
+        A CA may refuse a nonce that it has just given (RFC 8555, 6.5). The library asks once more only.
+        """
+        from acme import errors, messages
+
+        refused = 0
+        while True:
+            try:
+                return str(new_account(registration).uri)
+            except errors.ConflictError as known:
+                return str(known.location)
+            except messages.Error as error:
+                refused += 1
+                if error.code != "badNonce" or refused == NONCES:
+                    raise
 
     def command(self, wanted: Wanted) -> list[str]:
         """Return the command that issues a certificate."""
