@@ -13,9 +13,11 @@ from ansible_collections.fastmetal.metal.plugins.module_utils.marks import MARKS
 Status = Mapping[str, Any]
 
 DISK_PERCENT = 90
+# Backups are daily and may take some hours; finished WAL is archived within seconds.
+BACKUP_SECONDS, BEHIND_SECONDS = 30 * 3600, 300
 HEADER = (
     *("host", "service", "live release", "commit", "since", "schema", "workers"),
-    *("last deploy", "certificates", "disk", "units"),
+    *("last deploy", "certificates", "backup", "disk", "units"),
 )
 
 
@@ -35,6 +37,7 @@ def rows(host: str, status: Status) -> Iterator[tuple[str, ...]]:
     # Of the host, so in its first row only.
     common: tuple[str, ...] = (
         certificate_cell(status),
+        backup_cell(status["backups"]),
         f"{disks[worst]} % of {worst}",
         f"{sum(state == 'active' for state in units)}/{len(units)} active",
     )
@@ -51,6 +54,21 @@ def certificate_cell(status: Status) -> str:
         [
             f"{min(days)} days" if days else "-",
             *([f"renewal {moment(min(renewals))}"] if renewals else []),
+        ]
+    )
+
+
+def backup_cell(backups: Status) -> str:
+    """Return the times of the newest backup and the last drill, and whether they are on the data's disk."""
+    if not backups:
+        return "-"
+    last = [entry["last"] for entry in backups["backups"].values()]
+    drill = backups["drill"]
+    return ", ".join(
+        [
+            moment(min(last)) if last else "none",
+            *([f"drill {drill['result']} {moment(drill['begun'])}"] if drill else []),
+            *(["same disk"] if backups.get("same_disk") else []),
         ]
     )
 
@@ -99,6 +117,7 @@ def host_problems(host: str, status: Status, services: Collection[str]) -> Itera
                 f"{host}: the certificate {name!r} was not renewed in {entry['failed']} attempts"
                 f" ({entry['error']}): fix the cause, then run `fastmetal-acme issue` there."
             )
+    yield from backup_problems(host, status["backups"])
     for path, percent in status["disks"].items():
         if percent >= DISK_PERCENT:
             yield f"{host}: the disk of {path} is {percent} % full."
@@ -112,6 +131,30 @@ def host_problems(host: str, status: Status, services: Collection[str]) -> Itera
         yield (
             f"{host} keeps clients of {name} out since {since} ({message}):"
             f" maintenance.yml -e maintenance=off -e service={name}."
+        )
+
+
+def backup_problems(host: str, backups: Status) -> Iterator[str]:
+    """Yield a sentence for each problem of a host's backups."""
+    for fault in backups.get("faults", ()):
+        yield f"{host}: the backups have a fault: {fault}: docs/runbooks/backups.md."
+    for repository, entry in backups.get("backups", {}).items():
+        if backups["time"] - entry["last"] > BACKUP_SECONDS:
+            yield (
+                f"{host}: the newest backup in repository {repository} is of {moment(entry['last'])}:"
+                " look at `journalctl -u 'fastmetal-backup@*'` there."
+            )
+    if backups.get("behind_seconds", 0) > BEHIND_SECONDS:
+        yield (
+            f"{host}: {backups['behind_bytes'] >> 20} MiB of WAL are in no repository:"
+            " look at the log of Postgres there."
+        )
+    if (drill := backups.get("drill")) and drill["result"] != "ok":
+        yield f"{host}: the restore drill of {moment(drill['begun'])} failed: {drill['reason']}."
+    for folder in backups.get("kept", ()):
+        yield (
+            f"{host}: a restore has kept {folder}: once it is not needed, run `fastmetal-backups forget`"
+            " there."
         )
 
 

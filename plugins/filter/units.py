@@ -54,6 +54,8 @@ RESOURCES: dict[str, dict[str, Any]] = {
     "grafana": {"MemoryMax": "20%", "TasksMax": 512, "CPUWeight": 50, "OOMScoreAdjust": 300},
     "collector": {"MemoryMax": "512M", "TasksMax": 256, "CPUWeight": 50, "OOMScoreAdjust": 300},
     "monitor": {"MemoryMax": "256M", "TasksMax": 256, "CPUWeight": 20, "OOMScoreAdjust": 300},
+    # The page cache that it fills counts, too.
+    "backup": {"MemoryMax": "25%", "TasksMax": 256, "CPUWeight": 20, "OOMScoreAdjust": 400},
     "helper": {"MemoryMax": "64M", "TasksMax": 16, "CPUWeight": 20, "OOMScoreAdjust": 0},
     "clock": {"MemoryMax": "64M", "TasksMax": 16, "CPUWeight": 100, "OOMScoreAdjust": -500},
 }

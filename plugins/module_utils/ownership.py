@@ -20,6 +20,7 @@ UNITS = {
     "grafana": ("grafana-server.service",),
     "logs": ("systemd-journal-remote.socket", "fastmetal-receive-logs.service"),
     "nginx": ("nginx.service",),
+    "pgbackrest": ("fastmetal-backup*.timer", "fastmetal-restore-drill.timer"),
     "postgresql": ("postgresql@*-main.service", "fastmetal-postgresql-timeouts.service"),
     "prometheus": ("prometheus.service",),
     "redis": ("redis-server@cache.service", "redis-server@queue.service"),

@@ -61,6 +61,7 @@ CONFIGURATION = {
     "grafana": ("/etc/grafana/*", "/etc/default/grafana-server"),
     "logs": ("/etc/systemd/journal-remote.conf", "/etc/systemd/journal-upload.conf"),
     "nginx": ("/etc/nginx/*",),
+    "pgbackrest": ("/etc/pgbackrest.conf",),
     "prometheus": ("/etc/prometheus/prometheus.yml", "/etc/default/prometheus"),
     "redis": ("/etc/redis/*",),
 }
@@ -68,6 +69,8 @@ CONFIGURATION = {
 FILES = {
     "grafana": ("var/lib/grafana/grafana.db",),
     "nginx": ("etc/nginx/sites-enabled/*", "etc/nginx/conf.d/*.conf"),
+    # pgBackRest prefers it to the package's own.
+    "pgbackrest": ("etc/pgbackrest/pgbackrest.conf",),
     "prometheus": ("etc/prometheus/rules/*",),
 }
 # The distribution's own site, which CONFIGURATION judges.

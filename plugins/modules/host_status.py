@@ -62,6 +62,8 @@ DAY = 86400
 EXPIRING_SHARE, EXPIRING_SECONDS = 0.2, 14 * DAY
 # What the role acme knows about its certificates.
 ACME = Path("/var/lib/fastmetal-acme/state.json")
+# What the role pgbackrest knows about the backups.
+BACKUPS = Path("/var/lib/fastmetal-backups/status.json")
 # Proves that alerts arrive; it always fires.
 WATCHDOG = "Watchdog"
 # The command of each service that was ever built on the host.
@@ -343,6 +345,7 @@ def main() -> None:
                 if left < min(EXPIRING_SHARE * lifetime, EXPIRING_SECONDS) or left <= 0
             ],
             "renewals": read_json(ACME) if "acme" in module.params["roles"] else {},
+            "backups": read_json(BACKUPS) if "pgbackrest" in module.params["roles"] else {},
             "disks": disks(),
             "units": unit_states(listed, units),
             "alerts": state.alerts(),

@@ -93,13 +93,16 @@ def compile_sources(directory: Path, interpreter: str, python: str) -> None:
 def install(archives: list[Path], directory: Path, build: dict[str, Any], interpreter: str) -> None:
     """Install a release from its archives; release.json comes last."""
     # The record of its migration survives a new installation.
-    plan = directory / "migration.sql"
-    migrated = plan.read_text() if plan.exists() else ""
+    records = {
+        file: file.read_text()
+        for file in (directory / "migration.sql", directory / "restore-point")
+        if file.exists()
+    }
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    if migrated:
-        plan.touch(0o600)
-        plan.write_text(migrated)
+    for file, text in records.items():
+        file.touch(0o600)
+        file.write_text(text)
     for archive in archives:
         with tarfile.open(archive) as tree:
             # Older Python releases have no filters.

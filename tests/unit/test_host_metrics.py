@@ -144,6 +144,7 @@ def test_releases_and_deploys_of_all_services_are_reported(
         "certificates": [],
         "served_names": [],
         "acme_state": "",
+        "backups": "",
         "services": ["api", "new", "shop"],
         "nginx_status": "",
     }
@@ -245,3 +246,28 @@ def test_renewals_are_those_that_the_acme_client_recorded(tmp_path: Path) -> Non
         "fastmetal_certificate_next_renewal_timestamp_seconds": {'{certificate="api"}': 7.5},
     }
     assert set(host_metrics.renewals(file)) < set(host_metrics.HELP)
+
+
+def test_backups_are_those_that_the_role_pgbackrest_measured(tmp_path: Path) -> None:
+    file = tmp_path / "status.json"
+    assert host_metrics.backups(file) == {}
+    known = {"time": 9.0, "faults": ["away"], "backups": {}, "spaces": {}, "drill": {}}
+    file.write_text(json.dumps(known))
+    assert host_metrics.backups(file) == {
+        "fastmetal_backup_measured_timestamp_seconds": {"": 9.0},
+        "fastmetal_backup_repository_faults": {"": 1},
+        "fastmetal_backup_repository_free_bytes": {},
+        "fastmetal_backup_repository_size_bytes": {},
+    }
+    known |= {"backups": {"1": {"last": 5, "oldest": 3, "size": 7}}, "behind_bytes": 16}
+    known |= {
+        "behind_seconds": 4.5,
+        "spaces": {"1": {"free": 2, "size": 8}},
+        "drill": {"begun": 6, "seconds": 2, "result": "failed"},
+    }
+    file.write_text(json.dumps(known))
+    found = host_metrics.backups(file)
+    assert found["fastmetal_backup_timestamp_seconds"] == {'{repository="1"}': 5}
+    assert found["fastmetal_backup_archive_behind_seconds"] == {"": 4.5}
+    assert found["fastmetal_restore_drill_success"] == {"": 0.0}
+    assert {name for name in host_metrics.HELP if "backup" in name or "drill" in name} == set(found)

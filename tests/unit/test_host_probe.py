@@ -63,6 +63,7 @@ def test_the_distributions_site_is_not_the_operators(tmp_path: Path) -> None:
     assert host_probe.added_files(tmp_path) == {
         "grafana": [],
         "nginx": ["/etc/nginx/sites-enabled/shop", "/etc/nginx/conf.d/shop.conf"],
+        "pgbackrest": [],
         "prometheus": ["/etc/prometheus/rules/shop.yml"],
     }
 

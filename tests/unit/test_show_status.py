@@ -35,6 +35,7 @@ def status(**changes: Any) -> dict[str, Any]:
         "certificates": {"host": 60},
         "expiring": [],
         "renewals": {},
+        "backups": {},
         "disks": {"/": 10, "/srv": 20},
         "units": {"nginx.service": "active"},
         "maintenance": {},
@@ -45,6 +46,7 @@ def status(**changes: Any) -> dict[str, Any]:
     }
 
 
+BACKUPS = {"time": 1000, "faults": [], "backups": {"1": {"last": 900}}, "drill": {}, "kept": []}
 FAILED = {"action": "deploy", "result": "failed", "by": "ann", "time": "2026-01-02T03:04:05Z"}
 PROBLEMS = [
     ({}, None),
@@ -63,6 +65,21 @@ PROBLEMS = [
         "the certificate 'api' was not renewed in 2 attempts (ca: away): fix the cause, then run",
     ),
     ({"renewals": {"api": {"failed": 0, "error": "", "next": 0}}}, None),
+    ({"backups": BACKUPS}, None),
+    (
+        {"backups": BACKUPS | {"faults": ["repository 1: away"]}},
+        "the backups have a fault: repository 1: away: docs",
+    ),
+    ({"backups": BACKUPS | {"time": 200_000}}, "the newest backup in repository 1 is of 1970-01-01"),
+    (
+        {"backups": BACKUPS | {"behind_bytes": 1 << 25, "behind_seconds": 301}},
+        "32 MiB of WAL are in no repository",
+    ),
+    ({"backups": BACKUPS | {"drill": {"begun": 0, "result": "failed", "reason": "x"}}}, " failed: x."),
+    (
+        {"backups": BACKUPS | {"kept": ["/a.before"]}},
+        "a restore has kept /a.before: once it is not needed, run",
+    ),
     ({"disks": {"/var": 90}}, "the disk of /var is 90 % full."),
     ({"disks": {"/var": 89}}, None),
     ({"workers": 0}, "release 1.0 of api is current, but it does not run."),
@@ -189,7 +206,7 @@ def test_columns_are_as_wide_as_their_cells() -> None:
     assert header.startswith("host         service  live release  commit    since ")
     assert web1.startswith("web1         api      1.0           01234567  1970-01-0")
     assert " deploy ok by ann, 2026-01-02 " in web1
-    assert web1.endswith("  60 days       20 % of /srv  1/1 active")
+    assert web1.endswith("  60 days       -       20 % of /srv  1/1 active")
     assert unreachable == "a-long-name  unreachable: Connection refused"
 
 

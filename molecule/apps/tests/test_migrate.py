@@ -181,7 +181,7 @@ def test_what_a_migration_creates_in_any_schema_serves(apps: Apps) -> None:
 
 def test_a_migration_has_a_restore_point_and_its_sql(apps: Apps) -> None:
     release = Path(apps.release("notes")).name.rpartition(".")[0]
-    assert apps.ssh(f"grep -rlF 'before notes {release}' /var/log/postgresql")
+    assert apps.ssh(f"grep -rlF 'before-notes-{release}@' /var/log/postgresql")
     kept = apps.ssh(f"cat /srv/notes/releases/{release}/migration.sql")
     assert f"ALTER TABLE notes ADD COLUMN {revision(apps)} TEXT;" in kept
 

@@ -13,6 +13,7 @@ SUPERVISED = ("api@", "nginx.service", "postgresql@", "redis-server@")
 BOUNDS = {
     "chrony": 2.5,
     "fastmetal-acme": 3.0,
+    "fastmetal-backup": 1.5,
     "fastmetal-bound-logs": 1.5,
     "fastmetal-exporters": 1.5,
     # Without a mount namespace, whose setup fails at times while a host boots.
@@ -22,6 +23,8 @@ BOUNDS = {
     "fastmetal-passwords": 1.5,
     "fastmetal-postgresql-timeouts": 1.5,
     "fastmetal-receive-logs": 1.5,
+    # It starts the restored copy as a unit of its own.
+    "fastmetal-restore-drill": 3.0,
     "grafana-server": 1.5,
     "nginx-drain@": 1.0,
     "nginx.service": 2.0,
@@ -41,7 +44,7 @@ DEPLOYED = {
     "app": ("api@",),
     "edge": ("nginx.service",),
     "monitoring": ("prometheus.service", "prometheus-alertmanager.service"),
-    "postgres": ("postgresql@", "prometheus-postgres-exporter.service"),
+    "postgres": ("postgresql@", "prometheus-postgres-exporter.service", "fastmetal-backups.service"),
     "redis": ("redis-server@cache.service", "prometheus-redis-exporter.service"),
 }
 LIMITS = ("CPUWeight", "MemoryHigh", "MemoryMax", "TasksMax")

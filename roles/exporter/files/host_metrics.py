@@ -63,12 +63,24 @@ HELP = {
         "gauge",
         "When the certificate will be renewed, or the next attempt after a failure.",
     ),
+    "fastmetal_backup_archive_behind_bytes": ("gauge", "Finished WAL that is in no repository."),
+    "fastmetal_backup_archive_behind_seconds": ("gauge", "Age of the oldest finished WAL in no repository."),
+    "fastmetal_backup_measured_timestamp_seconds": ("gauge", "When the backups were last measured."),
+    "fastmetal_backup_oldest_timestamp_seconds": ("gauge", "When the oldest backup ended."),
+    "fastmetal_backup_repository_faults": ("gauge", "Repositories that do not answer as they should."),
+    "fastmetal_backup_repository_free_bytes": ("gauge", "Free space of a repository on this host."),
+    "fastmetal_backup_repository_size_bytes": ("gauge", "Space of the file system of such a repository."),
+    "fastmetal_backup_size_bytes": ("gauge", "Size of the cluster at the newest backup."),
+    "fastmetal_backup_timestamp_seconds": ("gauge", "When the newest backup ended."),
     "fastmetal_deploy_duration_seconds": ("gauge", "Duration of the last entry in the history."),
     "fastmetal_deploy_success": ("gauge", "Whether the last entry in the history succeeded."),
     "fastmetal_deploy_timestamp_seconds": ("gauge", "When the last entry in the history ended."),
     "fastmetal_reboot_required": ("gauge", "Whether an upgrade requires a reboot."),
     "fastmetal_release_info": ("gauge", "The live release; always 1."),
     "fastmetal_upgrades_pending": ("gauge", "Packages with a newer version, by origin."),
+    "fastmetal_restore_drill_duration_seconds": ("gauge", "Duration of the last restore drill."),
+    "fastmetal_restore_drill_success": ("gauge", "Whether the last restore drill succeeded."),
+    "fastmetal_restore_drill_timestamp_seconds": ("gauge", "When the last restore drill began."),
     "nginx_connections_active": ("gauge", "Open client connections."),
     "nginx_connections_reading": ("gauge", "Connections whose request is being read."),
     "nginx_connections_waiting": ("gauge", "Idle client connections."),
@@ -189,6 +201,36 @@ def renewals(file: Path) -> Samples:
         f"fastmetal_certificate_{metric}": {labels(certificate=name): entry[key] for name, entry in entries}
         for metric, key in metrics.items()
     }
+
+
+def backups(file: Path) -> Samples:
+    """Return what the role pgbackrest knows about the backups and the last drill."""
+    if not file.exists():
+        return {}
+    known = json.loads(file.read_text())
+    found: Samples = {
+        "fastmetal_backup_measured_timestamp_seconds": {"": known["time"]},
+        "fastmetal_backup_repository_faults": {"": len(known["faults"])},
+    }
+    for repository, entry in known["backups"].items():
+        for metric, key in {
+            "timestamp_seconds": "last",
+            "oldest_timestamp_seconds": "oldest",
+            "size_bytes": "size",
+        }.items():
+            found.setdefault(f"fastmetal_backup_{metric}", {})[labels(repository=repository)] = entry[key]
+    for key in ("free", "size"):
+        found[f"fastmetal_backup_repository_{key}_bytes"] = {
+            labels(repository=repository): space[key] for repository, space in known["spaces"].items()
+        }
+    for key in ("behind_bytes", "behind_seconds"):
+        if key in known:
+            found[f"fastmetal_backup_archive_{key}"] = {"": known[key]}
+    if drill := known["drill"]:
+        found["fastmetal_restore_drill_timestamp_seconds"] = {"": drill["begun"]}
+        found["fastmetal_restore_drill_duration_seconds"] = {"": drill["seconds"]}
+        found["fastmetal_restore_drill_success"] = {"": float(drill["result"] == "ok")}
+    return found
 
 
 def pending_upgrades() -> dict[str, int]:
@@ -315,6 +357,8 @@ def collect(settings: dict[str, Any], state: dict[str, Any], edge: Edge | None) 
     samples |= served(settings["served_names"], state)
     if settings["acme_state"]:
         samples |= renewals(Path(settings["acme_state"]))
+    if settings["backups"]:
+        samples |= backups(Path(settings["backups"]))
     for service in settings["services"]:
         for metric, values in (release(service) | deploys(service)).items():
             samples.setdefault(metric, {}).update(values)

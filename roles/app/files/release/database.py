@@ -11,7 +11,6 @@ from typing import Any
 from service import ReleaseError
 
 LOCK_KEY = 0x666173746D657461  # "fastmeta": one migration at a time in a database
-RESTORE_POINT_LENGTH = 63
 
 BLOCKERS = """
 SELECT blocker.pid, blocker.usename, blocker.application_name
@@ -82,7 +81,7 @@ class Database:
     def create_restore_point(self, name: str) -> bool:
         """Create a named restore point in the WAL, if the server allows it; return whether it did."""
         with contextlib.suppress(self.error):
-            self.rows("SELECT pg_create_restore_point(%s)", name[:RESTORE_POINT_LENGTH])
+            self.rows("SELECT pg_create_restore_point(%s)", name)
             return True
         return False
 

@@ -88,8 +88,8 @@ class Migration:
                 raise ReleaseError(". ".join(wrong))
             if plan:
                 write_atomically(self.home / "migration.sql", plan + "\n", 0o600)
-            if self.database:
-                self.database.create_restore_point(f"before {self.service.name} {self.home.name}")
+            if self.database and self.database.create_restore_point(point := self.restore_point()):
+                write_atomically(self.home / "restore-point", point)
             try:
                 self.upgrade()
             except MigrationError as error:
@@ -102,6 +102,11 @@ class Migration:
         return {"changed": True, "revisions": [after for after, _ in revisions(plan)]} | (
             {"warnings": warnings} if warnings else {}
         )
+
+    def restore_point(self) -> str:
+        """Return the name of the moment before the migration; by its time restore.yml finds its backup."""
+        name = re.sub(r"[^A-Za-z0-9._-]", "-", f"before-{self.service.name}-{self.home.name}")
+        return f"{name[:46]}@{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
 
     @contextlib.contextmanager
     def session(self) -> Iterator[Database | None]:

@@ -155,9 +155,13 @@ class Service:
         for release in reversed(releases):
             if barrier:
                 found[release] = barrier
-            plan = self.srv / "releases" / release / "migration.sql"
+            home = self.srv / "releases" / release
+            plan, point = home / "migration.sql", home / "restore-point"
             if plan.exists() and (revision := rollback_barrier(plan.read_text())):
                 barrier = f"{release} brought it to revision {revision}"
+                if point.exists():
+                    barrier += f"; restore.yml -e target=restore_point={point.read_text()} undoes that, and"
+                    barrier += " all that was written since"
         return found
 
     def lock(self) -> dict[str, Any]:

@@ -1,0 +1,185 @@
+"""Restores: to a moment, a restore point and a backup, also of an abandoned timeline, and after a loss."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from tests.backups import Data, utc
+
+ROWS = 20_000
+CONFIGURATION = "/etc/pgbackrest.conf"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ledger(debian12: Data, debian13: Data) -> None:
+    for host in (debian12, debian13):
+        host.sql("DROP TABLE IF EXISTS ledger, ticks")
+        host.sql(f"CREATE TABLE ledger AS SELECT n, md5(n::text) AS entry FROM generate_series(1, {ROWS}) n")
+        host.ssh("systemctl start fastmetal-backups")
+
+
+def test_a_wrong_delete_is_undone(data: Data) -> None:
+    before = data.now()
+    data.sql("DELETE FROM ledger WHERE n % 3 = 0; INSERT INTO ledger VALUES (0, 'later')")
+    timeline = int(data.sql("SELECT timeline_id FROM pg_control_checkpoint()"))
+    plan = data.backups("plan", f"time={before}")
+    assert plan["lost_rows"] == pytest.approx(ROWS // 3 + 1, rel=0.2)
+    assert 0 < plan["lost_seconds"] < 60
+    output = data.restore(f"time={before}")
+    assert data.sql("SELECT count(*), count(*) FILTER (WHERE entry = 'later') FROM ledger") == f"{ROWS}|0"
+    (down,) = re.findall(r"after ([\d.]+) s without answers", output)
+    data.measured.append(f"{data.host}: a restore to a moment took {down} s without answers")
+    # The former data stays, the archive goes on, and there is a new backup of the new timeline.
+    (kept,) = re.findall(r"The former data is in (\S+)", output)
+    assert "PG_VERSION" in data.ssh(f"ls {kept}")
+    data.wait_until_archived()
+    assert int(data.sql("SELECT timeline_id FROM pg_control_checkpoint()")) > timeline
+    assert f"timeline {timeline + 1}" in data.ssh("fastmetal-backups list | tail -1")
+    assert data.ssh("fastmetal-backups forget").strip() == f"removed {kept}"
+
+
+def test_restore_points_and_older_timelines(data: Data) -> None:
+    """A second and a third restore: to a point, then to what an earlier restore has undone."""
+    point = data.ssh("fastmetal-backups point before-import").strip()
+    data.sql("UPDATE ledger SET entry = 'imported'")
+    undone = data.now()
+    data.restore(f"restore_point={point}")
+    assert data.sql("SELECT count(*) FROM ledger WHERE entry = 'imported'") == "0"
+    # The import is on a timeline that is no longer the server's.
+    data.restore(f"time={undone}")
+    assert data.sql("SELECT count(*) FROM ledger WHERE entry = 'imported'") == str(ROWS)
+    newest = data.list()[-1]
+    data.sql("TRUNCATE ledger")
+    data.restore(f"backup={newest}")
+    assert data.sql("SELECT count(*) FROM ledger") == str(ROWS)
+    data.ssh("fastmetal-backups forget")
+
+
+def test_a_copy_beside_the_cluster_is_for_looking(data: Data) -> None:
+    before = data.now()
+    data.sql("DELETE FROM ledger")
+    run = data.play(
+        "restore.yml", "-e", f"host={data.host}", "-e", f"target='time={before}'", "-e", "beside=true"
+    )
+    assert run.status == 0, run.output
+    (command,) = re.findall(r"sudo -u postgres (psql -h \S+ -p \d+)", run.output)
+    count = "SELECT count(*) FROM ledger"
+    assert data.ssh(f"runuser -u postgres -- {command} -XqAt -d api -c '{count}'").strip() == str(ROWS)
+    assert data.sql(count) == "0"
+    # It archives nothing: the archive belongs to the cluster.
+    assert data.ssh(f"runuser -u postgres -- {command} -XqAt -d api -c 'SHOW archive_mode'").strip() == "off"
+    data.ssh("fastmetal-backups forget")
+    assert "beside" not in data.ssh("ls /var/lib/postgresql/*/ /run/postgresql")
+
+
+def test_a_lost_disk_loses_less_than_a_minute(data: Data) -> None:
+    """Rows are written until the data is destroyed; what was archived comes back."""
+    data.sql("CREATE TABLE ticks AS SELECT clock_timestamp() AS at")
+    deadline = time.monotonic() + 6
+    while time.monotonic() < deadline:
+        data.sql("INSERT INTO ticks VALUES (clock_timestamp()); SELECT pg_switch_wal()")
+        time.sleep(0.5)
+    lost_at = utc(data.now())
+    data.ssh("systemctl kill --signal=KILL 'postgresql@*-main'; systemctl stop postgresql")
+    data.ssh("rm -rf /var/lib/postgresql/*/main")
+    data.restore("latest")
+    last = float(data.sql("SELECT extract(epoch FROM max(at)) FROM ticks"))
+    data.measured.append(f"{data.host}: a lost disk cost {lost_at - last:.1f} s of writes")
+    assert lost_at - last < 60
+
+
+@pytest.mark.parametrize(
+    ("target", "sentence"),
+    [
+        ("newest", '"newest" is no target: give latest, time='),
+        ("time=noon", '"noon" is no time: write 2026-05-04T13:45:00'),
+        ("time=2020-01-01", "2020-01-01 00:00:00 UTC is before the oldest backup, which ended at"),
+        ("time=2100-01-01", "2100-01-01 00:00:00 UTC is in the future: it is"),
+        ("backup=20200101-000000F", "There is no backup 20200101-000000F; the newest are"),
+        ("restore_point=mine", "mine is no restore point of `fastmetal-backups point`"),
+    ],
+)
+def test_bad_targets_are_refused_before_anything_changes(debian12: Data, target: str, sentence: str) -> None:
+    before = debian12.sql("SELECT pg_postmaster_start_time()")
+    assert sentence in debian12.refusal("restore", target, "--confirm=lab")
+    assert debian12.sql("SELECT pg_postmaster_start_time()") == before
+
+
+def test_a_restore_point_that_does_not_exist_changes_nothing(debian13: Data) -> None:
+    before = debian13.sql("SELECT pg_postmaster_start_time()")
+    name = time.strftime("nothing@%Y%m%dT%H%M%SZ", time.gmtime(utc(debian13.now())))
+    assert "has no restore point nothing@" in debian13.refusal(
+        "restore", f"restore_point={name}", "--confirm=lab"
+    )
+    assert debian13.sql("SELECT pg_postmaster_start_time()") == before
+    assert "restored" not in debian13.ssh("ls /var/lib/postgresql/*/")
+
+
+def test_a_restore_asks_for_the_environments_name(debian12: Data) -> None:
+    assert "nothing has changed yet: give --confirm=lab." in debian12.refusal("restore", "latest")
+    run = debian12.play("restore.yml", "-e", "host=debian12", "-e", "target=latest", "-e", "confirm=other")
+    assert run.sentences == [
+        "Nothing was changed: the answer is not lab. Without a terminal, give -e confirm=lab."
+    ]
+    run = debian12.play("restore.yml")
+    assert "Give -e target=latest, time=" in run.sentences[0]
+    assert "choose one with -e host=, debian12 or debian13." in run.sentences[0]
+
+
+def test_a_wrong_passphrase_is_refused(debian12: Data) -> None:
+    with debian12.changed(CONFIGURATION, "s/^repo1-cipher-pass=/&x/"):
+        sentence = debian12.refusal("plan", f"time={debian12.now()}")
+    assert "it cannot be decrypted: is pgbackrest_passphrase the one of its first backup?" in sentence
+
+
+def test_a_full_disk_is_refused(debian12: Data) -> None:
+    """The directory of the data is a small file system for a moment."""
+    debian12.wait_until_archived(90)
+    debian12.ssh("mkdir -p /tiny && mount -t tmpfs -o size=8M tiny /tiny")
+    with debian12.changed("/etc/fastmetal/backups.json", "s|/var/lib/postgresql/15/main|/tiny/main|"):
+        sentence = debian12.refusal("restore", f"time={debian12.now()}", "--confirm=lab")
+    debian12.ssh("umount /tiny && rmdir /tiny")
+    assert "A restore needs" in sentence
+    assert "8 MiB are free" in sentence
+
+
+def test_the_archive_catches_up_when_the_repository_is_back(debian13: Data) -> None:
+    with debian13.without_repository():
+        debian13.sql("INSERT INTO ledger VALUES (-1, 'meanwhile'); SELECT pg_switch_wal()")
+        debian13.sql("INSERT INTO ledger VALUES (-2, 'meanwhile'); SELECT pg_switch_wal()")
+        debian13.ssh("systemctl start fastmetal-backups")
+        status = debian13.backups("status")
+        assert status["faults"]
+    debian13.wait_until_archived(90)
+    debian13.ssh("systemctl start fastmetal-backups")
+    status = debian13.backups("status")
+    assert (status["faults"], status["behind_bytes"]) == ([], 0)
+
+
+def test_wal_is_bounded_and_the_gap_is_refused(debian12: Data) -> None:
+    """Above the bound the oldest segments are dropped, so that the disk of Postgres does not fill."""
+    since = debian12.now()
+    debian12.sql("INSERT INTO ledger VALUES (8, 'before the gap')")
+    debian12.wait_until_archived(90)
+    bounded = debian12.changed(CONFIGURATION, "s/^archive-push-queue-max=.*/archive-push-queue-max=64MiB/")
+    with bounded, debian12.without_repository():
+        for number in range(8):
+            debian12.sql(f"INSERT INTO ledger VALUES ({number}, 'dropped'); SELECT pg_switch_wal()")
+        waiting = "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'"
+        deadline = time.monotonic() + 90
+        while int(debian12.sql(waiting)) > 4:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+    debian12.sql("INSERT INTO ledger VALUES (9, 'after the gap')")
+    debian12.wait_until_archived(90)
+    sentence = debian12.refusal("plan", f"time={debian12.now()}")
+    assert re.search(
+        r"WAL after .* is missing in the repository .*: restore to a time before, or to one after", sentence
+    )
+    assert debian12.backups("plan", f"time={since}")["lost_seconds"] > 0
+    # A new backup ends it.
+    debian12.ssh("systemctl start fastmetal-backup@full")
+    assert debian12.backups("plan", f"time={debian12.now()}")["lost_seconds"] >= 0
