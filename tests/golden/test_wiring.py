@@ -114,7 +114,12 @@ def test_every_port_of_a_spec_can_be_changed() -> None:
     }
     ports.add("redis_instances")  # In its entries.
     ports.remove("nginx_proxy_protocol_ports")  # It has none by default.
-    computed = {"preflight_ports", "exporter_postgres_port", "pgbackrest_postgresql_port", "prometheus_prober"}
+    computed = {
+        "preflight_ports",
+        "exporter_postgres_port",
+        "pgbackrest_postgresql_port",
+        "prometheus_prober",
+    }
     assert ports == PORTS.keys() | computed
     assert computed <= VARIABLES.keys()
 

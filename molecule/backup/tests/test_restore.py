@@ -41,53 +41,55 @@ def test_a_wrong_delete_is_undone(data: Data) -> None:
     assert data.ssh("fastmetal-backups forget").strip() == f"removed {kept}"
 
 
-def test_restore_points_and_older_timelines(data: Data) -> None:
+def test_restore_points_and_older_timelines(debian12: Data) -> None:
     """A second and a third restore: to a point, then to what an earlier restore has undone."""
-    point = data.ssh("fastmetal-backups point before-import").strip()
-    data.sql("UPDATE ledger SET entry = 'imported'")
-    undone = data.now()
-    data.restore(f"restore_point={point}")
-    assert data.sql("SELECT count(*) FROM ledger WHERE entry = 'imported'") == "0"
+    point = debian12.ssh("fastmetal-backups point before-import").strip()
+    debian12.sql("UPDATE ledger SET entry = 'imported'")
+    undone = debian12.now()
+    debian12.restore(f"restore_point={point}")
+    assert debian12.sql("SELECT count(*) FROM ledger WHERE entry = 'imported'") == "0"
     # The import is on a timeline that is no longer the server's.
-    data.restore(f"time={undone}")
-    assert data.sql("SELECT count(*) FROM ledger WHERE entry = 'imported'") == str(ROWS)
-    newest = data.list()[-1]
-    data.sql("TRUNCATE ledger")
-    data.restore(f"backup={newest}")
-    assert data.sql("SELECT count(*) FROM ledger") == str(ROWS)
-    data.ssh("fastmetal-backups forget")
+    debian12.restore(f"time={undone}")
+    assert debian12.sql("SELECT count(*) FROM ledger WHERE entry = 'imported'") == str(ROWS)
+    newest = debian12.list()[-1]
+    debian12.sql("TRUNCATE ledger")
+    debian12.restore(f"backup={newest}")
+    assert debian12.sql("SELECT count(*) FROM ledger") == str(ROWS)
+    debian12.ssh("fastmetal-backups forget")
 
 
-def test_a_copy_beside_the_cluster_is_for_looking(data: Data) -> None:
-    before = data.now()
-    data.sql("DELETE FROM ledger")
-    run = data.play(
-        "restore.yml", "-e", f"host={data.host}", "-e", f"target='time={before}'", "-e", "beside=true"
+def test_a_copy_beside_the_cluster_is_for_looking(debian13: Data) -> None:
+    before = debian13.now()
+    debian13.sql("DELETE FROM ledger")
+    run = debian13.play(
+        "restore.yml", "-e", f"host={debian13.host}", "-e", f"target='time={before}'", "-e", "beside=true"
     )
     assert run.status == 0, run.output
     (command,) = re.findall(r"sudo -u postgres (psql -h \S+ -p \d+)", run.output)
     count = "SELECT count(*) FROM ledger"
-    assert data.ssh(f"runuser -u postgres -- {command} -XqAt -d api -c '{count}'").strip() == str(ROWS)
-    assert data.sql(count) == "0"
+    assert debian13.ssh(f"runuser -u postgres -- {command} -XqAt -d api -c '{count}'").strip() == str(ROWS)
+    assert debian13.sql(count) == "0"
     # It archives nothing: the archive belongs to the cluster.
-    assert data.ssh(f"runuser -u postgres -- {command} -XqAt -d api -c 'SHOW archive_mode'").strip() == "off"
-    data.ssh("fastmetal-backups forget")
-    assert "beside" not in data.ssh("ls /var/lib/postgresql/*/ /run/postgresql")
+    assert (
+        debian13.ssh(f"runuser -u postgres -- {command} -XqAt -d api -c 'SHOW archive_mode'").strip() == "off"
+    )
+    debian13.ssh("fastmetal-backups forget")
+    assert "beside" not in debian13.ssh("ls /var/lib/postgresql/*/ /run/postgresql")
 
 
-def test_a_lost_disk_loses_less_than_a_minute(data: Data) -> None:
+def test_a_lost_disk_loses_less_than_a_minute(debian13: Data) -> None:
     """Rows are written until the data is destroyed; what was archived comes back."""
-    data.sql("CREATE TABLE ticks AS SELECT clock_timestamp() AS at")
+    debian13.sql("CREATE TABLE ticks AS SELECT clock_timestamp() AS at")
     deadline = time.monotonic() + 6
     while time.monotonic() < deadline:
-        data.sql("INSERT INTO ticks VALUES (clock_timestamp()); SELECT pg_switch_wal()")
+        debian13.sql("INSERT INTO ticks VALUES (clock_timestamp()); SELECT pg_switch_wal()")
         time.sleep(0.5)
-    lost_at = utc(data.now())
-    data.ssh("systemctl kill --signal=KILL 'postgresql@*-main'; systemctl stop postgresql")
-    data.ssh("rm -rf /var/lib/postgresql/*/main")
-    data.restore("latest")
-    last = float(data.sql("SELECT extract(epoch FROM max(at)) FROM ticks"))
-    data.measured.append(f"{data.host}: a lost disk cost {lost_at - last:.1f} s of writes")
+    lost_at = utc(debian13.now())
+    debian13.ssh("systemctl kill --signal=KILL 'postgresql@*-main'; systemctl stop postgresql")
+    debian13.ssh("rm -rf /var/lib/postgresql/*/main")
+    debian13.restore("latest")
+    last = float(debian13.sql("SELECT extract(epoch FROM max(at)) FROM ticks"))
+    debian13.measured.append(f"{debian13.host}: a lost disk cost {lost_at - last:.1f} s of writes")
     assert lost_at - last < 60
 
 

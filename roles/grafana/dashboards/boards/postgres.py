@@ -1,4 +1,4 @@
-"""Postgres: connections, throughput, locks, statements and growth."""
+"""Postgres: connections, throughput, locks, statements, backups and growth."""
 
 from panels import Board, choice, lines, listing, number, truth, worse_above
 
@@ -15,7 +15,7 @@ def per_second(metric: str) -> str:
 BOARD = Board(
     uid="postgres",
     title="Postgres",
-    text="Connections, throughput, locks, statements and growth.",
+    text="Connections, throughput, locks, statements, backups and growth.",
     variables=[
         choice("instance", "Host", "pg_up", "instance"),
         choice("datname", "Database", "pg_database_size_bytes", "datname"),
@@ -154,6 +154,40 @@ BOARD = Board(
                 f" (increase(db_statement_seconds{{{DATABASE}}}[$__range])))",
                 ["instance", "datname", "text"],
                 unit="s",
+            ),
+        ],
+        "Backups": [
+            number(
+                "Newest backup",
+                "Its age, of the repository with the oldest one.",
+                f"max(time() - fastmetal_backup_timestamp_seconds{{{SCOPE}}})",
+                unit="s",
+                steps=worse_above(93600, 108000),
+            ),
+            number(
+                "Archive behind",
+                "Age of the oldest finished WAL that is in no repository.",
+                f"max(fastmetal_backup_archive_behind_seconds{{{SCOPE}}})",
+                unit="s",
+                steps=worse_above(120, 300),
+            ),
+            number(
+                "Without a drill",
+                "Time since the last restore drill, or since the oldest backup if there was none.",
+                f"max(time() - (fastmetal_restore_drill_timestamp_seconds{{{SCOPE}}} or on (instance)"
+                f" min by (instance) (fastmetal_backup_oldest_timestamp_seconds{{{SCOPE}}})))",
+                unit="s",
+                steps=worse_above(604800, 691200),
+            ),
+            lines(
+                "Free space of repositories",
+                "Of their file systems on this host.",
+                (
+                    f"fastmetal_backup_repository_free_bytes{{{SCOPE}}}",
+                    "{{instance}} repository {{repository}}",
+                ),
+                unit="bytes",
+                width=12,
             ),
         ],
         "Growth": [

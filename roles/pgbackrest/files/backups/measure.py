@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -34,7 +35,8 @@ def measure(settings: Mapping[str, Any]) -> dict[str, Any]:
     except BackupError as error:
         found["faults"] = [str(error)]
         archived = None
-    if cluster.answers:
+    # It may stop at any moment, which other alerts report.
+    with contextlib.suppress(BackupError):
         sample = samples.add(cluster)
         if archived and archived[0] <= sample["timeline"]:
             # Only whole segments: Postgres ends the current one after archive_timeout if it has changes.
