@@ -31,21 +31,21 @@ def test_the_timers_unit_runs_a_drill_at_a_random_second(data: Data) -> None:
     assert data.backups("status")["drill"]["result"] == "ok"
 
 
-def test_a_drill_notices_rows_that_differ(debian12: Data) -> None:
+def test_a_drill_notices_rows_that_differ(debian13: Data) -> None:
     """As if the backup had lost a row: the manifest of the primary says what must be there."""
-    newest = debian12.list()[-1]
+    newest = debian13.list()[-1]
     pgbackrest = "runuser -u postgres -- pgbackrest --stanza=lab"
-    info = json.loads(debian12.ssh(f"{pgbackrest} info --output=json"))
+    info = json.loads(debian13.ssh(f"{pgbackrest} info --output=json"))
     manifest = json.loads(info[0]["backup"][-1]["annotation"]["fastmetal"])
     manifest["tables"]["api"][f"public.{TABLE}"][0] += 1
     changed = json.dumps(manifest, separators=(",", ":"))
-    debian12.ssh(f"{pgbackrest} --repo=1 --set={newest} '--annotation=fastmetal={changed}' annotate")
-    reason = debian12.refusal("drill", f"--time={debian12.now()}")
+    debian13.ssh(f"{pgbackrest} --repo=1 --set={newest} '--annotation=fastmetal={changed}' annotate")
+    reason = debian13.refusal("drill", f"--time={debian13.now()}")
     assert "the restored tables differ from the manifest" in reason
     assert f"api: public.{TABLE} has 5000 rows instead of 5001" in reason
-    assert debian12.backups("status")["drill"]["result"] == "failed"
+    assert debian13.backups("status")["drill"]["result"] == "failed"
     manifest["tables"]["api"][f"public.{TABLE}"][0] -= 1
-    debian12.ssh(
+    debian13.ssh(
         f"{pgbackrest} --repo=1 --set={newest} '--annotation=fastmetal={json.dumps(manifest)}' annotate"
     )
 
@@ -67,18 +67,18 @@ def test_a_drill_notices_a_damaged_index(debian13: Data) -> None:
     assert debian13.backups("drill", f"--time={debian13.now()}")["result"] == "ok"
 
 
-def test_a_drill_notices_a_damaged_repository(debian12: Data) -> None:
-    debian12.ssh("systemctl start fastmetal-backup@full")
-    newest = debian12.list()[-1]
+def test_a_drill_notices_a_damaged_repository(debian13: Data) -> None:
+    debian13.ssh("systemctl start fastmetal-backup@full")
+    newest = debian13.list()[-1]
     damage = (
         "import pathlib, sys;"
         " file = max(pathlib.Path(sys.argv[1]).rglob('bundle/*'), key=lambda f: f.stat().st_size);"
         " data = bytearray(file.read_bytes()); data[len(data) // 2] ^= 1; file.write_bytes(data)"
     )
     folder = f"/var/lib/pgbackrest/backup/lab/{newest}"
-    debian12.ssh(f"cp -a {folder} /root/whole")
-    debian12.ssh(f'runuser -u postgres -- python3 -c "{damage}" {folder}')
-    reason = debian12.refusal("drill", f"--time={debian12.now()}")
-    debian12.ssh(f"rm -r {folder} && mv /root/whole {folder}")
+    debian13.ssh(f"cp -a {folder} /root/whole")
+    debian13.ssh(f'runuser -u postgres -- python3 -c "{damage}" {folder}')
+    reason = debian13.refusal("drill", f"--time={debian13.now()}")
+    debian13.ssh(f"rm -r {folder} && mv /root/whole {folder}")
     assert f"The drill failed: Backup {newest} in repository 1 cannot be restored: " in reason
-    assert debian12.backups("drill", f"--time={debian12.now()}")["result"] == "ok"
+    assert debian13.backups("drill", f"--time={debian13.now()}")["result"] == "ok"

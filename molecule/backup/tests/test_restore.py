@@ -132,7 +132,7 @@ def test_a_restore_asks_for_the_environments_name(debian12: Data) -> None:
 
 
 def test_a_wrong_passphrase_is_refused(debian12: Data) -> None:
-    with debian12.changed(CONFIGURATION, "s/^repo1-cipher-pass=/&x/"):
+    with debian12.changed(CONFIGURATION, "s/-cipher-pass=/&x/"):
         sentence = debian12.refusal("plan", f"time={debian12.now()}")
     assert "it cannot be decrypted: is pgbackrest_passphrase the one of its first backup?" in sentence
 
@@ -148,6 +148,21 @@ def test_a_full_disk_is_refused(debian12: Data) -> None:
     assert "8 MiB are free" in sentence
 
 
+def test_a_lost_repository_is_replaced_by_the_other(debian12: Data) -> None:
+    debian12.wait_until_archived()
+    before = debian12.now()
+    debian12.sql("DELETE FROM ledger")
+    debian12.wait_until_archived()
+    with debian12.without_repository():
+        assert "repository 1: " in debian12.backups("status")["faults"][0]
+        assert debian12.backups("drill", f"--time={before}")["repository"] == 2
+        copy = debian12.backups("restore", f"time={before}", "--beside")
+        psql = copy["connect"].replace("sudo -u", "runuser -u").replace("psql", "-- psql", 1)
+        count = "SELECT count(*) FROM ledger"
+        assert debian12.ssh(f"{psql} -XqAt -d api -c '{count}'").strip() == str(ROWS)
+    debian12.ssh("fastmetal-backups forget")
+
+
 def test_the_archive_catches_up_when_the_repository_is_back(debian13: Data) -> None:
     with debian13.without_repository():
         debian13.sql("INSERT INTO ledger VALUES (-1, 'meanwhile'); SELECT pg_switch_wal()")
@@ -161,27 +176,27 @@ def test_the_archive_catches_up_when_the_repository_is_back(debian13: Data) -> N
     assert (status["faults"], status["behind_bytes"]) == ([], 0)
 
 
-def test_wal_is_bounded_and_the_gap_is_refused(debian12: Data) -> None:
+def test_wal_is_bounded_and_the_gap_is_refused(debian13: Data) -> None:
     """Above the bound the oldest segments are dropped, so that the disk of Postgres does not fill."""
-    since = debian12.now()
-    debian12.sql("INSERT INTO ledger VALUES (8, 'before the gap')")
-    debian12.wait_until_archived(90)
-    bounded = debian12.changed(CONFIGURATION, "s/^archive-push-queue-max=.*/archive-push-queue-max=64MiB/")
-    with bounded, debian12.without_repository():
+    since = debian13.now()
+    debian13.sql("INSERT INTO ledger VALUES (8, 'before the gap')")
+    debian13.wait_until_archived(90)
+    bounded = debian13.changed(CONFIGURATION, "s/^archive-push-queue-max=.*/archive-push-queue-max=64MiB/")
+    with bounded, debian13.without_repository():
         for number in range(8):
-            debian12.sql(f"INSERT INTO ledger VALUES ({number}, 'dropped'); SELECT pg_switch_wal()")
+            debian13.sql(f"INSERT INTO ledger VALUES ({number}, 'dropped'); SELECT pg_switch_wal()")
         waiting = "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready'"
         deadline = time.monotonic() + 90
-        while int(debian12.sql(waiting)) > 4:
+        while int(debian13.sql(waiting)) > 4:
             assert time.monotonic() < deadline
             time.sleep(0.5)
-    debian12.sql("INSERT INTO ledger VALUES (9, 'after the gap')")
-    debian12.wait_until_archived(90)
-    sentence = debian12.refusal("plan", f"time={debian12.now()}")
+    debian13.sql("INSERT INTO ledger VALUES (9, 'after the gap')")
+    debian13.wait_until_archived(90)
+    sentence = debian13.refusal("plan", f"time={debian13.now()}")
     assert re.search(
         r"WAL after .* is missing in the repository .*: restore to a time before, or to one after", sentence
     )
-    assert debian12.backups("plan", f"time={since}")["lost_seconds"] > 0
+    assert debian13.backups("plan", f"time={since}")["lost_seconds"] > 0
     # A new backup ends it.
-    debian12.ssh("systemctl start fastmetal-backup@full")
-    assert debian12.backups("plan", f"time={debian12.now()}")["lost_seconds"] >= 0
+    debian13.ssh("systemctl start fastmetal-backup@full")
+    assert debian13.backups("plan", f"time={debian13.now()}")["lost_seconds"] >= 0

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from cluster import Cluster, local_cluster
+from cluster import local_cluster
 from errors import BackupError
 from manifest import make_manifest
 from repository import ANNOTATION, Repository
@@ -72,16 +72,6 @@ def adopt(settings: Mapping[str, Any]) -> None:
 
 def set_point(settings: Mapping[str, Any], label: str) -> str:
     """Set a restore point and return its name."""
-    cluster: Cluster = local_cluster(settings)
     name = point_name(label, time.time())
-    cluster.query(f"SELECT pg_create_restore_point('{name}')")
+    local_cluster(settings).query(f"SELECT pg_create_restore_point('{name}')")
     return name
-
-
-def archive_stopped(settings: Mapping[str, Any]) -> str:
-    """Return why the last segment could not be archived; empty if the last attempt succeeded."""
-    cluster = local_cluster(settings)
-    failed = cluster.query(
-        "SELECT last_failed_time > coalesce(last_archived_time, '-infinity') FROM pg_stat_archiver"
-    )
-    return "archiving fails" if failed == "t" else ""

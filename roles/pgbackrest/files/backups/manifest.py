@@ -12,6 +12,8 @@ from cluster import Cluster, Session
 
 # The position is exact if nothing writes around it, for which a busy server needs some attempts.
 ATTEMPTS = 400
+# The largest tables, shared by the databases: a manifest is one argument of pgBackRest, 128 KiB at most.
+KEPT_TABLES = 800
 PAUSE_SECONDS = 0.02
 
 TABLES = r"""
@@ -43,8 +45,9 @@ def make_manifest(cluster: Cluster, checksum_bytes: int) -> dict[str, Any]:
         if not position:
             return {"reason": "no moment without an open transaction that writes was found", "tables": {}}
         tables = {}
+        kept = KEPT_TABLES // len(sessions)
         for database, session in sessions.items():
-            sizes = table_sizes(session)
+            sizes = dict(sorted(table_sizes(session).items(), key=lambda entry: -entry[1])[:kept])
             shares = {name: min(100.0, 100.0 * checksum_bytes / max(size, 1)) for name, size in sizes.items()}
             if found := read_tables(session, shares):
                 tables[database] = found

@@ -207,8 +207,14 @@ class Restore:
 
     def verify(self) -> int:
         """Check that the new timeline is archived, back the cluster up, and return the timeline."""
-        self.repository.run("check")
-        take_backup(self.settings, "diff")
+        try:
+            self.repository.run("check")
+            take_backup(self.settings, "diff")
+        except BackupError as error:
+            raise BackupError(
+                f"The data is restored and served, but no new backup could be taken: {error}"
+                " Run `fastmetal-backups backup` once that is mended."
+            ) from error
         return self.cluster.timeline
 
 
