@@ -32,7 +32,7 @@ def main() -> int:
         return 2
     try:
         return int(COMMANDS[options.command](settings, options) or 0)
-    except BackupError as error:
+    except (BackupError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
 

@@ -147,6 +147,11 @@ class Restore:
     def run(self, target: Target, *, keep: bool) -> dict[str, Any]:
         """Replace the cluster's data and return what was done; keep: the data that was there before."""
         begun = time.monotonic()
+        if self.cluster.data.is_mount():
+            raise BackupError(
+                f"{self.cluster.data} is a mount point, which a restore cannot rename:"
+                f" mount {self.cluster.data.parent} instead."
+            )
         latest = target.kind == "latest"
         if latest and self.cluster.running:
             # What it wrote last is archived when it stops.
