@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import manifest
 import pytest
 import repository as repositories
 import targets
@@ -175,3 +176,47 @@ def test_what_info_says(monkeypatch: pytest.MonkeyPatch) -> None:
     assert repository.readable == [1]
     assert repository.faults == ["repository 2: gone"]
     assert repository.archived is None
+
+
+class Server:
+    """A server whose transactions in progress come from a list, one entry for each look."""
+
+    position = 7
+
+    def __init__(self, *snapshots: str) -> None:
+        self.snapshots = list(snapshots)
+        self.statements: list[str] = []
+
+    def query(self, sql: str) -> str:
+        """Answer as psql."""
+        return self.run(sql)
+
+    def run(self, sql: str) -> str:
+        """Answer as a session."""
+        self.statements.append(sql)
+        return self.snapshots.pop(0) if "snapshot" in sql else ""
+
+
+@pytest.mark.parametrize(
+    ("snapshots", "position", "attempts"),
+    [
+        (["9:9:", "9:9:", "9:9:"], 7, 1),
+        # A transaction with writes is open, or one has begun in between, or the databases differ.
+        (["8:9:8", "8:9:8", "8:9:8", "9:9:", "9:9:", "9:9:"], 7, 2),
+        (["9:9:", "9:9:", "9:10:9", "10:10:", "10:10:", "10:10:"], 7, 2),
+        (["9:9:", "10:10:", "10:10:", "10:10:", "10:10:", "10:10:"], 7, 2),
+    ],
+)
+def test_the_position_of_a_manifest_is_exact(
+    monkeypatch: pytest.MonkeyPatch, snapshots: list[str], position: int, attempts: int
+) -> None:
+    monkeypatch.setattr(manifest, "PAUSE_SECONDS", 0)
+    server: Any = Server(*snapshots)
+    assert manifest.exact_position(server, [server, server]) == position
+    assert sum(statement.startswith("BEGIN") for statement in server.statements) == 2 * attempts
+
+
+def test_a_server_that_always_writes_has_no_manifest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "PAUSE_SECONDS", 0)
+    server: Any = Server(*["8:9:8"] * (2 * manifest.ATTEMPTS))
+    assert manifest.exact_position(server, [server]) == 0
