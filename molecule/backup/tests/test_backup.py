@@ -54,9 +54,3 @@ def test_status_shows_the_backups(debian12: Data) -> None:
     run = debian12.play("status.yml")
     assert run.status == 0, run.output
     assert "same disk" in run.output
-
-
-def test_a_second_run_changes_nothing(debian12: Data) -> None:
-    run = debian12.play("postgres.yml")
-    assert run.status == 0, run.output
-    assert run.changed == {"debian12": 0, "debian13": 0}
