@@ -44,18 +44,22 @@ DEPLOYED = {
     "app": ("api@",),
     "edge": ("nginx.service",),
     "monitoring": ("prometheus.service", "prometheus-alertmanager.service"),
-    "postgres": ("postgresql@", "prometheus-postgres-exporter.service", "fastmetal-backups.service"),
+    "postgres": (
+        *("postgresql@", "prometheus-postgres-exporter.service", "fastmetal-backups.service"),
+        *("fastmetal-backup@full.service", "fastmetal-restore-drill.service"),
+    ),
     "redis": ("redis-server@cache.service", "prometheus-redis-exporter.service"),
 }
 LIMITS = ("CPUWeight", "MemoryHigh", "MemoryMax", "TasksMax")
 
 
 def services(host: Host) -> dict[str, dict[str, str]]:
-    """Return the properties of each service of the roles that is loaded, by its name."""
+    """Return the properties of the roles' services that are loaded or that a timer starts, by name."""
     properties = (
         f"Id,FragmentPath,DropInPaths,TimeoutStopUSec,OOMPolicy,OOMScoreAdjust,Type,{','.join(LIMITS)}"
     )
-    shown = host.check_output(f"systemctl show '*.service' --property={properties}")
+    timed = host.check_output("systemctl show '*.timer' --value --property=Unit").split()
+    shown = host.check_output(f"systemctl show '*.service' {' '.join(timed)} --property={properties}")
     units = [dict(line.split("=", 1) for line in unit.splitlines()) for unit in shown.split("\n\n")]
     return {
         unit["Id"]: unit
