@@ -139,7 +139,7 @@ test-unit: venv $(LAB_SECRETS)
 
 # Parts that are joined by "+" run side by side: what follows the first one is niced, so that it takes the processor
 # time that the first one leaves idle and no deadline fails. CONTRIBUTING.md has a table of their durations.
-PARTS := check scenario-backup+test-lab scenario-security+test-app scenario-default+test-preflight scenario-split+test-demo+scenario-apps scenario-release
+PARTS := check test-lab scenario-security+test-app scenario-default+test-preflight scenario-split+test-demo+scenario-apps+scenario-backup scenario-release
 test: venv lab $(LAB_SECRETS) $(VENV)/.compiled ## Run every test, as CI does, and print how long each part took
 	@trap 'printf "\nmin:sec  part\n"; cat .lab/times' EXIT; mkdir -p .lab; : > .lab/times; \
 	for part in $(PARTS); do \
