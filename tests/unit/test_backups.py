@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
 import manifest
 import pytest
 import repository as repositories
+import samples
 import targets
 from errors import BackupError
 from repository import SEGMENT_BYTES, Backup, Repository, Timeline
@@ -220,3 +222,18 @@ def test_a_server_that_always_writes_has_no_manifest(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(manifest, "PAUSE_SECONDS", 0)
     server: Any = Server(*["8:9:8"] * (2 * manifest.ATTEMPTS))
     assert manifest.exact_position(server, [server]) == 0
+
+
+def test_samples_stay_few_over_two_weeks() -> None:
+    kept: list[dict[str, Any]] = []
+    for minute in range(20 * 24 * 60):
+        kept.append({"time": 60.0 * minute})
+        if minute % 60 == 0:
+            kept = samples.thinned(kept, 60.0 * minute)
+    now = kept[-1]["time"]
+    times = [sample["time"] for sample in samples.thinned(kept, now)]
+    assert times == sorted(times)
+    assert len(times) < 2100
+    assert [now - time for time in times[-61:]] == [60.0 * n for n in range(60, -1, -1)]
+    assert max(after - before for before, after in itertools.pairwise(times)) <= 1200
+    assert 13.9 * 86400 < now - times[0] <= 14 * 86400

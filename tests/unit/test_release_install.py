@@ -79,11 +79,13 @@ def test_a_release_of_another_python_is_installed_again_and_keeps_its_migration(
     directory.mkdir(parents=True)
     (directory / "release.json").write_text('{"id": "1.0", "python": "3.0", "dependencies": "abc"}')
     (directory / "migration.sql").write_text("ALTER TABLE")
+    (directory / "restore-point").write_text("before-api-1@20260101T000000Z")
     assert not is_installed(directory, PYTHON)
     dependencies = pack(tmp_path / "dependencies.tar.gz", DEPENDENCIES)
     put([app(tmp_path, "1.0", "abc"), dependencies], directory, "abc")
     assert is_installed(directory, PYTHON)
     assert (directory / "migration.sql").read_text() == "ALTER TABLE"
+    assert (directory / "restore-point").read_text() == "before-api-1@20260101T000000Z"
 
 
 def test_the_release_that_was_installed_last_is_next(tmp_path: Path) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from cluster import Cluster
 from files import write_atomically
 
-# Two weeks of minutes.
-KEPT = 14 * 24 * 60
+# The file is written each minute, so older samples are kept less densely.
+KEPT_SECONDS, DENSE_SECONDS, SPARSE_SECONDS = 14 * 86400, 3600, 600
 WRITTEN = "SELECT coalesce(sum(tup_inserted + tup_updated + tup_deleted), 0) FROM pg_stat_database"
 
 
@@ -35,7 +36,7 @@ class Samples:
             "rows": int(cluster.query(WRITTEN)),
             "timeline": cluster.timeline,
         }
-        lines = [*self.read(), sample][-KEPT:]
+        lines = thinned([*self.read(), sample], sample["time"])
         write_atomically(self.file, "".join(json.dumps(line) + "\n" for line in lines), sync=False)
         return sample
 
@@ -52,3 +53,14 @@ class Samples:
         """Return until when the WAL up to a position was written: the latest sample at or before it."""
         done = [sample["time"] for sample in self.read() if sample["position"] <= position]
         return done[-1] if done else now
+
+
+def thinned(samples: Iterable[dict[str, Any]], now: float) -> list[dict[str, Any]]:
+    """Return the samples of the last hour, and before that the first one of each ten minutes."""
+    kept: dict[float, dict[str, Any]] = {}
+    for sample in samples:
+        age = now - sample["time"]
+        if age <= KEPT_SECONDS:
+            dense = age <= DENSE_SECONDS
+            kept.setdefault(sample["time"] if dense else sample["time"] // SPARSE_SECONDS, sample)
+    return list(kept.values())
