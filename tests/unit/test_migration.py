@@ -6,6 +6,7 @@ molecule/apps proves it against Postgres.
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -167,3 +168,21 @@ def test_a_dangerous_plan_is_refused_before_it_runs(migrate: Callable[..., Any],
     accepted = {"b2": {"allow": ["drop"], "compatible": False}}
     assert migrate(f"touch {tmp_path}/ran", plan, revisions=accepted)["revisions"] == ["b2"]
     assert "-- not compatible" in (tmp_path / "srv/releases/r1/migration.sql").read_text()
+
+
+def test_a_barrier_names_the_restore_point_of_its_migration(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = module.Service("shop")
+    service.srv = tmp_path
+    entries = [{"release": release, "result": "ok"} for release in ("r0", "r1")]
+    monkeypatch.setattr(service, "history", lambda: entries)
+    home = tmp_path / "releases/r1"
+    home.mkdir(parents=True)
+    (home / "migration.sql").write_text("-- Running upgrade a1 -> b2\n-- not reversible\nSELECT 1;\n")
+    assert service.barriers() == {"r0": "r1 brought it to revision b2, which is not reversible"}
+    options = {"migrate": "true", "plan": "", "back": "", "revisions": {}, "wait": 1}
+    point = module.Migration(service, "r1", options).restore_point()
+    assert re.fullmatch(r"before-shop-r1@\d{8}T\d{6}Z", point)
+    (home / "restore-point").write_text(point)
+    assert f"; restore.yml -e target=restore_point={point} undoes that, and" in service.barriers()["r0"]
