@@ -74,7 +74,7 @@ MAGIC = {
 # `make secrets` generates these besides secret_*.
 GENERATED = {"tls_ca_certificate", "tls_ca_key"}
 # The groups that playbooks and the wiring know.
-GROUPS = {"edge", "app", "postgres", "redis", "monitoring"}
+GROUPS = {"edge", "app", "backup", "postgres", "redis", "monitoring"}
 # Those of lab hosts and of hosts without a function.
 OTHER_GROUPS = {"lab", "ungrouped", "service_hosts"}  # fleet.yml makes the last one.
 # What the owners of a host are judged by, as arguments of ownership_faults.

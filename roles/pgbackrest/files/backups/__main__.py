@@ -15,6 +15,7 @@ from backup import adopt, create, set_point, take_backup
 from drill import run_drill
 from errors import BackupError
 from measure import measure, record
+from receive import receive
 from repository import Repository
 from restore import Beside, Restore, describe, forget, reachable
 from targets import FORMS, parse_target, parse_time, show_time
@@ -31,10 +32,22 @@ def main() -> int:
         print("Run it as root: sudo fastmetal-backups …", file=sys.stderr)
         return 2
     try:
+        require_host(settings, options)
         return int(COMMANDS[options.command](settings, options) or 0)
     except (BackupError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
+
+
+def require_host(settings: Mapping[str, Any], options: argparse.Namespace) -> None:
+    """Raise BackupError if a command belongs to the other one of a database host and its backup host."""
+    command = options.command
+    if settings["backup_host"] and command in ("adopt", "backup", "create", "drill", "receive"):
+        raise BackupError(f"The backup host does this: run it on {settings['backup_host']}.")
+    if settings["database"] and (command == "point" or (command == "restore" and not options.beside)):
+        raise BackupError(f"This is the backup host: run it on {settings['database']['name']}.")
+    if command == "receive" and not settings["database"]:
+        raise BackupError("Only a backup host receives WAL: here Postgres archives it itself.")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
         "create", help="make the repositories ready and take the first backup; site.yml runs it"
     )
     commands.add_parser("adopt", help="let the repositories take another cluster than before")
+    commands.add_parser("receive", help="receive the WAL of the database host; a unit runs it")
     backup = commands.add_parser("backup", help="take a backup; timers run it")
     backup.add_argument("--type", default="diff", choices=["full", "diff", "incr"])
     point = commands.add_parser("point", help="set a restore point and print its name")
@@ -141,6 +155,11 @@ def drill(settings: Mapping[str, Any], options: argparse.Namespace) -> int:
     return int(evidence["result"] != "ok")
 
 
+def stream(settings: Mapping[str, Any], _: argparse.Namespace) -> None:
+    """Receive the WAL."""
+    receive(settings)
+
+
 def show_status(settings: Mapping[str, Any], _: argparse.Namespace) -> None:
     """Print what is known."""
     print(json.dumps(measure(settings)))
@@ -165,6 +184,7 @@ COMMANDS = {
     "create": make,
     "adopt": take_over,
     "backup": take,
+    "receive": stream,
     "point": point,
     "plan": show_plan,
     "restore": restore,

@@ -17,6 +17,17 @@ from errors import BackupError
 # Not the caller's: a query may take as long as it needs, and its statement is not logged.
 SESSION = "-c statement_timeout=0 -c log_min_duration_statement=-1"
 POLL_SECONDS = 0.2
+# Of the backup host in Postgres; the wiring names it.
+ROLE = "fastmetal_backups"
+CA = "/etc/fastmetal/tls/ca.crt"
+# Settings that a recovery needs at least as large as the server had them, as pg_controldata names them.
+CAPACITIES = {
+    "max_connections": "max_connections",
+    "max_worker_processes": "max_worker_processes",
+    "max_wal_senders": "max_wal_senders",
+    "max_prepared_xacts": "max_prepared_transactions",
+    "max_locks_per_xact": "max_locks_per_transaction",
+}
 # The end of a statement's answer in a session.
 END = "--end of the answer--"
 
@@ -32,15 +43,16 @@ class Cluster:
 
     def query(self, sql: str, database: str = "postgres") -> str:
         """Return the answer to SQL: rows in lines, columns separated by tabs."""
-        return as_postgres(*self.psql(database), stdin=sql).strip("\n")
+        return as_postgres(*self.psql(database), stdin=sql, environment=self.environment).strip("\n")
 
     def psql(self, database: str) -> list[str]:
-        """Return the command of a session with a database, to which it is the superuser."""
-        options = ["-qAtX", "-F\t", "-v", "ON_ERROR_STOP=1"]
-        return [
-            *("env", f"PGOPTIONS={SESSION}", "psql", *options),
-            *("-h", str(self.socket), "-p", str(self.port), "-d", database),
-        ]
+        """Return the command of a session with a database."""
+        return ["psql", "-qAtX", "-F\t", "-v", "ON_ERROR_STOP=1", "-d", database]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the environment of programs that connect to the server, as its superuser."""
+        return ENVIRONMENT | {"PGOPTIONS": SESSION, "PGHOST": str(self.socket), "PGPORT": str(self.port)}
 
     def databases(self) -> list[str]:
         """Return the databases that clients may connect to, the superuser's own included."""
@@ -49,7 +61,7 @@ class Cluster:
     @property
     def answers(self) -> bool:
         """Return whether the server accepts connections."""
-        return succeeds("pg_isready", "-q", "-h", self.socket, "-p", str(self.port))
+        return succeeds("pg_isready", "-q", environment=self.environment)
 
     @property
     def position(self) -> int:
@@ -98,6 +110,34 @@ class Cluster:
         return f"Postgres in {self.data} ended: see `journalctl -u {self.unit}` and its log."
 
 
+@dataclass(frozen=True)
+class Primary(Cluster):
+    """The server of a database host, as its backup host reaches it: over TLS, with a role that reads."""
+
+    address: str
+    password: str
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return the environment of programs that connect to the server."""
+        return ENVIRONMENT | {
+            # The other option of SESSION is the superuser's.
+            "PGOPTIONS": "-c statement_timeout=0",
+            "PGHOST": self.address,
+            "PGPORT": str(self.port),
+            "PGUSER": ROLE,
+            "PGPASSWORD": self.password,
+            "PGSSLMODE": "verify-full",
+            "PGSSLROOTCERT": CA,
+            "PGCONNECT_TIMEOUT": "10",
+        }
+
+    @property
+    def running(self) -> bool:
+        """Return whether the server may still answer: its unit is on another host."""
+        return self.answers
+
+
 class Copy(Cluster):
     """A server from a restored data directory: small, without an archive or clients of other hosts."""
 
@@ -123,6 +163,7 @@ class Copy(Cluster):
             "shared_buffers": "128MB",
             "shared_preload_libraries": "",
             "autovacuum": "off",
+            **{setting: self.control(f"{name} setting") for name, setting in CAPACITIES.items()},
             **options,
         }
         self.socket.mkdir(mode=0o750, exist_ok=True)
@@ -152,17 +193,14 @@ class Copy(Cluster):
         """Wait until the server has shut itself down at the target; raise BackupError if it failed."""
         while self.running:
             time.sleep(POLL_SECONDS)
-        state = "Database cluster state"
-        shown = as_postgres(self.binaries_control, "-D", self.data)
-        found = next(line for line in shown.splitlines() if line.startswith(state)).partition(":")[2].strip()
-        if found != "shut down in recovery":
+        if self.control("Database cluster state") != "shut down in recovery":
             raise BackupError(self.reason())
 
-    @property
-    def binaries_control(self) -> Path:
-        """Return pg_controldata of the data's version."""
+    def control(self, name: str) -> str:
+        """Return an entry of the control file, as pg_controldata of the data's version names it."""
         version = (self.data / "PG_VERSION").read_text().strip()
-        return Path(f"/usr/lib/postgresql/{version}/bin/pg_controldata")
+        shown = as_postgres(f"/usr/lib/postgresql/{version}/bin/pg_controldata", "-D", self.data)
+        return next(line for line in shown.splitlines() if line.startswith(name)).partition(":")[2].strip()
 
     def remove(self) -> None:
         """Stop the server and remove its data."""
@@ -180,7 +218,7 @@ class Session:
     def __init__(self, cluster: Cluster, database: str = "postgres") -> None:
         self._psql = subprocess.Popen(
             [*account_words(), *cluster.psql(database)],
-            env=ENVIRONMENT,
+            env=cluster.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -215,11 +253,12 @@ def free_bytes(path: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def local_cluster(settings: Mapping[str, Any]) -> Cluster:
-    """Return the cluster of this host."""
-    return Cluster(
-        Path(settings["data"]), Path(settings["socket"]), int(settings["port"]), str(settings["unit"])
-    )
+def primary(settings: Mapping[str, Any]) -> Cluster:
+    """Return the cluster that is backed up: this host's, or on a backup host that of its database host."""
+    data, socket, unit = Path(settings["data"]), Path(settings["socket"]), str(settings["unit"])
+    if database := settings["database"]:
+        return Primary(data, socket, database["port"], unit, database["address"], settings["password"])
+    return Cluster(data, socket, int(settings["port"]), unit)
 
 
 def copy_of(settings: Mapping[str, Any], name: str, port: int) -> Copy:

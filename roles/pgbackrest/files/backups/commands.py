@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from errors import BackupError
@@ -13,12 +14,12 @@ ACCOUNT = "postgres"
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 
-def answer(*command: str | Path, stdin: str = "") -> str:
+def answer(*command: str | Path, stdin: str = "", environment: Mapping[str, str] = ENVIRONMENT) -> str:
     """Return what a command prints; raise BackupError with what it says if it fails."""
     done = subprocess.run(
         [str(word) for word in command],
         input=stdin,
-        env=ENVIRONMENT,
+        env=environment,
         capture_output=True,
         text=True,
         # Such as what a wrong passphrase makes of a file.
@@ -32,9 +33,9 @@ def answer(*command: str | Path, stdin: str = "") -> str:
     return done.stdout
 
 
-def as_postgres(*command: str | Path, stdin: str = "") -> str:
+def as_postgres(*command: str | Path, stdin: str = "", environment: Mapping[str, str] = ENVIRONMENT) -> str:
     """Return what a command prints that runs as the account of Postgres."""
-    return answer(*account_words(), *command, stdin=stdin)
+    return answer(*account_words(), *command, stdin=stdin, environment=environment)
 
 
 def account_words() -> list[str]:
@@ -42,10 +43,10 @@ def account_words() -> list[str]:
     return ["runuser", "-u", ACCOUNT, "--"] if os.geteuid() == 0 else []
 
 
-def succeeds(*command: str | Path) -> bool:
+def succeeds(*command: str | Path, environment: Mapping[str, str] = ENVIRONMENT) -> bool:
     """Return whether a command succeeds."""
     try:
-        answer(*command)
+        answer(*command, environment=environment)
     except BackupError:
         return False
     return True

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster import free_bytes, local_cluster
+from cluster import free_bytes, primary
 from drill import last_drill
 from errors import BackupError
 from files import write_atomically
@@ -21,9 +21,15 @@ from samples import Samples
 
 def measure(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Take a sample and return what is known; every time is in seconds since 1970."""
-    repository, cluster = Repository(settings["stanza"]), local_cluster(settings)
+    repository, cluster = Repository(settings["stanza"]), primary(settings)
     samples, now = Samples(Path(settings["state"])), time.time()
-    found: dict[str, Any] = {"time": now, "faults": [], "backups": {}}
+    found: dict[str, Any] = {"time": now, "faults": [], "backups": {}, "spaces": {}, "drill": {}}
+    found["kept"] = [str(folder) for folder in kept(settings)]
+    if settings["backup_host"]:
+        # That host measures the rest.
+        with contextlib.suppress(BackupError):
+            samples.add(cluster)
+        return found
     try:
         found["faults"] = repository.faults
         for backup in repository.backups:
@@ -50,9 +56,8 @@ def measure(settings: Mapping[str, Any]) -> dict[str, Any]:
         for number, path in enumerate(paths, start=1)
     }
     data = Path(settings["data"]).parent.stat().st_dev
-    found["same_disk"] = all(path.stat().st_dev == data for path in paths)
+    found["same_disk"] = not settings["database"] and all(path.stat().st_dev == data for path in paths)
     found["drill"] = last_drill(settings)
-    found["kept"] = [str(folder) for folder in kept(settings)]
     return found
 
 

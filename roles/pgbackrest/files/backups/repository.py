@@ -20,8 +20,14 @@ READABLE = (0, 2)
 SEGMENT_BYTES = 16 * 1024 * 1024
 SEGMENT = re.compile(r"([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})-[0-9a-f]+(\.\w+)?$")
 HISTORY = re.compile(r"([0-9A-F]{8})\.history$")
+FETCH = Path(__file__).with_name("fetch-wal")
 # What pgBackRest prints before the sentence that matters.
 NOISE = re.compile(r"^.*?(ERROR|WARN): (\[\d+\]: )?", re.DOTALL)
+
+
+def local_options(data: Path) -> list[str]:
+    """Return the options by which pgBackRest takes a data directory of this host for the cluster's."""
+    return [f"--pg1-path={data}", "--reset-pg1-host"]
 
 
 def parse_lsn(text: str) -> int:
@@ -80,8 +86,8 @@ class Repository:
 
     def fetch_command(self, number: int, data: Path | None = None) -> str:
         """Return the restore_command of Postgres; data: another data directory than the cluster's."""
-        place = f" --pg1-path={data}" if data else ""
-        return f'pgbackrest --stanza={self.stanza} --repo={number}{place} archive-get %f "%p"'
+        words = [str(FETCH), self.stanza, str(number), "%f", '"%p"', *(local_options(data) if data else ())]
+        return " ".join(words)
 
     def archive(self, number: int) -> dict[str, dict[str, Any]]:
         """Return {path: its type, size and time} of the newest archive in a repository."""

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from backup import take_backup
-from cluster import Cluster, Copy, copy_of, free_bytes, local_cluster
+from backup import ARCHIVE_SECONDS, check, take_backup, wait_until_archived
+from cluster import Cluster, Copy, copy_of, free_bytes, primary
 from commands import succeeds
 from errors import BackupError
-from repository import Repository
+from repository import Repository, local_options
 from samples import Samples
 from targets import Plan, Target, plan, show_time
 
@@ -26,36 +26,38 @@ RECOVERY = (
     *(f"recovery_target_{kind}" for kind in ("lsn", "name", "time", "timeline", "xid")),
 )
 NOT_REACHED = "recovery ended before configured recovery target was reached"
-ARCHIVE_SECONDS = 60
 # A copy in which an operator looks.
 BESIDE_PORT = 5433
 
 
 def reachable(settings: Mapping[str, Any], repository: Repository, target: Target) -> Plan:
     """Return the plan to a target, after the server, if it runs, has archived what it has."""
-    cluster = local_cluster(settings)
+    cluster = primary(settings)
     if cluster.answers and target.kind != "backup":
         # The plan says what the repository lacks, also if a damaged server cannot do either.
         with contextlib.suppress(BackupError):
             # A restore to a time ends before the first commit after it, so that there must be one.
             cluster.query("SELECT pg_current_xact_id()")
-            archive_now(cluster, ARCHIVE_SECONDS)
+            archive_now(settings, cluster)
     return plan(repository, target, time.time())
 
 
-def archive_now(cluster: Cluster, seconds: float) -> None:
+def archive_now(settings: Mapping[str, Any], cluster: Cluster) -> None:
     """Switch to a new segment and wait until the one before is archived, or its archiving fails."""
+    if settings["backup_host"] or settings["database"]:
+        wait_until_archived(Repository(settings["stanza"]), cluster)
+        return
     before = cluster.query("SELECT failed_count FROM pg_stat_archiver")
     name = cluster.query("SELECT pg_walfile_name(pg_switch_wal())")
     done = f"coalesce(last_archived_wal >= '{name}', false) OR failed_count > {before}"
-    cluster.wait_for(f"({done}) FROM pg_stat_archiver", "t", seconds)
+    cluster.wait_for(f"({done}) FROM pg_stat_archiver", "t", ARCHIVE_SECONDS)
 
 
 def loss(settings: Mapping[str, Any], found: Plan, now: float) -> dict[str, Any]:
     """Return what a restore undoes: seconds, and the rows written since, None if they are unknown."""
     if found.target.kind == "latest":
         return {"seconds": 0, "rows": 0}
-    cluster = local_cluster(settings)
+    cluster = primary(settings)
     rows = None
     if cluster.answers:
         rows = Samples(Path(settings["state"])).rows_since(found.moment, cluster)
@@ -106,7 +108,7 @@ def fetch(repository: Repository, found: Plan, copy: Copy) -> None:
     # Without the path of the copy: the files become the cluster's.
     command = f"--recovery-option=restore_command={repository.fetch_command(found.backup.repository)}"
     try:
-        repository.run("restore", f"--pg1-path={copy.data}", *found.options, command)
+        repository.run("restore", *local_options(copy.data), *found.options, command)
     except BackupError as error:
         copy.remove()
         where = f"Backup {found.backup.label} in repository {found.backup.repository}"
@@ -141,7 +143,7 @@ class Restore:
     def __init__(self, settings: Mapping[str, Any], repository: Repository) -> None:
         self.settings = settings
         self.repository = repository
-        self.cluster = local_cluster(settings)
+        self.cluster = primary(settings)
         self.copy = copy_of(settings, "restored", BESIDE_PORT + 1)
 
     def run(self, target: Target, *, keep: bool) -> dict[str, Any]:
@@ -213,8 +215,10 @@ class Restore:
     def verify(self) -> int:
         """Check that the new timeline is archived, back the cluster up, and return the timeline."""
         try:
-            self.repository.run("check")
-            take_backup(self.settings, "diff")
+            check(self.settings, self.repository)
+            # The backup host takes its backups itself: playbooks/restore.yml asks it to.
+            if not self.settings["backup_host"]:
+                take_backup(self.settings, "diff")
         except BackupError as error:
             raise BackupError(
                 f"The data is restored and served, but no new backup could be taken: {error}"
