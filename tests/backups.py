@@ -26,10 +26,24 @@ class Data:
     inventory: Path
     host: str
     measured: list[str]
+    backup_host: str = ""
+
+    @property
+    def keeper(self) -> str:
+        """Return the host that has the repositories."""
+        return self.backup_host or self.host
 
     def ssh(self, command: str) -> str:
         """Run a command on the host."""
         return self.lab.ssh(self.host, command)
+
+    def keep(self, command: str) -> str:
+        """Run a command on the host that has the repositories."""
+        return self.lab.ssh(self.keeper, command)
+
+    def place(self, word: str) -> str:
+        """Return the host that runs a command of fastmetal-backups."""
+        return self.keeper if word in ("adopt", "backup", "create", "drill", "list", "status") else self.host
 
     def sql(self, statement: str, database: str = DATABASE) -> str:
         """Return what Postgres answers to its superuser."""
@@ -39,13 +53,13 @@ class Data:
 
     def backups(self, *words: str) -> Any:
         """Return what a command of fastmetal-backups prints as JSON."""
-        return json.loads(self.ssh(f"fastmetal-backups {shlex.join(words)}"))
+        return json.loads(self.lab.ssh(self.place(words[0]), f"fastmetal-backups {shlex.join(words)}"))
 
     def refusal(self, *words: str) -> str:
         """Return the sentence with which a command of fastmetal-backups fails."""
         command = f"fastmetal-backups {shlex.join(words)}"
         done = subprocess.run(
-            ["ssh", "-F", self.lab.directory / "ssh_config", self.host, command],
+            ["ssh", "-F", self.lab.directory / "ssh_config", self.place(words[0]), command],
             capture_output=True,
             text=True,
             check=False,
@@ -75,33 +89,44 @@ class Data:
 
     def list(self) -> list[str]:
         """Return the labels of the backups, oldest first."""
-        return [line.split()[0] for line in self.ssh("fastmetal-backups list").splitlines()]
+        return [line.split()[0] for line in self.keep("fastmetal-backups list").splitlines()]
 
     def wait_until_archived(self, seconds: float = 30) -> None:
         """End the current segment and wait until the repository has it."""
         name = self.sql("SELECT pg_walfile_name(pg_switch_wal())")
         deadline = time.monotonic() + seconds
-        while self.sql(f"SELECT coalesce(last_archived_wal >= '{name}', false) FROM pg_stat_archiver") != "t":
-            assert time.monotonic() < deadline, self.sql("SELECT * FROM pg_stat_archiver")
+        while not self.has_archived(name):
+            assert time.monotonic() < deadline, name
             time.sleep(0.2)
+
+    def has_archived(self, name: str) -> bool:
+        """Return whether the repository has a segment."""
+        if self.backup_host:
+            return bool(self.keep(f"find /var/lib/pgbackrest/archive -name '{name}-*'"))
+        query = f"SELECT coalesce(last_archived_wal >= '{name}', false) FROM pg_stat_archiver"
+        return self.sql(query) == "t"
+
+    def back_up(self, kind: str = "diff") -> None:
+        """Take a backup as the timer does."""
+        self.keep(f"systemctl start fastmetal-backup@{kind}")
 
     @contextmanager
     def changed(self, path: str, script: str) -> Iterator[None]:
-        """Change a file by a script of sed for a while."""
-        self.ssh(f"cp -p {path} /root/kept && sed -i '{script}' {path}")
+        """Change a file by a script of sed for a while, on the host that has the repositories."""
+        self.keep(f"cp -p {path} /root/kept && sed -i '{script}' {path}")
         try:
             yield
         finally:
-            self.ssh(f"mv /root/kept {path}")
+            self.keep(f"mv /root/kept {path}")
 
     @contextmanager
-    def without_repository(self) -> Iterator[None]:
-        """Take the repository away, as an unmounted disk does."""
-        self.ssh("mv /var/lib/pgbackrest /var/lib/pgbackrest.away && install -d -m 0555 /var/lib/pgbackrest")
+    def without_repository(self, path: str = "/var/lib/pgbackrest") -> Iterator[None]:
+        """Take a repository away, as an unmounted disk does."""
+        self.keep(f"mv {path} {path}.away && install -d -m 0555 {path}")
         try:
             yield
         finally:
-            self.ssh("rmdir /var/lib/pgbackrest && mv /var/lib/pgbackrest.away /var/lib/pgbackrest")
+            self.keep(f"rmdir {path} && mv {path}.away {path}")
 
 
 def utc(moment: str) -> float:

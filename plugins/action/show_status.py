@@ -60,7 +60,8 @@ def certificate_cell(status: Status) -> str:
 
 def backup_cell(backups: Status) -> str:
     """Return the times of the newest backup and the last drill, and whether they are on the data's disk."""
-    if not backups:
+    # A backup host has those of its database host.
+    if not backups or "same_disk" not in backups:
         return "-"
     last = [entry["last"] for entry in backups["backups"].values()]
     drill = backups["drill"]

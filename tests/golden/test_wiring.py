@@ -69,6 +69,7 @@ PORTS: dict[str, tuple[Any, Any]] = {
     "redis_port": (6379, 16379),
     "redis_instances": ({"queue": {"port": 6380}}, {"queue": {"port": 16380}}),
     "grafana_port": (3000, 3001),
+    "pgbackrest_port": (8432, 18432),
     "prometheus_listen_address": ("127.0.0.1:9090", "127.0.0.1:19090"),
     "alertmanager_listen_address": ("127.0.0.1:9093", "127.0.0.1:19093"),
     "nginx_status_listen": ("127.0.0.1:9181", "127.0.0.1:19181"),

@@ -138,7 +138,9 @@ def test_groups() -> None:
         "the inventory has the group postgress, which has no function: did you mean postgres?"
     ]
     (sentence,) = check_hosts.group_faults(["database"], [])
-    assert sentence.endswith("use app, edge, monitoring, postgres, redis, or list it in preflight_own_groups")
+    assert sentence.endswith(
+        "use app, backup, edge, monitoring, postgres, redis, or list it in preflight_own_groups"
+    )
 
 
 @pytest.mark.parametrize(

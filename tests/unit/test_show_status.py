@@ -46,7 +46,14 @@ def status(**changes: Any) -> dict[str, Any]:
     }
 
 
-BACKUPS = {"time": 1000, "faults": [], "backups": {"1": {"last": 900}}, "drill": {}, "kept": []}
+BACKUPS = {
+    "time": 1000,
+    "faults": [],
+    "backups": {"1": {"last": 900}},
+    "drill": {},
+    "kept": [],
+    "same_disk": False,
+}
 FAILED = {"action": "deploy", "result": "failed", "by": "ann", "time": "2026-01-02T03:04:05Z"}
 PROBLEMS = [
     ({}, None),

@@ -1,4 +1,4 @@
-"""Two database hosts with backups."""
+"""Two database hosts: one keeps its backups itself, a backup host pulls those of the other."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ INVENTORY = ROOT / "molecule/backup/inventory"
 
 @pytest.fixture(scope="session")
 def debian12(measured: list[str]) -> Data:
-    """Return the database on Debian 12."""
+    """Return the database on Debian 12, with two repositories of its own."""
     return Data(LAB, INVENTORY, "debian12", measured)
 
 
 @pytest.fixture(scope="session")
 def debian13(measured: list[str]) -> Data:
-    """Return the database on Debian 13."""
-    return Data(LAB, INVENTORY, "debian13", measured)
+    """Return the database on Debian 13, with a backup host."""
+    return Data(LAB, INVENTORY, "debian13", measured, backup_host="store13")
 
 
 @pytest.fixture(params=["debian12", "debian13"])

@@ -13,21 +13,21 @@ def test_a_drill_compares_every_table_and_checks_every_index(data: Data) -> None
     data.sql(f"DROP TABLE IF EXISTS {TABLE}; CREATE TABLE {TABLE} (id int PRIMARY KEY, name text)")
     data.sql(f"CREATE INDEX ON {TABLE} (name)")
     data.sql(f"INSERT INTO {TABLE} SELECT n, md5(n::text) FROM generate_series(1, 5000) n")
-    data.ssh("systemctl start fastmetal-backup@diff")
+    data.back_up()
     since = data.now()
     evidence = data.backups("drill", f"--time={since}")
     assert evidence["result"] == "ok"
     assert evidence["rows"] >= 5001
     assert evidence["indexes"] > 100
-    kept = json.loads(data.ssh("cat $(ls /var/lib/fastmetal-backups/drills/*.json | tail -1)"))
+    kept = json.loads(data.keep("cat $(ls /var/lib/fastmetal-backups/drills/*.json | tail -1)"))
     assert kept == evidence
     data.measured.append(f"{data.host}: a drill took {evidence['seconds']} s")
     # Nothing of it stays.
-    assert "drill" not in data.ssh("ls /var/lib/postgresql/*/ /run/postgresql")
+    assert "drill" not in data.keep("ls /var/lib/postgresql/*/ /run/postgresql")
 
 
 def test_the_timers_unit_runs_a_drill_at_a_random_second(data: Data) -> None:
-    data.ssh("systemctl start fastmetal-restore-drill")
+    data.keep("systemctl start fastmetal-restore-drill")
     assert data.backups("status")["drill"]["result"] == "ok"
 
 
@@ -35,17 +35,17 @@ def test_a_drill_notices_rows_that_differ(debian13: Data) -> None:
     """As if the backup had lost a row: the manifest of the primary says what must be there."""
     newest = debian13.list()[-1]
     pgbackrest = "runuser -u postgres -- pgbackrest --stanza=lab"
-    info = json.loads(debian13.ssh(f"{pgbackrest} info --output=json"))
+    info = json.loads(debian13.keep(f"{pgbackrest} info --output=json"))
     manifest = json.loads(info[0]["backup"][-1]["annotation"]["fastmetal"])
     manifest["tables"]["api"][f"public.{TABLE}"][0] += 1
     changed = json.dumps(manifest, separators=(",", ":"))
-    debian13.ssh(f"{pgbackrest} --repo=1 --set={newest} '--annotation=fastmetal={changed}' annotate")
+    debian13.keep(f"{pgbackrest} --repo=1 --set={newest} '--annotation=fastmetal={changed}' annotate")
     reason = debian13.refusal("drill", f"--time={debian13.now()}")
     assert "the restored tables differ from the manifest" in reason
     assert f"api: public.{TABLE} has 5000 rows instead of 5001" in reason
     assert debian13.backups("status")["drill"]["result"] == "failed"
     manifest["tables"]["api"][f"public.{TABLE}"][0] -= 1
-    debian13.ssh(
+    debian13.keep(
         f"{pgbackrest} --repo=1 --set={newest} '--annotation=fastmetal={json.dumps(manifest)}' annotate"
     )
 
@@ -63,12 +63,12 @@ def test_a_drill_notices_a_damaged_index(debian13: Data) -> None:
     assert "an index of api is damaged" in reason
     assert "accounts_name_idx" in reason
     debian13.sql("REINDEX INDEX accounts_name_idx")
-    debian13.ssh("systemctl start fastmetal-backup@diff")
+    debian13.back_up()
     assert debian13.backups("drill", f"--time={debian13.now()}")["result"] == "ok"
 
 
 def test_a_drill_notices_a_damaged_repository(debian13: Data) -> None:
-    debian13.ssh("systemctl start fastmetal-backup@full")
+    debian13.back_up("full")
     newest = debian13.list()[-1]
     damage = (
         "import pathlib, sys;"
@@ -76,9 +76,9 @@ def test_a_drill_notices_a_damaged_repository(debian13: Data) -> None:
         " data = bytearray(file.read_bytes()); data[len(data) // 2] ^= 1; file.write_bytes(data)"
     )
     folder = f"/var/lib/pgbackrest/backup/lab/{newest}"
-    debian13.ssh(f"cp -a {folder} /root/whole")
-    debian13.ssh(f'runuser -u postgres -- python3 -c "{damage}" {folder}')
+    debian13.keep(f"cp -a {folder} /root/whole")
+    debian13.keep(f'runuser -u postgres -- python3 -c "{damage}" {folder}')
     reason = debian13.refusal("drill", f"--time={debian13.now()}")
-    debian13.ssh(f"rm -r {folder} && mv /root/whole {folder}")
+    debian13.keep(f"rm -r {folder} && mv /root/whole {folder}")
     assert f"The drill failed: Backup {newest} in repository 1 cannot be restored: " in reason
     assert debian13.backups("drill", f"--time={debian13.now()}")["result"] == "ok"

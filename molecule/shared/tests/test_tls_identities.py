@@ -23,6 +23,10 @@ ADMITTED: dict[str, set[str]] = {
     "exporter": set(),
     "host": set(),
     "public": set(),
+    # pgBackRest's own listeners are no part of the matrix: the scenario backup asks them.
+    "pgbackrest": set(),
+    "backup": set(),
+    "restore": set(),
     "": set(),
 }
 DIRECTORY = "/etc/fastmetal/tls"
@@ -76,6 +80,9 @@ def test_every_listener_negotiates_the_listed_groups_and_ciphers_only(variables:
         # Before release 18 it has one curve.
         places["server"] = (variables["postgresql_port"], ["-starttls", "postgres"])
         groups["server"] = ("prime256v1",)
+    if variables["pgbackrest_databases"] or variables["pgbackrest_repository"]:
+        places["backups"] = (variables["pgbackrest_port"], [])
+        groups["backups"] = ("prime256v1",)
     if "redis" in variables["group_names"]:
         places["cache"] = (variables["redis_port"], [])
         groups["cache"] = ACCEPTED_GROUPS
@@ -94,6 +101,6 @@ def test_every_listener_negotiates_the_listed_groups_and_ciphers_only(variables:
 def test_the_fleet_has_every_pair_and_every_listener(
     all_variables: dict[str, dict[str, Any]], pairs: Pairs
 ) -> None:
-    """The matrix has 36 cells: six pairs, six kinds of listeners."""
+    """The matrix has 54 cells: nine pairs, six kinds of listeners."""
     assert pairs.keys() == ADMITTED.keys() - {""}
     assert set().union(*map(listeners, all_variables.values())) == LISTENERS

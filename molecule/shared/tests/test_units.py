@@ -21,8 +21,10 @@ BOUNDS = {
     "fastmetal-forward-logs": 1.5,
     "fastmetal-host-metrics": 1.5,
     "fastmetal-passwords": 1.5,
+    "fastmetal-pgbackrest": 1.5,
     "fastmetal-postgresql-timeouts": 1.5,
     "fastmetal-receive-logs": 1.5,
+    "fastmetal-receive-wal": 1.5,
     # It starts the restored copy as a unit of its own.
     "fastmetal-restore-drill": 3.0,
     "grafana-server": 1.5,

@@ -170,7 +170,7 @@ class Copy(Cluster):
         shutil.chown(self.socket, ACCOUNT, ACCOUNT)
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         succeeds("systemctl", "reset-failed", self.unit)
-        answer(
+        command = [
             *("systemd-run", "--quiet", f"--unit={self.unit}", f"--uid={ACCOUNT}", f"--gid={ACCOUNT}"),
             *(
                 "--property=Type=notify",
@@ -181,7 +181,11 @@ class Copy(Cluster):
             *("--property=MemoryMax=50%", f"--property=StandardError=truncate:{self.log}"),
             *("--property=KillMode=mixed", "--property=TimeoutStopSec=600", "--property=CPUWeight=20"),
             *(f"{binaries}/postgres", *words),
-        )
+        ]
+        try:
+            answer(*command)
+        except BackupError as error:
+            raise BackupError(self.reason()) from error
 
     def reason(self) -> str:
         """Return the last fatal message."""

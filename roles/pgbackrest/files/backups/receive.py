@@ -19,6 +19,7 @@ SLOT = "fastmetal_backups"
 FINISHED = re.compile(r"[0-9A-F]{24}|[0-9A-F]{8}\.history")
 PARTIAL = ".partial"
 PAUSE_SECONDS = 1.0
+RETRY_SECONDS = 5.0
 
 
 def receive(settings: Mapping[str, Any]) -> None:
@@ -28,7 +29,7 @@ def receive(settings: Mapping[str, Any]) -> None:
             Receiver(settings).run()
         except BackupError as error:
             print(error, file=sys.stderr, flush=True)
-        time.sleep(PAUSE_SECONDS)
+        time.sleep(RETRY_SECONDS)
 
 
 def received_folder(settings: Mapping[str, Any]) -> Path:

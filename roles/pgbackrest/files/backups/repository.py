@@ -160,10 +160,12 @@ class Repository:
     @property
     def archived(self) -> tuple[int, int] | None:
         """Return the timeline of the newest archived segment and the position at which it ends."""
-        newest = [entry["max"] for entry in self.info.get("archive", ()) if entry.get("max")]
-        if not newest:
+        known = [entry for entry in self.info.get("archive", ()) if entry.get("max")]
+        if not known:
             return None
-        name = max(newest)
+        # After `adopt` an older archive may be of another cluster with later timelines.
+        current = max(entry["database"]["id"] for entry in known)
+        name = max(entry["max"] for entry in known if entry["database"]["id"] == current)
         return int(name[:8], 16), (segment_number(name) + 1) * SEGMENT_BYTES
 
     def segments(self, number: int) -> dict[tuple[int, int], float]:
