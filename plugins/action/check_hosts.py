@@ -61,6 +61,7 @@ MAGIC = {
         "service",
         "service_name",
         *("patch_drain_seconds", "patch_reboot", "patch_upgrade"),  # Of patch.yml.
+        *("confirm", "target"),  # Of restore_site.yml.
         *(
             "database",
             "owner",

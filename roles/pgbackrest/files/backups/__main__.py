@@ -17,7 +17,7 @@ from errors import BackupError
 from measure import measure, record
 from receive import receive
 from repository import Repository
-from restore import Beside, Restore, describe, forget, reachable
+from restore import Beside, Restore, describe, forget, reachable, require_new_cluster
 from targets import FORMS, parse_target, parse_time, show_time
 
 SETTINGS = Path("/etc/fastmetal/backups.json")
@@ -77,6 +77,9 @@ def parser() -> argparse.ArgumentParser:
     )
     restore.add_argument("--beside", action="store_true", help="start a copy beside the cluster instead")
     restore.add_argument("--discard", action="store_true", help="do not keep the data that is replaced")
+    restore.add_argument(
+        "--onto-empty", action="store_true", help="refuse unless the cluster is a new one; restore_site.yml runs it"
+    )
     commands.add_parser(
         "forget", help="remove the copy beside the cluster and the data that restores have kept"
     )
@@ -135,6 +138,8 @@ def restore(settings: Mapping[str, Any], options: argparse.Namespace) -> None:
         if options.beside:
             print(json.dumps(Beside(settings, repository).run(target)))
             return
+        if options.onto_empty:
+            require_new_cluster(settings, repository)
         if options.confirm != settings["environment"]:
             raise BackupError(
                 "This replaces the data of the cluster, and nothing has changed yet:"

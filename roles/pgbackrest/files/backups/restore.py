@@ -100,6 +100,16 @@ def require_space(settings: Mapping[str, Any], found: Plan) -> None:
         )
 
 
+def require_new_cluster(settings: Mapping[str, Any], repository: Repository) -> None:
+    """Raise BackupError if the server's cluster is the one whose backups the repository has."""
+    system = primary(settings).query("SELECT system_identifier FROM pg_control_system()")
+    if any(str(known["system-id"]) == system for known in repository.info.get("db", ())):
+        raise BackupError(
+            "The data of this host is what the repository has backups of, and nothing has changed:"
+            " replace it with playbooks/restore.yml."
+        )
+
+
 def fetch(repository: Repository, found: Plan, copy: Copy) -> None:
     """Restore the files of the plan's backup into the directory of a copy."""
     copy.remove()
