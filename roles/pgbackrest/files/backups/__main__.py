@@ -78,7 +78,9 @@ def parser() -> argparse.ArgumentParser:
     restore.add_argument("--beside", action="store_true", help="start a copy beside the cluster instead")
     restore.add_argument("--discard", action="store_true", help="do not keep the data that is replaced")
     restore.add_argument(
-        "--onto-empty", action="store_true", help="refuse unless the cluster is a new one; restore_site.yml runs it"
+        "--onto-empty",
+        action="store_true",
+        help="refuse unless the cluster is new; for restore_site.yml",
     )
     commands.add_parser(
         "forget", help="remove the copy beside the cluster and the data that restores have kept"

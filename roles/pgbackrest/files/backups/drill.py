@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import Copy, copy_of
+from dump import dump_all
 from errors import BackupError
 from files import write_atomically
 from manifest import differences
@@ -73,6 +74,8 @@ class Drill:
         self._compare(found)
         self._advance(found)
         self._check()
+        if self.settings["dumps"]:
+            self.evidence["dumps"] = dump_all(self.settings, self.copy)
 
     def _choose(self, earliest: float) -> float:
         """Return a random moment that was archived."""

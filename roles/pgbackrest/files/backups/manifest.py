@@ -110,11 +110,18 @@ def differences(manifest: Mapping[str, Any], cluster: Cluster) -> list[str]:
             present = table_sizes(session)
             shares = {name: entry[2] for name, entry in tables.items() if name in present}
             actual = read_tables(session, shares)
-        for name, (rows, checksum, _) in tables.items():
-            if name not in actual:
-                found.append(f"{database}: {name} is missing")
-            elif actual[name][0] != rows:
-                found.append(f"{database}: {name} has {actual[name][0]} rows instead of {rows}")
-            elif actual[name][1] != checksum:
-                found.append(f"{database}: {name} has other contents in its {rows} rows")
+        found += compare_tables(database, tables, actual)
+    return found
+
+
+def compare_tables(database: str, expected: Mapping[str, Sequence[Any]], actual: Tables) -> list[str]:
+    """Return a sentence for each table that differs from (rows, checksum, …)."""
+    found = []
+    for name, (rows, checksum, _) in expected.items():
+        if name not in actual:
+            found.append(f"{database}: {name} is missing")
+        elif actual[name][0] != rows:
+            found.append(f"{database}: {name} has {actual[name][0]} rows instead of {rows}")
+        elif actual[name][1] != checksum:
+            found.append(f"{database}: {name} has other contents in its {rows} rows")
     return found
