@@ -46,12 +46,12 @@ DEPLOYED = {
     "app": ("api@",),
     "edge": ("nginx.service",),
     "monitoring": ("prometheus.service", "prometheus-alertmanager.service"),
-    "postgres": (
-        *("postgresql@", "prometheus-postgres-exporter.service", "fastmetal-backups.service"),
-        *("fastmetal-backup@full.service", "fastmetal-restore-drill.service"),
-    ),
+    "postgres": (*("postgresql@", "prometheus-postgres-exporter.service", "fastmetal-backups.service"),),
     "redis": ("redis-server@cache.service", "prometheus-redis-exporter.service"),
 }
+BACKUPS = ("fastmetal-backup@full.service", "fastmetal-restore-drill.service")
+PULLED = ("fastmetal-pgbackrest.service",)
+PULLS = ("fastmetal-pgbackrest.service", "fastmetal-receive-wal.service")
 LIMITS = ("CPUWeight", "MemoryHigh", "MemoryMax", "TasksMax")
 
 
@@ -92,6 +92,10 @@ def test_the_exposure_of_every_unit_is_low(host: Host, variables: dict[str, Any]
         if not (most := bound(unit, names)) or level > most
     ]
     expected = [unit for group in variables["group_names"] for unit in DEPLOYED.get(group, ())]
+    if variables["pgbackrest_repository_host"]:
+        expected += PULLED
+    elif variables["exporter_host_backups"]:
+        expected += [*BACKUPS, *(PULLS if variables["pgbackrest_databases"] else ())]
     assert [start for start in expected if not any(unit.startswith(start) for unit in found)] == []
     assert reached.keys() == set(found)
     assert faults == []

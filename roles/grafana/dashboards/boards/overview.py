@@ -2,6 +2,8 @@
 
 from panels import Board, lines, listing, number, service_choice, truth, worse_above
 
+from boards.postgres import BACKUPS
+
 SERIOUS = 'ALERTS{alertstate="firing",severity=~"critical|warning"}'
 
 SCOPE = 'service=~"$service"'
@@ -60,6 +62,7 @@ BOARD = Board(
                 ["alertname", "severity", "service", "instance", "name", "route", "slo", "job"],
             ),
         ],
+        "Backups": BACKUPS,
         "Services": [
             lines(
                 "Requests by service",

@@ -12,6 +12,32 @@ def per_second(metric: str) -> str:
     return f"sum by (instance) (rate(pg_stat_database_{metric}{{{DATABASE}}}{WINDOW}))"
 
 
+# Of all hosts: those of a database host may be on the backup host.
+BACKUPS = [
+    number(
+        "Newest backup",
+        "Its age, of the repository with the oldest one.",
+        "max(time() - fastmetal_backup_timestamp_seconds)",
+        unit="s",
+        steps=worse_above(93600, 108000),
+    ),
+    number(
+        "Archive behind",
+        "Age of the oldest finished WAL that is in no repository.",
+        "max(fastmetal_backup_archive_behind_seconds)",
+        unit="s",
+        steps=worse_above(120, 300),
+    ),
+    number(
+        "Without a drill",
+        "Time since the last restore drill, or since the oldest backup if there was none.",
+        "max(time() - (fastmetal_restore_drill_timestamp_seconds or on (instance)"
+        " min by (instance) (fastmetal_backup_oldest_timestamp_seconds)))",
+        unit="s",
+        steps=worse_above(604800, 691200),
+    ),
+]
+
 BOARD = Board(
     uid="postgres",
     title="Postgres",
@@ -157,33 +183,12 @@ BOARD = Board(
             ),
         ],
         "Backups": [
-            number(
-                "Newest backup",
-                "Its age, of the repository with the oldest one.",
-                f"max(time() - fastmetal_backup_timestamp_seconds{{{SCOPE}}})",
-                unit="s",
-                steps=worse_above(93600, 108000),
-            ),
-            number(
-                "Archive behind",
-                "Age of the oldest finished WAL that is in no repository.",
-                f"max(fastmetal_backup_archive_behind_seconds{{{SCOPE}}})",
-                unit="s",
-                steps=worse_above(120, 300),
-            ),
-            number(
-                "Without a drill",
-                "Time since the last restore drill, or since the oldest backup if there was none.",
-                f"max(time() - (fastmetal_restore_drill_timestamp_seconds{{{SCOPE}}} or on (instance)"
-                f" min by (instance) (fastmetal_backup_oldest_timestamp_seconds{{{SCOPE}}})))",
-                unit="s",
-                steps=worse_above(604800, 691200),
-            ),
+            *BACKUPS,
             lines(
                 "Free space of repositories",
-                "Of their file systems on this host.",
+                "Of their file systems.",
                 (
-                    f"fastmetal_backup_repository_free_bytes{{{SCOPE}}}",
+                    "fastmetal_backup_repository_free_bytes",
                     "{{instance}} repository {{repository}}",
                 ),
                 unit="bytes",
