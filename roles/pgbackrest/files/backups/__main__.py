@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anonymise
 from backup import adopt, create, set_point, take_backup
 from drill import run_drill
 from errors import BackupError
@@ -76,6 +77,11 @@ def parser() -> argparse.ArgumentParser:
         "--confirm", default="", help="the environment's name, as the cluster's data is replaced"
     )
     restore.add_argument("--beside", action="store_true", help="start a copy beside the cluster instead")
+    restore.add_argument(
+        "--anonymise",
+        metavar="FILE",
+        help="with --beside: dump the copy without personal data, by rules, and remove it",
+    )
     restore.add_argument("--discard", action="store_true", help="do not keep the data that is replaced")
     restore.add_argument(
         "--onto-empty",
@@ -83,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
         help="refuse unless the cluster is new; for restore_site.yml",
     )
     commands.add_parser(
-        "forget", help="remove the copy beside the cluster and the data that restores have kept"
+        "forget", help="remove copies beside the cluster, and the data and dumps that restores have kept"
     )
     drill = commands.add_parser("drill", help="prove that the backups restore; a timer runs it")
     drill.add_argument("--time", default="", help="the moment, instead of a random one")
@@ -135,8 +141,14 @@ def show_plan(settings: Mapping[str, Any], options: argparse.Namespace) -> None:
 def restore(settings: Mapping[str, Any], options: argparse.Namespace) -> None:
     """Restore."""
     target = parse_target(options.target)
+    if options.anonymise is not None and not options.beside:
+        raise BackupError("--anonymise changes a copy, not the cluster: give --beside, too.")
+    rules = anonymise.read_rules(Path(options.anonymise)) if options.anonymise is not None else None
     with locked(settings):
         repository = Repository(settings["stanza"])
+        if rules:
+            print(json.dumps(anonymise.Anonymised(settings, repository, rules).run(target)))
+            return
         if options.beside:
             print(json.dumps(Beside(settings, repository).run(target)))
             return
@@ -180,7 +192,7 @@ def sample(settings: Mapping[str, Any], _: argparse.Namespace) -> None:
 def remove_kept(settings: Mapping[str, Any], _: argparse.Namespace) -> None:
     """Remove what restores have left."""
     with locked(settings):
-        for path in forget(settings):
+        for path in [*forget(settings), *anonymise.forget(settings)]:
             print(f"removed {path}")
 
 
