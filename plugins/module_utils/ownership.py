@@ -20,7 +20,10 @@ UNITS = {
     "grafana": ("grafana-server.service",),
     "logs": ("systemd-journal-remote.socket", "fastmetal-receive-logs.service"),
     "nginx": ("nginx.service",),
-    "pgbackrest": ("fastmetal-backup*.timer", "fastmetal-restore-drill.timer"),
+    "pgbackrest": (
+        *("fastmetal-backup*.timer", "fastmetal-restore-drill.timer"),
+        *("fastmetal-pgbackrest.service", "fastmetal-receive-wal.service"),
+    ),
     "postgresql": ("postgresql@*-main.service", "fastmetal-postgresql-timeouts.service"),
     "prometheus": ("prometheus.service",),
     "redis": ("redis-server@cache.service", "redis-server@queue.service"),

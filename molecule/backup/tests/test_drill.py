@@ -19,6 +19,7 @@ def test_a_drill_compares_every_table_and_checks_every_index(data: Data) -> None
     assert evidence["result"] == "ok"
     assert evidence["rows"] >= 5000
     assert evidence["indexes"] > 100
+    assert evidence["queries"] == 1
     kept = json.loads(data.keep("cat $(ls /var/lib/fastmetal-backups/drills/*.json | tail -1)"))
     assert kept == evidence
     data.measured.append(f"{data.host}: a drill took {evidence['seconds']} s")
@@ -90,3 +91,9 @@ def test_a_drill_notices_a_damaged_repository(debian13: Data) -> None:
     debian13.keep(f"rm -r {folder} && mv /root/whole {folder}")
     assert f"The drill failed: Backup {newest} in repository 1 cannot be restored: " in reason
     assert debian13.backups("drill", f"--time={debian13.now()}")["result"] == "ok"
+
+
+def test_a_drill_asks_the_operators_queries(debian13: Data) -> None:
+    with debian13.changed("/etc/fastmetal/backups.json", "s/count(.) > 0/count(*) < 0/"):
+        reason = debian13.refusal("drill", f"--time={debian13.now()}")
+    assert 'The drill failed: in api, "SELECT count(*) < 0 FROM pg_class" returned f, not true' in reason

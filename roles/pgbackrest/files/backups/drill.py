@@ -74,6 +74,7 @@ class Drill:
         self._compare(found)
         self._advance(found)
         self._check()
+        self._ask()
         if self.settings["dumps"]:
             self.evidence["dumps"] = dump_all(self.settings, self.copy)
 
@@ -135,6 +136,18 @@ class Drill:
                 raise BackupError(f"an index of {database} is damaged: {error}") from error
         self.evidence["indexes"] = indexes
         self.evidence["check_seconds"] = round(time.monotonic() - begun, 1)
+
+    def _ask(self) -> None:
+        """Run the operator's queries, each of which must return true."""
+        asked = 0
+        for database, queries in self.settings["queries"].items():
+            for query in queries:
+                asked += 1
+                if (said := self.copy.query(query, database)) != "t":
+                    raise BackupError(
+                        f'in {database}, "{query}" returned {said[:100] or "nothing"}, not true'
+                    )
+        self.evidence["queries"] = asked
 
     def _launch(self, found: Plan, **options: str) -> None:
         options["restore_command"] = self.repository.fetch_command(found.backup.repository, self.copy.data)
