@@ -184,7 +184,7 @@ settings = json.load(open("/etc/fastmetal/backups.json"))
 for text in json.load(sys.stdin):
     try:
         run = anonymise.Anonymised(settings, None, anonymise.Rules(text))
-        run.copy = cluster.local_cluster(settings)
+        run.copy = cluster.primary(settings)
         for database, noted in run._read().items():
             run._replace(database, noted)
         print("nothing")
