@@ -2,7 +2,7 @@
 
 from panels import Board, lines, listing, number, service_choice, truth, worse_above
 
-from boards.postgres import BACKUPS
+from boards.postgres import backup_numbers
 
 SERIOUS = 'ALERTS{alertstate="firing",severity=~"critical|warning"}'
 
@@ -62,7 +62,7 @@ BOARD = Board(
                 ["alertname", "severity", "service", "instance", "name", "route", "slo", "job"],
             ),
         ],
-        "Backups": BACKUPS,
+        "Backups": backup_numbers(),
         "Services": [
             lines(
                 "Requests by service",

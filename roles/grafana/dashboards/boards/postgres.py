@@ -1,5 +1,7 @@
 """Postgres: connections, throughput, locks, statements, backups and growth."""
 
+from typing import Any
+
 from panels import Board, choice, lines, listing, number, truth, worse_above
 
 SCOPE = 'instance=~"$instance"'
@@ -12,31 +14,33 @@ def per_second(metric: str) -> str:
     return f"sum by (instance) (rate(pg_stat_database_{metric}{{{DATABASE}}}{WINDOW}))"
 
 
-# Of all hosts: those of a database host may be on the backup host.
-BACKUPS = [
-    number(
-        "Newest backup",
-        "Its age, of the repository with the oldest one.",
-        "max(time() - fastmetal_backup_timestamp_seconds)",
-        unit="s",
-        steps=worse_above(93600, 108000),
-    ),
-    number(
-        "Archive behind",
-        "Age of the oldest finished WAL that is in no repository.",
-        "max(fastmetal_backup_archive_behind_seconds)",
-        unit="s",
-        steps=worse_above(120, 300),
-    ),
-    number(
-        "Without a drill",
-        "Time since the last restore drill, or since the oldest backup if there was none.",
-        "max(time() - (fastmetal_restore_drill_timestamp_seconds or on (instance)"
-        " min by (instance) (fastmetal_backup_oldest_timestamp_seconds)))",
-        unit="s",
-        steps=worse_above(604800, 691200),
-    ),
-]
+def backup_numbers() -> list[Any]:
+    """Return the figures of the backups of all hosts: those of a database host may be on the backup host."""
+    return [
+        number(
+            "Newest backup",
+            "Its age, of the repository with the oldest one.",
+            "max(time() - fastmetal_backup_timestamp_seconds)",
+            unit="s",
+            steps=worse_above(93600, 108000),
+        ),
+        number(
+            "Archive behind",
+            "Age of the oldest finished WAL that is in no repository.",
+            "max(fastmetal_backup_archive_behind_seconds)",
+            unit="s",
+            steps=worse_above(120, 300),
+        ),
+        number(
+            "Without a drill",
+            "Time since the last restore drill, or since the oldest backup if there was none.",
+            "max(time() - (fastmetal_restore_drill_timestamp_seconds or on (instance)"
+            " min by (instance) (fastmetal_backup_oldest_timestamp_seconds)))",
+            unit="s",
+            steps=worse_above(604800, 691200),
+        ),
+    ]
+
 
 BOARD = Board(
     uid="postgres",
@@ -183,7 +187,7 @@ BOARD = Board(
             ),
         ],
         "Backups": [
-            *BACKUPS,
+            *backup_numbers(),
             lines(
                 "Free space of repositories",
                 "Of their file systems.",
