@@ -63,7 +63,11 @@ def collections(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_archive_has_no_tests_tools_or_environments(collections: Path) -> None:
     installed = collections / "ansible_collections/fastmetal/metal"
     assert {path.name for path in installed.iterdir()} == CONTENTS
-    assert {path.suffix for path in (installed / "docs").rglob("*") if path.is_file()} == {".md", ".sql", ".yml"}
+    assert {path.suffix for path in (installed / "docs").rglob("*") if path.is_file()} == {
+        ".md",
+        ".sql",
+        ".yml",
+    }
     assert not [path for path in installed.rglob("*") if path.suffix == ".pyc" or path.name in SECRET]
 
 

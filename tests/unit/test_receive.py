@@ -34,7 +34,7 @@ class Server:
 def receiver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Receiver:
     """Return a receiver with a server of timeline 2, whose pushed files are in the list `pushed`."""
     made = Receiver.__new__(Receiver)
-    made.repository, made.folder = Repository("test"), tmp_path
+    made.repository, made.folder, made.fault = Repository("test"), tmp_path, ""
     made.repository.__dict__["info"] = {"db": [{"system-id": 42}]}
     made.cluster = Server(2, f"{receive.SLOT}\treserved")  # type: ignore[assignment]
     pushed: list[str] = []
@@ -58,7 +58,7 @@ def test_complete_segments_and_histories_are_archived_in_order(receiver: Receive
 
 
 def test_a_segment_stays_if_it_cannot_be_archived(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(*_: Any) -> str:
         raise BackupError("away")
@@ -68,6 +68,10 @@ def test_a_segment_stays_if_it_cannot_be_archived(
     with pytest.raises(BackupError, match="away"):
         receiver.archive()
     assert (receiver.folder / SEGMENT.format(1)).exists()
+    # The stream goes on, and the journal has the reason once.
+    receiver.try_to_archive()
+    receiver.try_to_archive()
+    assert capsys.readouterr().err == "The WAL cannot be archived: away\n"
 
 
 @pytest.mark.parametrize(("timeline", "abandoned"), [(2, False), (3, True)])

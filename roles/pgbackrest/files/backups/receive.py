@@ -44,6 +44,7 @@ class Receiver:
         self.repository = Repository(settings["stanza"])
         self.cluster: Cluster = primary(settings)
         self.folder = received_folder(settings)
+        self.fault = ""
 
     def run(self) -> None:
         """Receive and archive until the connection ends, and raise BackupError with the reason."""
@@ -59,7 +60,7 @@ class Receiver:
         )
         try:
             while child.poll() is None:
-                self.archive()
+                self.try_to_archive()
                 time.sleep(PAUSE_SECONDS)
         finally:
             child.terminate()
@@ -76,6 +77,16 @@ class Receiver:
             "SELECT system_identifier FROM pg_control_system()"
         ):
             raise BackupError("The repository has backups of another cluster than the database host's.")
+
+    def try_to_archive(self) -> None:
+        """Archive, or say why not: a repository that is away must not end the stream."""
+        said, self.fault = self.fault, ""
+        try:
+            self.archive()
+        except BackupError as error:
+            self.fault = str(error)
+            if self.fault != said:
+                print(f"The WAL cannot be archived: {error}", file=sys.stderr, flush=True)
 
     def archive(self) -> None:
         """Move what is complete into the repositories, oldest first."""
