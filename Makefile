@@ -150,7 +150,8 @@ test: venv lab $(LAB_SECRETS) $(VENV)/.compiled ## Run every test, as CI does, a
 	  [ $$status = 0 ] || exit $$status; \
 	done
 
-niced-%:
+# Without the prerequisite, make would begin the first part after those that do not wait for the lab.
+niced-%: lab
 	@nice $(MAKE) --no-print-directory $*
 
 # Packages that only tests import; see $(VENV)/.complete for the reason.
