@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import pytest
+
 from tests.backups import Data
 
 NEW = (
@@ -13,6 +15,7 @@ NEW = (
 SENTENCE = "The repository has backups of another cluster than this host's (stanza lab)."
 
 
+@pytest.mark.timeout(400)  # It runs site.yml.
 def test_a_site_comes_back_from_its_backups(debian13: Data) -> None:
     """The database host is new; its backup host and the inventory are what is left."""
     debian13.sql("DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT 42 AS value")
