@@ -93,6 +93,18 @@ def test_a_drill_notices_a_damaged_repository(debian13: Data) -> None:
     assert debian13.backups("drill", f"--time={debian13.now()}")["result"] == "ok"
 
 
+def test_a_drill_notices_a_dump_that_does_not_restore(debian13: Data) -> None:
+    """A function that finds its table by the search path works in the server and not in pg_restore."""
+    debian13.sql(
+        f"CREATE FUNCTION known(int) RETURNS bool LANGUAGE sql AS 'SELECT $1 IN (SELECT id FROM {TABLE})';"
+        " CREATE TABLE checked (id int CHECK (known(id))); INSERT INTO checked VALUES (7)"
+    )
+    reason = debian13.refusal("drill", f"--time={debian13.now()}")
+    debian13.sql("DROP TABLE checked; DROP FUNCTION known")
+    assert "the restored dump differs: api: public.checked has 0 rows instead of 1" in reason
+    assert f'relation "{TABLE}" does not exist' in reason
+
+
 def test_a_drill_asks_the_operators_queries(debian13: Data) -> None:
     with debian13.changed("/etc/fastmetal/backups.json", "s/count(.) > 0/count(*) < 0/"):
         reason = debian13.refusal("drill", f"--time={debian13.now()}")

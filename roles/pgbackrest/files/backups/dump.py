@@ -15,6 +15,8 @@ from manifest import Tables, compare_tables, read_tables, table_sizes
 
 CIPHER = ("openssl", "enc", "-aes-256-cbc", "-pbkdf2", "-pass", "env:PASSPHRASE")
 RESTORED = "fastmetal_dump"
+# It has the passphrase, which no other file repeats.
+CONFIGURATION = Path("/etc/pgbackrest.conf")
 
 
 def dump_all(settings: Mapping[str, Any], copy: Cluster) -> dict[str, Any]:
@@ -33,7 +35,7 @@ def dump_all(settings: Mapping[str, Any], copy: Cluster) -> dict[str, Any]:
         new = folder / f"{name}.new"
         try:
             tables = write(settings, server, name, new)
-            restore(settings, copy, new, name, tables)
+            restore(copy, new, name, tables)
         except BaseException:
             new.unlink(missing_ok=True)
             raise
@@ -71,65 +73,54 @@ def write(settings: Mapping[str, Any], server: Cluster, name: str, file: Path) -
                 command, env=server.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/"
             )
             encrypt = subprocess.run(
-                CIPHER,
-                stdin=dump.stdout,
-                stdout=out,
-                env=with_passphrase(settings),
-                check=False,
+                CIPHER, stdin=dump.stdout, stdout=out, env=with_passphrase(), check=False
             )
             said = dump.communicate()[1]
         if dump.returncode or encrypt.returncode:
-            raise BackupError(
-                f"{name} cannot be dumped: {' '.join(said.decode().split()) or 'openssl failed'}"
-            )
-        return contents(session, int(settings["checksum_mb"]) << 20)
+            reason = " ".join(said.decode().split()) or "openssl failed"
+            raise BackupError(f"{name} cannot be dumped: {reason}")
+        most = int(settings["checksum_mb"]) << 20
+        return contents(session, {table: size <= most for table, size in table_sizes(session).items()})
 
 
-def with_passphrase(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Return the environment of CIPHER."""
-    return ENVIRONMENT | {"PASSPHRASE": settings["passphrase"]}
+def with_passphrase() -> dict[str, str]:
+    """Return the environment of CIPHER, with the passphrase of the first repository."""
+    lines = CONFIGURATION.read_text().splitlines()
+    passphrase = next(line for line in lines if line.startswith("repo1-cipher-pass="))
+    return ENVIRONMENT | {"PASSPHRASE": passphrase.partition("=")[2]}
 
 
-def contents(session: Session, checksum_bytes: int) -> Tables:
-    """Return the rows of each table of a session's transaction, with a checksum unless it is too large."""
-    sizes = table_sizes(session)
-    small = {table: 100.0 for table, size in sizes.items() if size <= checksum_bytes}
-    large = sizes.keys() - small.keys()
-    return read_tables(session, small) | {
-        table: (int(session.run(f"SELECT count(*) FROM {table}")), "", 0.0)  # noqa: S608
-        for table in large
-    }
+def contents(session: Session, tables: Mapping[str, bool]) -> Tables:
+    """Return the rows of tables in a session's transaction, with a checksum of those that are true."""
+    found = read_tables(session, {table: 100.0 for table, small in tables.items() if small})
+    for table, small in tables.items():
+        if not small:
+            found[table] = (int(session.run(f"SELECT count(*) FROM {table}")), "", 0.0)  # noqa: S608
+    return found
 
 
-def restore(settings: Mapping[str, Any], copy: Cluster, file: Path, name: str, tables: Tables) -> None:
+def restore(copy: Cluster, file: Path, name: str, tables: Tables) -> None:
     """Restore a dump into a database of a copy, compare every table, and remove the database."""
     copy.query(f"DROP DATABASE IF EXISTS {RESTORED}")
     copy.query(f"CREATE DATABASE {RESTORED} TEMPLATE template0")
-    decrypt = subprocess.Popen(
-        [*CIPHER, "-d", "-in", str(file)],
-        stdout=subprocess.PIPE,
-        env=with_passphrase(settings),
-    )
-    restored = subprocess.run(
-        [*account_words(), "pg_restore", f"--dbname={RESTORED}"],
-        stdin=decrypt.stdout,
-        env=copy.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd="/",
-    )
-    decrypt.wait()
+    # Leaving the block closes the pipe: openssl ends with a pg_restore that has failed.
+    with subprocess.Popen(
+        [*CIPHER, "-d", "-in", str(file)], stdout=subprocess.PIPE, env=with_passphrase()
+    ) as decrypt:
+        restored = subprocess.run(
+            [*account_words(), "pg_restore", f"--dbname={RESTORED}"],
+            stdin=decrypt.stdout,
+            env=copy.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd="/",
+        )
     with Session(copy, RESTORED) as session:
         session.run("BEGIN")
         present = table_sizes(session)
-        found = read_tables(session, {t: 100.0 for t, entry in tables.items() if t in present and entry[2]})
-        for table, entry in tables.items():
-            if table in present and not entry[2]:
-                found[table] = (int(session.run(f"SELECT count(*) FROM {table}")), "", 0.0)  # noqa: S608
+        found = contents(session, {t: bool(entry[2]) for t, entry in tables.items() if t in present})
     copy.query(f"DROP DATABASE {RESTORED}")
     if wrong := compare_tables(name, tables, found):
-        reason = " ".join(restored.stderr.split())[:300]
-        raise BackupError(
-            f"the restored dump differs: {'; '.join(wrong[:5])}{f' ({reason})' if reason else ''}"
-        )
+        reason = " ".join(restored.stderr.split())[:300] or "pg_restore reports no error"
+        raise BackupError(f"the restored dump differs: {'; '.join(wrong[:5])} ({reason})")
